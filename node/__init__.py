@@ -1,0 +1,3 @@
+"""A Stigmem node: an event log, the projections folded from it, and the HTTP surface over both."""
+
+VERSION = "1.1.0"
