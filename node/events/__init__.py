@@ -1,0 +1,36 @@
+"""Events, their encoding, and the append-only log that holds them.
+
+`EVENT_TYPES` is the one list of all event types; a new type joins here.
+"""
+
+from node.events import facts, gardens, identity, peers, tokens
+from node.events.event import Event, type_of
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    type_of(event): event
+    for event in (
+        identity.NodeCreated,
+        identity.AdminKeyCreated,
+        identity.ManifestPublished,
+        identity.SettingsChanged,
+        identity.RequestRefused,
+        identity.RefusalsCounted,
+        gardens.GardenCreated,
+        gardens.GardenDeleted,
+        gardens.FactQuarantined,
+        gardens.FactPromoted,
+        gardens.FactRejected,
+        facts.FactAsserted,
+        tokens.CapabilityIssued,
+        tokens.CapabilityRevoked,
+        tokens.CapabilityAccepted,
+        peers.PeerRegistered,
+        peers.PeerVerified,
+        peers.PeerStatusSet,
+        peers.PeerChanged,
+        peers.PageServed,
+        peers.BatchReceived,
+        peers.AttestationSigned,
+        peers.ExchangeRefused,
+    )
+}

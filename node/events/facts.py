@@ -1,0 +1,84 @@
+"""Facts as they enter the log, and the event of one being asserted here."""
+
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from node.events.event import Event
+
+Scope = Literal["local", "team", "company", "public"]
+ValueType = Literal["string", "text", "number", "boolean", "datetime", "ref", "null"]
+Interpretation = Literal["content", "instruction"]
+TrustMode = Literal["strict", "relaxed", "off"]
+
+
+class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A typed value (PROTOCOL §2.1). `v` is None for `null` and only there; a number is always a float."""
+
+    type: ValueType
+    v: str | float | bool | None
+    interpret_as: Interpretation
+
+
+class Resolution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a resolution fact settles (PROTOCOL §2.6); sealed, so it is part of the fact from the first version on."""
+
+    conflict_id: str
+    superseded: tuple[str, ...]
+
+
+class Fact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A fact record as it was when it entered this log (PROTOCOL §2.2); what later happens to it is in later events.
+
+    `fact_hash` is the hex SHA-256 of the fact body, `hlc` the origin's, `received_from` None where it was written here.
+    """
+
+    id: str
+    entity: str
+    relation: str
+    value: Value
+    source: str
+    timestamp: str
+    hlc: str
+    confidence: float
+    scope: Scope
+    valid_until: str | None
+    garden_id: str | None
+    received_from: str | None
+    supersedes: tuple[str, ...]
+    resolves: Resolution | None
+    origin: str
+    seal: str | None
+    source_trust: float | None
+    derived_from: tuple[str, ...]
+    attestation_chain: tuple[str, ...]
+    attestation_chain_issuers: tuple[str, ...]
+    attestation_verified: tuple[bool, ...]
+    cid: str
+    fact_hash: str
+    warnings: tuple[str, ...]
+
+
+class Judgement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a source was trusted when its fact came in, term by term, and the rules then in force (PROTOCOL §7).
+
+    `rule` is `weighted`, `first_contact` (the history term alone counts) or `blocked`; terms are unweighted, 0..1.
+    """
+
+    t: float
+    identity: float
+    history: float
+    scope_authority: float
+    attestation: float
+    weights: tuple[float, float, float, float]
+    rule: Literal["weighted", "first_contact", "blocked"]
+    mode: TrustMode
+    threshold: float
+
+
+class FactAsserted(Event, tag="fact.asserted.1"):
+    """A fact was written here and stands among the facts. `judgement` is None where trust is off or the source is our own."""
+
+    parts: ClassVar[tuple[str, ...]] = ("fact",)
+    judgement: Judgement | None
+    fact: Fact

@@ -1,0 +1,63 @@
+"""The node itself: its birth, manifest and settings, and the refusals it owes a record of (PROTOCOL §3, §4, §6.2, §16)."""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+from node.events.event import Event
+
+
+class NodeCreated(Event, tag="node.created.1"):
+    """Always the first entry of a log: whose it is. `public_key` is base64url."""
+
+    node_id: str
+    public_key: str
+    software: str
+
+
+class AdminKeyCreated(Event, tag="admin_key.created.1"):
+    """The node made its own admin key; `key_hash` is a keyed hash of it, hex."""
+
+    key_hash: str
+
+
+class ManifestPublished(Event, tag="manifest.published.1"):
+    """`manifest` is the canonical JSON with its signature: what inclusion proofs are served for (PROTOCOL §10.2)."""
+
+    parts: ClassVar[tuple[str, ...]] = ("manifest",)
+    manifest_id: str
+    manifest: bytes
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may change at run time (PROTOCOL §6.2). None: as configured at start."""
+
+    quarantine_garden_id: str | None
+    trust_mode: str | None
+    quarantine_trust_threshold: float | None
+    trust_weights: tuple[float, float, float, float] | None
+    blocked_sources: tuple[str, ...]
+
+
+class SettingsChanged(Event, tag="settings.changed.1"):
+    """All settings as they stand from here on."""
+
+    parts: ClassVar[tuple[str, ...]] = ("settings",)
+    settings: Settings
+
+
+class RequestRefused(Event, tag="request.refused.1"):
+    """A request of a known principal that it may not make; `subject` is the method and route asked for."""
+
+    code: str
+    detail: str
+    subject: str
+
+
+class RefusalsCounted(Event, tag="refusals.counted.1"):
+    """Refusals of one principal and code beyond those recorded singly, in the minute that began at `minute`."""
+
+    principal: str
+    code: str
+    count: int
+    minute: str

@@ -1,0 +1,253 @@
+"""The append-only log of signed entries: append at an expected offset, read, follow, head.
+
+Always: an append is one transaction and one fsync, whole or not at all; offsets have no gaps; nothing is ever rewritten.
+Always: followers and proofs see an entry only after `announce`, which the writer calls once the views hold it.
+
+The interface is what another engine can keep too: a wrong expected offset is a refusal, and an append whose outcome is not
+known is never an acknowledgement. Does not decide, fold or sign.
+"""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+from msgspec import Struct
+
+from node.errors import LogDamaged, Refusal
+from node.events.entry import Entry, Item, open_entry, open_header
+from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from node.events.tree import Frontier, ReadNode
+from node.keys import key_id_of
+
+FORMAT = b"1"
+TABLES = ("meta", "keys", "headers", "items", "tree")
+_CLEAR = b"\x00"
+OFFSET_KEY = struct.Struct(">Q")
+ITEM_KEY = struct.Struct(">QI")
+NODE_KEY = struct.Struct(">BQ")
+_READ_BATCH = 256
+
+
+class WrongOffset(Refusal):
+    """Somebody else appended first: the log's size is not what the append expected."""
+
+    code = "internal"
+
+
+class UnknownFormat(Exception):
+    """The folder holds a log of a format that this version does not read."""
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """Where a log stands: number of entries, root over them, leaf hash of the last one (32 zero bytes for none)."""
+
+    size: int
+    root: bytes
+    leaf: bytes
+
+
+class Log:
+    """The log in one LMDB environment. One process writes, through one thread."""
+
+    def __init__(self, path: Path, *, is_readonly: bool = False) -> None:
+        if not is_readonly:
+            path.mkdir(parents=True, exist_ok=True)
+        self._store = Store(path, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_readonly=is_readonly)
+        if is_readonly:
+            self._check_format()
+        else:
+            self._found_format()
+        self.refresh()
+        self._announced = self.head()
+        self._followers: set[asyncio.Event] = set()
+
+    def head(self) -> Head:
+        """The log's durable head."""
+        return Head(size=self._frontier.size, root=self._frontier.root(), leaf=self._leaf)
+
+    def refresh(self) -> Head:
+        """Read the durable head from disk: what an append of unknown outcome really left there."""
+        with storage_errors(), self._store.begin() as txn:
+            self._keys = set(_values(txn, self._store.table("keys")))
+            size = _size(txn, self._store.table("headers"))
+            self._frontier = Frontier.load(size, self._node_reader(txn))
+            self._leaf = self._node_reader(txn)(0, size - 1) if size else bytes(32)
+        return self.head()
+
+    def announced(self) -> Head:
+        """The head up to which the views stand: what checkpoints and proofs may speak of."""
+        return self._announced
+
+    def append(self, expected_offset: int, entries: Sequence[Entry]) -> Head:
+        """Append entries at `expected_offset` in one durable transaction and return the new head.
+
+        Raises WrongOffset where the log is not that long, StorageFull where there is no room; either way nothing is written.
+        """
+        if expected_offset != self._frontier.size:
+            raise WrongOffset(f"the log has {self._frontier.size} entries, not {expected_offset}")
+        frontier = self._frontier.copy()
+        with storage_errors(), self._store.begin(write=True) as txn:
+            if _size(txn, self._store.table("headers")) != expected_offset:
+                raise WrongOffset("another process has written to this log")
+            for entry in entries:
+                if entry.offset != frontier.size:
+                    raise WrongOffset(f"the entry of offset {entry.offset} cannot stand at {frontier.size}")
+                self._put(txn, entry, frontier.append(entry.leaf))
+        self._keys.update(entry.public_key for entry in entries)
+        self._frontier, self._leaf = frontier, entries[-1].leaf if entries else self._leaf
+        return self.head()
+
+    def announce(self, head: Head) -> None:
+        """The views hold everything up to `head`: let followers and proofs see it. Call on the loop's thread."""
+        self._announced = head
+        for follower in self._followers:
+            follower.set()
+
+    def read(self, from_offset: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries from an offset on. Raises LogDamaged, naming the offset, where one does not hold."""
+        with storage_errors(), self._store.begin() as txn:
+            size = _size(txn, self._store.table("headers"))
+            return [self._open(txn, offset) for offset in range(from_offset, min(size, from_offset + limit))]
+
+    def scan(self, from_offset: int, to_offset: int) -> Iterator[Entry]:
+        """Entries of [from_offset, to_offset), read in batches so that no reader is held for long."""
+        while from_offset < to_offset:
+            batch = self.read(from_offset, min(_READ_BATCH, to_offset - from_offset))
+            if not batch:
+                return
+            yield from batch
+            from_offset += len(batch)
+
+    async def follow(self, from_offset: int, *, types: Collection[str]) -> AsyncIterator[Entry]:
+        """Entries of these types from an offset on, and then each one as it is announced; others are not even opened."""
+        news = asyncio.Event()
+        self._followers.add(news)
+        try:
+            while True:
+                news.clear()
+                size = self._announced.size
+                while from_offset < size:
+                    end = min(size, from_offset + _READ_BATCH)
+                    for entry in self._of_types(from_offset, end, types):
+                        yield entry
+                    from_offset = end
+                if from_offset >= self._announced.size:
+                    await news.wait()
+        finally:
+            self._followers.discard(news)
+
+    def stored(self, offset: int) -> bytes:
+        """Header ‖ signature of one entry, as signed."""
+        with storage_errors(), self._store.begin() as txn:
+            return self._stored(txn, offset)
+
+    def item(self, offset: int, index: int) -> Item:
+        with storage_errors(), self._store.begin() as txn:
+            return self._item(txn, offset, index)
+
+    @contextmanager
+    def tree(self) -> Iterator[ReadNode]:
+        """A reader of tree hashes, all from one snapshot."""
+        with storage_errors(), self._store.begin() as txn:
+            yield self._node_reader(txn)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _of_types(self, start: int, end: int, types: Collection[str]) -> list[Entry]:
+        with storage_errors(), self._store.begin() as txn:
+            return [
+                self._open(txn, offset)
+                for offset in range(start, end)
+                if open_header(self._stored(txn, offset)).type in types
+            ]
+
+    def _found_format(self) -> None:
+        with storage_errors(), self._store.begin(write=True) as txn:
+            meta = self._store.table("meta")
+            if txn.get(b"format", db=meta) is None:
+                txn.put(b"format", FORMAT, db=meta)
+        self._check_format()
+
+    def _check_format(self) -> None:
+        with storage_errors(), self._store.begin() as txn:
+            found = txn.get(b"format", db=self._store.table("meta"))
+        if found != FORMAT:
+            raise UnknownFormat(
+                f"{self._store.path} holds a log of format {found!r}; this version reads {FORMAT.decode()}: "
+                "open it with the version that wrote it"
+            )
+
+    def _put(self, txn: lmdb.Transaction, entry: Entry, closed: list[tuple[int, int, bytes]]) -> None:
+        store = self._store
+        if entry.public_key not in self._keys:
+            txn.put(bytes.fromhex(key_id_of(entry.public_key)), entry.public_key, db=store.table("keys"))
+        txn.put(OFFSET_KEY.pack(entry.offset), entry.stored, db=store.table("headers"), append=True)
+        items = store.table("items")
+        for index, item in enumerate(entry.items):
+            txn.put(ITEM_KEY.pack(entry.offset, index), _CLEAR + item.salt + item.content, db=items, append=True)
+        tree = store.table("tree")
+        for level, index, node in closed:
+            txn.put(NODE_KEY.pack(level, index), node, db=tree)
+
+    def _open(self, txn: lmdb.Transaction, offset: int) -> Entry:
+        try:
+            stored = self._stored(txn, offset)
+            header = open_header(stored)
+            if header.offset != offset:
+                raise LogDamaged(f"the header says offset {header.offset}")
+            items = tuple(self._item(txn, offset, index) for index in range(len(header.items)))
+            return open_entry(stored, items, self._public_key(txn, header.key_id))
+        except LogDamaged as damage:
+            raise LogDamaged(f"offset {offset}: {damage.detail}", offset=offset) from damage
+
+    def _stored(self, txn: lmdb.Transaction, offset: int) -> bytes:
+        stored = txn.get(OFFSET_KEY.pack(offset), db=self._store.table("headers"))
+        if stored is None:
+            raise LogDamaged("the entry is missing")
+        return stored
+
+    def _item(self, txn: lmdb.Transaction, offset: int, index: int) -> Item:
+        row = txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+        if row is None:
+            raise LogDamaged(f"item {index} is missing")
+        if row[:1] != _CLEAR:
+            raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
+        return Item(row[1:17], row[17:])
+
+    def _public_key(self, txn: lmdb.Transaction, key_id: str) -> bytes:
+        try:
+            key = txn.get(bytes.fromhex(key_id), db=self._store.table("keys"))
+        except (ValueError, lmdb.BadValsizeError) as error:
+            raise LogDamaged(f"key_id {key_id!r} is not the hash of a key") from error
+        if key is None:
+            raise LogDamaged(f"the public key {key_id} is missing")
+        return key
+
+    def _node_reader(self, txn: lmdb.Transaction) -> ReadNode:
+        tree = self._store.table("tree")
+
+        def read(level: int, index: int) -> bytes:
+            node = txn.get(NODE_KEY.pack(level, index), db=tree)
+            if node is None:
+                raise LogDamaged(f"the tree has no hash at level {level}, index {index}")
+            return node
+
+        return read
+
+
+def _size(txn: lmdb.Transaction, headers: object) -> int:
+    with txn.cursor(db=headers) as cursor:
+        if not cursor.last():
+            return 0
+        if len(cursor.key()) != OFFSET_KEY.size:
+            raise LogDamaged("the table of headers has a key that is not an offset")
+        return OFFSET_KEY.unpack(cursor.key())[0] + 1
+
+
+def _values(txn: lmdb.Transaction, table: object) -> list[bytes]:
+    with txn.cursor(db=table) as cursor:
+        return list(cursor.iternext(keys=False, values=True))

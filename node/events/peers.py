@@ -1,0 +1,125 @@
+"""Peers, and every exchange with one (PROTOCOL §5, §9)."""
+
+from typing import ClassVar, Literal
+
+from msgspec import Struct
+
+from node.events.event import Event
+from node.events.facts import Fact, Judgement, Scope
+
+PeerStatus = Literal["active", "pending_verification", "rejected", "revoked"]
+
+
+class PeerRegistered(Event, tag="peer.registered.1"):
+    """A peer was named, or named again with other terms. `declared_key` and `declared_at` stand for a signed declaration."""
+
+    peer_id: str
+    node_id: str
+    node_url: str
+    allowed_scopes: tuple[Scope, ...]
+    declared_key: str | None
+    declared_at: str | None
+
+
+class PeerVerified(Event, tag="peer.verified.1"):
+    """The peer's documents were fetched and checked; from here on its key is pinned.
+
+    `manifest` is its canonical JSON, empty for a node that publishes none; `checkpoint` the note its proof rested on, or None.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("manifest",)
+    peer_id: str
+    node_id: str
+    public_key: str
+    is_manifest_proven: bool
+    checkpoint: str | None
+    warnings: tuple[str, ...]
+    manifest: bytes
+
+
+class PeerStatusSet(Event, tag="peer.status_set.1"):
+    """`reason` says why in one code, `detail` in words; both empty where there is nothing to say."""
+
+    peer_id: str
+    node_id: str
+    status: PeerStatus
+    reason: str
+    detail: str
+
+
+class PeerChanged(Event, tag="peer.changed.1"):
+    """An operator changed what is exchanged with a peer."""
+
+    peer_id: str
+    node_id: str
+    allowed_scopes: tuple[Scope, ...]
+    delegated_sources: tuple[str, ...]
+
+
+class PageServed(Event, tag="page.served.1"):
+    """A peer asked for a page of facts behind `cursor` and got it. `forget_ms` (epoch) is when its nonce may go."""
+
+    node_id: str
+    nonce: str
+    forget_ms: int
+    scope: str | None
+    cursor: str | None
+    limit: int
+
+
+class Receipt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One fact of a received page, and what became of it: held in `quarantine_garden_id` for `quarantine_reason`, or accepted."""
+
+    fact: Fact
+    judgement: Judgement | None
+    quarantine_garden_id: str | None
+    quarantine_reason: str | None
+
+
+class BatchRefusal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One fact of a received page that was not taken: `event_type` and `reason` as PROTOCOL §5.5 audits it."""
+
+    fact_id: str
+    source: str
+    event_type: Literal["scope_violation", "rejected_fact"]
+    reason: str
+
+
+class Receipts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The refused facts of a page, beside the taken ones, each of which is an item of its own."""
+
+    refused: tuple[BatchRefusal, ...]
+
+
+class BatchReceived(Event, tag="batch.received.1"):
+    """What one page of a peer brought, with the cursor behind it: facts and cursor are one event (PROTOCOL §5.3)."""
+
+    parts: ClassVar[tuple[str, ...]] = ("outcome", "receipts")
+    node_id: str
+    cursor: str
+    known: int
+    outcome: Receipts
+    receipts: tuple[Receipt, ...]
+
+
+class AttestationSigned(Event, tag="attestation.signed.1"):
+    """This node countersigned a fact body for a peer (PROTOCOL §9); `fact_body` is the bytes that were signed."""
+
+    parts: ClassVar[tuple[str, ...]] = ("fact_body",)
+    node_id: str
+    nonce: str
+    forget_ms: int
+    token_id: str
+    fact_hash: str
+    fact_body: bytes
+
+
+class ExchangeRefused(Event, tag="exchange.refused.1"):
+    """A peer's authenticated request was refused. Its nonce is spent all the same, unless the nonce was the reason."""
+
+    node_id: str
+    nonce: str | None
+    forget_ms: int
+    event_type: Literal["replay_attempt", "rejected_token", "scope_violation", "rejected_request"]
+    reason: str
+    detail: str
