@@ -1,0 +1,15 @@
+"""Projections: tables folded from the log, and the read-only View over all of them.
+
+`PROJECTIONS` is the one list of all projections; a new one joins here.
+"""
+
+from node.projections.base import Projection
+from node.projections.facts import Facts
+from node.projections.gardens import Gardens
+from node.projections.identity import Identity
+from node.projections.nonces import Nonces
+from node.projections.peers import Peers
+from node.projections.sources import Sources
+from node.projections.tokens import Tokens
+
+PROJECTIONS: tuple[type[Projection], ...] = (Facts, Gardens, Sources, Tokens, Peers, Nonces, Identity)

@@ -1,0 +1,52 @@
+"""Apply: fold entries into every projection, in step, and remember how far.
+
+Always: the checkpoint moves in the transaction that holds what was folded, so views and checkpoint cannot disagree.
+The live writer, recovery at start, `replay verify` and `replay rebuild` all call this and nothing else.
+"""
+
+import struct
+from collections.abc import Iterable
+
+import lmdb
+from msgspec import Struct
+
+from node.events.entry import Entry
+from node.projections.view import View
+
+CHECKPOINT_TABLE = "checkpoint"
+_KEY = b"head"
+_CHECKPOINT = struct.Struct(">Q32s")
+
+
+class Checkpoint(Struct, frozen=True, kw_only=True):
+    """How many entries the views hold, and the leaf hash of the last of them (32 zero bytes for none)."""
+
+    size: int
+    leaf: bytes
+
+
+def apply(view: View, entry: Entry) -> None:
+    """Fold one entry into all projections."""
+    for projection in view.projections():
+        projection.fold(entry)
+
+
+def apply_all(txn: lmdb.Transaction, handles: dict[str, object], entries: Iterable[Entry]) -> View:
+    """Fold entries into the views of a write transaction and move its checkpoint behind them."""
+    view, last = View(txn, handles), None
+    for entry in entries:
+        apply(view, entry)
+        last = entry
+    if last is not None:
+        move_checkpoint(txn, handles, last)
+    return view
+
+
+def move_checkpoint(txn: lmdb.Transaction, handles: dict[str, object], last: Entry) -> None:
+    txn.put(_KEY, _CHECKPOINT.pack(last.offset + 1, last.leaf), db=handles[CHECKPOINT_TABLE])
+
+
+def read_checkpoint(txn: lmdb.Transaction, handles: dict[str, object]) -> Checkpoint:
+    row = txn.get(_KEY, db=handles[CHECKPOINT_TABLE])
+    size, leaf = _CHECKPOINT.unpack(row) if row is not None else (0, bytes(32))
+    return Checkpoint(size=size, leaf=leaf)

@@ -1,0 +1,123 @@
+"""What every projection is made of: typed tables over one transaction, and the fold.
+
+Always: a projection reads and writes only its own tables; its rows decode to the same values on every machine.
+Always: `fold` is total and deterministic: no clock, randomness, network or configuration.
+
+Does not open environments or move the checkpoint (see `views.py`, `apply.py`).
+"""
+
+import struct
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, ClassVar, Generic, TypeVar
+
+import lmdb
+import msgspec
+
+from node.events.entry import Entry
+
+Row = TypeVar("Row")
+
+# A fact's place in this node's log: (offset of the event that brought it, index within that event).
+Place = tuple[int, int]
+
+_PLACE = struct.Struct(">QI")
+PLACE_BYTES = _PLACE.size
+LAST_PLACE: Place = (2**64 - 1, 2**32 - 1)
+
+
+class TableSpec(Generic[Row]):
+    """A table's name and the type of its rows; `bytes` rows are stored as they are."""
+
+    def __init__(self, name: str, row_type: type[Row]) -> None:
+        self.name = name
+        self.row_type = row_type
+        self.encode: Any = bytes if row_type is bytes else msgspec.msgpack.Encoder().encode
+        self.decode: Any = bytes if row_type is bytes else msgspec.msgpack.Decoder(row_type).decode
+
+
+class Table(Generic[Row]):
+    """A typed LMDB table inside one transaction."""
+
+    __slots__ = ("_db", "_decode", "_encode", "_txn")
+
+    def __init__(self, spec: TableSpec[Row], txn: lmdb.Transaction, db: object) -> None:
+        self._txn, self._db = txn, db
+        self._encode, self._decode = spec.encode, spec.decode
+
+    def get(self, key: bytes) -> Row | None:
+        value = self._txn.get(key, db=self._db)
+        return None if value is None else self._decode(value)
+
+    def has(self, key: bytes) -> bool:
+        return self._txn.get(key, db=self._db) is not None
+
+    def put(self, key: bytes, row: Row) -> None:
+        self._txn.put(key, self._encode(row), db=self._db)
+
+    def delete(self, key: bytes) -> None:
+        self._txn.delete(key, db=self._db)
+
+    def scan(self, prefix: bytes = b"", *, after: bytes | None = None) -> Iterator[tuple[bytes, Row]]:
+        """Rows whose key starts with `prefix`, in key order; with `after`, those whose key is greater than it."""
+        with self._txn.cursor(db=self._db) as cursor:
+            found = cursor.set_range(prefix if after is None else after)
+            if found and after is not None and cursor.key() == after:
+                found = cursor.next()
+            while found and cursor.key().startswith(prefix):
+                yield cursor.key(), self._decode(cursor.value())
+                found = cursor.next()
+
+    def scan_back(self, prefix: bytes, *, before: bytes) -> Iterator[tuple[bytes, Row]]:
+        """Rows whose key starts with `prefix` and is less than `before`, last first."""
+        with self._txn.cursor(db=self._db) as cursor:
+            found = cursor.prev() if cursor.set_range(before) else cursor.last()
+            while found and cursor.key().startswith(prefix):
+                yield cursor.key(), self._decode(cursor.value())
+                found = cursor.prev()
+
+    def digest_into(self, digest: Any) -> None:
+        for key, row in self.scan():
+            value = self._encode(row)
+            digest.update(struct.pack(">II", len(key), len(value)) + key + value)
+
+
+class Projection:
+    """Tables folded from the log, over one transaction. Subclasses declare `name`, `version` and `tables`, and fold."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    tables: ClassVar[tuple[TableSpec, ...]]
+
+    def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
+        self._txn, self._handles = txn, handles
+
+    def table(self, spec: TableSpec[Row]) -> Table[Row]:
+        return Table(spec, self._txn, self._handles[spec.name])
+
+    def fold(self, entry: Entry) -> None:
+        """Bring the tables from the state before `entry` to the one after it."""
+        raise TypeError(f"{type(self).__name__} has no fold")
+
+    def digest(self) -> str:
+        """Hex SHA-256 over the decoded rows of all tables, in order: equal tables, equal digests."""
+        digest = sha256()
+        for spec in self.tables:
+            digest.update(spec.name.encode() + b"\x00")
+            self.table(spec).digest_into(digest)
+        return digest.hexdigest()
+
+
+def place_key(place: Place) -> bytes:
+    return _PLACE.pack(*place)
+
+
+def place_of(key: bytes) -> Place:
+    """The place that ends an index key."""
+    return _PLACE.unpack(key[-PLACE_BYTES:])
+
+
+def text_key(*texts: str) -> bytes:
+    """A fixed-length key for texts of any length: LMDB keys are at most 511 bytes."""
+    joined = "\x00".join(texts) if len(texts) > 1 else texts[0]
+    return sha256(joined.encode()).digest()[:16]

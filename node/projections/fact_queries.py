@@ -1,0 +1,136 @@
+"""Pages of facts: filters, authorisation, expiry and withdrawal as of one snapshot (PROTOCOL §2.5).
+
+Always: a page and its total hold only what the caller may read; all pages of one cursor show the state at its first page's offset.
+Newest first in log order, or oldest first with `is_ascending`.
+
+Unbounded in what it may scan: call it off the event loop.
+"""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from node.events.facts import Fact, Scope
+from node.projections.access import Access
+from node.projections.base import LAST_PLACE, Place
+from node.projections.facts import FactRow, Facts
+from node.times import parse_rfc3339
+from node.uris import normal_relation, normal_uri
+
+EXACT_TOTAL_MAX = 10_000
+
+
+class FactQuery(Struct, frozen=True, kw_only=True):
+    """What is asked for. URIs in normal form, times in epoch ms, both bounds excluded; `garden_id` is a garden's id."""
+
+    entity: str | None
+    relation: str | None
+    source: str | None
+    scope: Scope | None
+    garden_id: str | None
+    min_confidence: float | None
+    after_ms: int | None
+    before_ms: int | None
+    includes_expired: bool
+    includes_retracted: bool
+    is_ascending: bool
+
+
+class Snapshot(Struct, frozen=True, array_like=True):
+    """What fixes a listing: the log size it looks at, the reader's time, and the total once it has been counted."""
+
+    size: int
+    now_ms: int
+    total: int | None
+
+
+class FactPage(Struct, frozen=True, kw_only=True):
+    """`total` counts up to EXACT_TOTAL_MAX; `last` is the place to go on from, None at the end."""
+
+    rows: list[FactRow]
+    total: int
+    last: Place | None
+
+
+def page_of(
+    facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot, *, limit: int, after: Place | None
+) -> FactPage:
+    """Up to `limit` matching rows behind `after` in the listing's direction."""
+    rows: list[FactRow] = []
+    has_more = False
+    for row in _matching(facts, query, access, snapshot, after):
+        if len(rows) == limit:
+            has_more = True
+            break
+        rows.append(row)
+    total = _total(facts, query, access, snapshot) if snapshot.total is None else snapshot.total
+    return FactPage(rows=rows, total=total, last=rows[-1].place if has_more and rows else None)
+
+
+def is_readable(row: FactRow, access: Access) -> bool:
+    """Whether the caller may read a fact that is shown, or, in quarantine, know of it at all (PROTOCOL §2.5)."""
+    if (row.shown_from is None or row.garden_id is not None) and not access.sees_gardens:
+        return False
+    return access.covers(scope=row.fact.scope, entity=normal_uri(row.fact.entity))
+
+
+def is_expired(fact: Fact, now_ms: int) -> bool:
+    return fact.valid_until is not None and parse_rfc3339(fact.valid_until) <= now_ms
+
+
+def _total(facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot) -> int:
+    total = 0
+    for _ in _matching(facts, query, access, snapshot, None):
+        total += 1
+        if total > EXACT_TOTAL_MAX:
+            break
+    return total
+
+
+def _matching(
+    facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot, after: Place | None
+) -> Iterator[FactRow]:
+    for row in _candidates(facts, query, snapshot, after):
+        if (
+            row.shown_from is not None
+            and row.shown_from[0] < snapshot.size
+            and _has_asked_form(row, query)
+            and is_readable(row, access)
+            and (query.includes_expired or not is_expired(row.fact, snapshot.now_ms))
+            and (query.includes_retracted or _stands(facts, row, snapshot))
+        ):
+            yield row
+
+
+def _candidates(facts: Facts, query: FactQuery, snapshot: Snapshot, after: Place | None) -> Iterator[FactRow]:
+    names = {"entity": query.entity, "relation": query.relation, "source": query.source}
+    if query.is_ascending:
+        return facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
+    return facts.indexed(**names, before=after or min(LAST_PLACE, (snapshot.size, 0)))
+
+
+def _has_asked_form(row: FactRow, query: FactQuery) -> bool:
+    fact = row.fact
+    return (
+        (query.relation is None or normal_relation(fact.relation) == query.relation)
+        and (query.scope is None or fact.scope == query.scope)
+        and (query.garden_id is None or row.garden_id == query.garden_id)
+        and (query.min_confidence is None or fact.confidence >= query.min_confidence)
+        and (query.entity is None or normal_uri(fact.entity) == query.entity)
+        and (query.source is None or normal_uri(fact.source) == query.source)
+        and _is_between(fact, query)
+    )
+
+
+def _is_between(fact: Fact, query: FactQuery) -> bool:
+    if query.after_ms is None and query.before_ms is None:
+        return True
+    at_ms = parse_rfc3339(fact.timestamp)
+    return (query.after_ms is None or at_ms > query.after_ms) and (query.before_ms is None or at_ms < query.before_ms)
+
+
+def _stands(facts: Facts, row: FactRow, snapshot: Snapshot) -> bool:
+    if row.fact.confidence == 0.0:
+        return False
+    withdrawal = facts.withdrawal(row.place)
+    return withdrawal is None or withdrawal.by[0] >= snapshot.size

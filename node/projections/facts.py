@@ -1,0 +1,363 @@
+"""Facts: by place, id, CID and hash, by what they are about and who says so, and what may be served to peers.
+
+Always: a fact has one row, under its place, whatever happens to it later; index keys end in that place, so each lists in log order.
+Always: a fact retracts, supersedes and is served only from where it is shown: a held one does nothing until it is promoted.
+
+Does not judge expiry (the reader's time decides, see `fact_queries.py`) and does not detect contradictions.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import ClassVar
+
+from msgspec import Struct, structs
+
+from node.clock import parse_hlc
+from node.events.entry import Entry
+from node.events.facts import Fact, FactAsserted, Scope
+from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
+from node.events.peers import BatchReceived, Receipt
+from node.projections.base import LAST_PLACE, Place, Projection, TableSpec, place_key, place_of, text_key
+from node.uris import is_reserved_entity, is_reserved_relation, normal_relation, normal_uri, origin_of
+
+_SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
+_HLC = struct.Struct(">QQ")
+
+# The identity of a source: (origin, source in normal form).
+Speaker = tuple[str, str]
+
+
+class FactRow(Struct, frozen=True, array_like=True):
+    """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected."""
+
+    place: Place
+    fact: Fact
+    shown_from: Place | None
+    garden_id: str | None
+    quarantine_status: str | None
+    quarantine_garden_id: str | None
+    quarantine_reason: str | None
+
+
+class Withdrawal(Struct, frozen=True, array_like=True):
+    """From which place on a fact no longer stands in plain reads: its source retracted or superseded it."""
+
+    by: Place
+    kind: str
+
+
+class Retraction(Struct, frozen=True, array_like=True):
+    """A retraction, for facts that arrive after it. `value_text` None retracts whatever the source said."""
+
+    place: Place
+    value_type: str
+    value_text: str | None
+
+
+class Servable(Struct, frozen=True, array_like=True):
+    """A fact that peers may be given, with the start of the leaf hash of the event that made it so (PROTOCOL §5.3)."""
+
+    place: Place
+    leaf_start: bytes
+
+
+_BY_PLACE = TableSpec("facts/by_place", FactRow)
+_BY_ID = TableSpec("facts/by_id", bytes)
+_BY_CID = TableSpec("facts/by_cid", bytes)
+_BY_HASH = TableSpec("facts/by_hash", bytes)
+_BY_ENTITY = TableSpec("facts/by_entity", bytes)
+_BY_SUBJECT = TableSpec("facts/by_entity_relation", bytes)
+_BY_RELATION = TableSpec("facts/by_relation", bytes)
+_BY_SOURCE = TableSpec("facts/by_source", bytes)
+_WITHDRAWN = TableSpec("facts/withdrawn", Withdrawal)
+_RETRACTIONS = TableSpec("facts/retractions", Retraction)
+_SUPERSEDED = TableSpec("facts/superseded_ids", Place)
+_SERVABLE = TableSpec("facts/servable", Servable)
+
+
+class Facts(Projection):
+    name: ClassVar[str] = "facts"
+    version: ClassVar[int] = 1
+    tables: ClassVar[tuple[TableSpec, ...]] = (
+        _BY_PLACE,
+        _BY_ID,
+        _BY_CID,
+        _BY_HASH,
+        _BY_ENTITY,
+        _BY_SUBJECT,
+        _BY_RELATION,
+        _BY_SOURCE,
+        _WITHDRAWN,
+        _RETRACTIONS,
+        _SUPERSEDED,
+        _SERVABLE,
+    )
+
+    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+        super().__init__(txn, handles)
+        self._by_place = self.table(_BY_PLACE)
+        self._by_id = self.table(_BY_ID)
+
+    # Reading
+
+    def at(self, place: Place) -> FactRow:
+        """The row at a place that some index named."""
+        row = self._by_place.get(place_key(place))
+        if row is None:
+            raise KeyError(place)
+        return row
+
+    def by_id(self, fact_id: str) -> FactRow | None:
+        """The fact of that id; where two origins use one id, the one that came first."""
+        return next(self.all_by_id(fact_id), None)
+
+    def all_by_id(self, fact_id: str) -> Iterator[FactRow]:
+        """Facts of that id, one per origin, oldest here first."""
+        key = _id_key(fact_id)
+        if key is not None:
+            yield from map(self.at, sorted(place_of(row) for _, row in self._by_id.scan(key)))
+
+    def of_origin(self, origin: str, fact_id: str) -> FactRow | None:
+        """The fact that `origin` names `fact_id`: its identity between nodes (PROTOCOL §5.5)."""
+        key = _id_key(fact_id)
+        found = None if key is None else self._by_id.get(key + text_key(origin))
+        return None if found is None else self.at(place_of(found))
+
+    def by_cid(self, cid: str) -> Iterator[FactRow]:
+        """Facts of that CID, newest first."""
+        return self._newest_first(_BY_CID, text_key(cid))
+
+    def by_hash(self, fact_hash: str) -> Iterator[FactRow]:
+        """Facts of that fact hash, newest first."""
+        return self._newest_first(_BY_HASH, text_key(fact_hash))
+
+    def indexed(
+        self, *, entity: str | None, relation: str | None, source: str | None, before: Place
+    ) -> Iterator[FactRow]:
+        """Rows before a place, newest first, through the narrowest index; the caller still filters by what it asked for."""
+        index = _index_for(entity, relation, source)
+        if index is None:
+            return (row for _, row in self._by_place.scan_back(b"", before=place_key(before)))
+        return self._newest_first(*index, before)
+
+    def indexed_forward(
+        self, *, entity: str | None, relation: str | None, source: str | None, after: Place, end: int
+    ) -> Iterator[FactRow]:
+        """The same rows oldest first: behind a place, and before the offset `end`."""
+        spec, prefix = _index_for(entity, relation, source) or (_BY_PLACE, b"")
+        for key, row in self.table(spec).scan(prefix, after=prefix + place_key(after)):
+            place = place_of(key)
+            if place[0] >= end:
+                return
+            yield row if spec is _BY_PLACE else self.at(place)
+
+    def withdrawal(self, place: Place) -> Withdrawal | None:
+        return self.table(_WITHDRAWN).get(place_key(place))
+
+    def servable(self, scope: Scope, after: Place) -> Iterator[tuple[Place, Servable]]:
+        """What peers may be given of a scope, from behind a place on, with the place each became servable at."""
+        prefix = _SCOPE_KEYS[scope]
+        for key, row in self.table(_SERVABLE).scan(prefix, after=prefix + place_key(after)):
+            yield place_of(key), row
+
+    def leaf_start_at(self, place: Place) -> bytes | None:
+        """How the leaf hash of the entry starts that made a fact servable at this place; None where none did."""
+        for prefix in _SCOPE_KEYS.values():
+            servable = self.table(_SERVABLE).get(prefix + place_key(place))
+            if servable is not None:
+                return servable.leaf_start
+        return None
+
+    def said_by(self, entity: str, relation: str, scope: Scope, speaker: Speaker) -> Iterator[FactRow]:
+        """Facts of one entity, relation, scope and source identity (PROTOCOL §2.2), newest first; names in normal form."""
+        for row in self._newest_first(_BY_SUBJECT, text_key(entity, relation)):
+            if row.fact.scope == scope and self.speaker_of(row) == speaker:
+                yield row
+
+    def speaker_of(self, row: FactRow) -> Speaker:
+        """The identity of a fact's source: (origin, source)."""
+        return _speaker(row.fact)
+
+    # Folding
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case FactAsserted(fact=fact):
+                self._add(entry, 0, fact, None)
+            case FactQuarantined(fact=fact, garden_id=garden_id, reason=reason):
+                self._add(entry, 0, fact, (garden_id, reason))
+            case BatchReceived(receipts=receipts):
+                for index, receipt in enumerate(receipts):
+                    self._add(entry, index, receipt.fact, _hold_of(receipt))
+            case FactPromoted(fact_id=fact_id, origin=origin, target_garden_id=target):
+                self._promote(entry, origin, fact_id, target)
+            case FactRejected(fact_id=fact_id, origin=origin):
+                self._decide(origin, fact_id, quarantine_status="rejected")
+            case _:
+                pass  # no other event brings or moves a fact
+
+    def _add(self, entry: Entry, index: int, fact: Fact, hold: tuple[str, str] | None) -> None:
+        place = (entry.offset, index)
+        row = new_row(place, fact, hold)
+        self._by_place.put(place_key(place), row)
+        self._index(place, fact)
+        if row.shown_from is not None:
+            self._show(entry, row)
+
+    def _promote(self, entry: Entry, origin: str, fact_id: str, target: str | None) -> None:
+        row = self._decide(
+            origin, fact_id, quarantine_status="promoted", garden_id=target, shown_from=(entry.offset, 0)
+        )
+        if row is not None:
+            self._show(entry, row)
+
+    def _decide(self, origin: str, fact_id: str, **changes: object) -> FactRow | None:
+        row = self.of_origin(origin, fact_id)
+        if row is None:
+            return None
+        row = structs.replace(row, **changes)
+        self._by_place.put(place_key(row.place), row)
+        return row
+
+    def _index(self, place: Place, fact: Fact) -> None:
+        here = place_key(place)
+        entity, relation, source = normal_uri(fact.entity), _relation(fact), normal_uri(fact.source)
+        key = _id_key(fact.id)
+        if key is not None:
+            self._by_id.put(key + text_key(fact.origin), here)
+        for spec, prefix in (
+            (_BY_CID, text_key(fact.cid)),
+            (_BY_HASH, text_key(fact.fact_hash)),
+            (_BY_ENTITY, text_key(entity)),
+            (_BY_SUBJECT, text_key(entity, relation)),
+            (_BY_RELATION, text_key(relation)),
+            (_BY_SOURCE, text_key(source)),
+        ):
+            self._txn.put(prefix + here, b"", db=self._handles[spec.name])
+
+    def _show(self, entry: Entry, row: FactRow) -> None:
+        self._apply_earlier_withdrawals(row)
+        if row.fact.confidence == 0.0:
+            self._retract(row)
+        for fact_id in row.fact.supersedes:
+            self._supersede(row, fact_id)
+        if is_servable(row):
+            key = _SCOPE_KEYS[row.fact.scope] + place_key(row.shown_from)
+            self.table(_SERVABLE).put(key, Servable(row.place, entry.leaf[:8]))
+
+    def _retract(self, row: FactRow) -> None:
+        fact = row.fact
+        retraction = Retraction(row.place, fact.value.type, _retracted_value(fact))
+        key = text_key(*_speech(fact)) + _hlc_key(fact.hlc) + place_key(row.place)
+        self.table(_RETRACTIONS).put(key, retraction)
+        for said in self.said_by(normal_uri(fact.entity), _relation(fact), fact.scope, _speaker(fact)):
+            if said.shown_from is not None and _retracts(retraction, fact, said.fact):
+                self._withdraw(said, Withdrawal(row.shown_from, "retracted"))
+
+    def _supersede(self, row: FactRow, fact_id: str) -> None:
+        speaker = _speaker(row.fact)
+        self.table(_SUPERSEDED).put(text_key(fact_id, *speaker), row.shown_from)
+        for old in self.all_by_id(fact_id):
+            if _speaker(old.fact) == speaker and old.place != row.place:
+                self._withdraw(old, Withdrawal(row.shown_from, "superseded"))
+
+    def _apply_earlier_withdrawals(self, row: FactRow) -> None:
+        superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id, *_speaker(row.fact)))
+        if superseded_from is not None:
+            self._withdraw(row, Withdrawal(superseded_from, "superseded"))
+        prefix = text_key(*_speech(row.fact))
+        for _, retraction in self.table(_RETRACTIONS).scan(prefix, after=prefix + _hlc_key(row.fact.hlc)):
+            by = self.at(retraction.place)
+            if _retracts(retraction, by.fact, row.fact):
+                self._withdraw(row, Withdrawal(by.shown_from or by.place, "retracted"))
+                return
+
+    def _withdraw(self, row: FactRow, withdrawal: Withdrawal) -> None:
+        key = place_key(row.place)
+        if not self.table(_WITHDRAWN).has(key):
+            self.table(_WITHDRAWN).put(key, withdrawal)
+
+    def _newest_first(self, spec: TableSpec, prefix: bytes, before: Place = LAST_PLACE) -> Iterator[FactRow]:
+        for key, _ in self.table(spec).scan_back(prefix, before=prefix + place_key(before)):
+            yield self.at(place_of(key))
+
+
+def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
+    """A fact's row when it comes in; `hold` is (quarantine garden, reason) where it is held back."""
+    if hold is None:
+        return FactRow(place, fact, place, fact.garden_id, None, None, None)
+    return FactRow(place, fact, None, None, "pending", hold[0], hold[1])
+
+
+def is_servable(row: FactRow) -> bool:
+    """Whether peers may be given the fact at all: this node's own speech, sealed, outside gardens, above `local`."""
+    fact = row.fact
+    return (
+        fact.seal is not None
+        and fact.received_from is None
+        and fact.scope != "local"
+        and row.garden_id is None
+        # What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
+        and origin_of(normal_uri(fact.source), fact.origin) == fact.origin
+        and not is_reserved_relation(fact.relation)
+        and not is_reserved_entity(fact.entity)
+    )
+
+
+def _index_for(entity: str | None, relation: str | None, source: str | None) -> tuple[TableSpec, bytes] | None:
+    """The narrowest index and the prefix in it; None where only the table itself will do."""
+    if entity is not None and relation is not None:
+        return _BY_SUBJECT, text_key(entity, relation)
+    if entity is not None:
+        return _BY_ENTITY, text_key(entity)
+    if source is not None:
+        return _BY_SOURCE, text_key(source)
+    if relation is not None:
+        return _BY_RELATION, text_key(relation)
+    return None
+
+
+def _hold_of(receipt: Receipt) -> tuple[str, str] | None:
+    if receipt.quarantine_garden_id is None or receipt.quarantine_reason is None:
+        return None
+    return receipt.quarantine_garden_id, receipt.quarantine_reason
+
+
+def _relation(fact: Fact) -> str:
+    return normal_relation(fact.relation)
+
+
+def _speaker(fact: Fact) -> Speaker:
+    source = normal_uri(fact.source)
+    return origin_of(source, fact.origin), source
+
+
+def _speech(fact: Fact) -> tuple[str, ...]:
+    return (normal_uri(fact.entity), _relation(fact), fact.scope, *_speaker(fact))
+
+
+def _retracted_value(fact: Fact) -> str | None:
+    value = fact.value
+    is_blanket = value.type == "null" or (value.type == "string" and value.v == "retracted")
+    return None if is_blanket else repr(value.v)
+
+
+def _retracts(retraction: Retraction, by: Fact, said: Fact) -> bool:
+    if (parse_hlc(said.hlc), said.id) >= (parse_hlc(by.hlc), by.id):
+        return False
+    if retraction.value_text is None:
+        return True
+    return (said.value.type, repr(said.value.v)) == (retraction.value_type, retraction.value_text)
+
+
+def _hlc_key(hlc: str) -> bytes:
+    return _HLC.pack(*parse_hlc(hlc))
+
+
+def _id_key(fact_id: str) -> bytes | None:
+    """The 16 bytes of a UUID; None for what is no UUID, which no fact has."""
+    try:
+        raw = bytes.fromhex(fact_id.replace("-", ""))
+    except ValueError:
+        return None
+    return raw if len(raw) == 16 and len(fact_id) == 36 else None

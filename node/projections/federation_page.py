@@ -1,0 +1,93 @@
+"""The page of facts a peer is given, and the cursor that marks a place in this log (PROTOCOL §5.3).
+
+Always: the same cursor gives the same facts, and nothing is served twice or passed over while writes go on.
+A cursor holds a place, the first 8 bytes of that entry's leaf hash, and a digest of what the peer is granted.
+"""
+
+import heapq
+import struct
+from hashlib import sha256
+
+from msgspec import Struct
+
+from node.canonical import b64url_decode, b64url_encode
+from node.errors import CursorForeign, InvalidCursor
+from node.events.facts import Fact, Scope
+from node.projections.base import Place
+from node.projections.facts import Servable
+from node.projections.view import View
+from node.uris import lies_under, normal_uri
+
+MAX_PAGE_FACTS = 500
+MAX_PAGE_BYTES = 4 << 20
+_CURSOR = struct.Struct(">BQI8s8s")
+_VERSION = 1
+_BEGINNING: Place = (0, 0)
+
+
+class ServedPage(Struct, frozen=True, kw_only=True):
+    """Facts in the order they became servable, the place behind the last of them, and whether more are there."""
+
+    facts: list[Fact]
+    cursor: str
+    has_more: bool
+
+
+def read_cursor(cursor: str | None, scopes: tuple[Scope, ...], view: View) -> Place:
+    """The place to go on from. Raises InvalidCursor for what is none, CursorForeign for a place in another log."""
+    if cursor is None or cursor == "":
+        return _BEGINNING
+    try:
+        version, offset, index, leaf_start, grant = _CURSOR.unpack(b64url_decode(cursor))
+    except (ValueError, struct.error) as error:
+        raise InvalidCursor("cursor: not one of this node's") from error
+    if version != _VERSION:
+        raise InvalidCursor("cursor: not one of this node's")
+    if leaf_start != _leaf_start(view, (offset, index)):
+        raise CursorForeign("cursor: a place in another log")
+    return (offset, index) if grant == _grant(scopes) else _BEGINNING
+
+
+def page_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], cursor: str | None, limit: int) -> ServedPage:
+    """Up to `limit` facts of these scopes behind the cursor, at most 4 MiB of them."""
+    place = read_cursor(cursor, scopes, view)
+    facts: list[Fact] = []
+    size, has_more = 0, False
+    streams = [view.facts.servable(scope, place) for scope in scopes]
+    for shown_at, servable in heapq.merge(*streams, key=_place):
+        fact = view.facts.at(servable.place).fact
+        size += _wire_size(fact)
+        if len(facts) == limit or (facts and size > MAX_PAGE_BYTES):
+            has_more = True
+            break
+        place = shown_at
+        # Nothing is served back to whose word it is.
+        if not lies_under(normal_uri(fact.source), peer_node_id):
+            facts.append(fact)
+    return ServedPage(facts=facts, cursor=_write_cursor(view, place, scopes), has_more=has_more)
+
+
+def _write_cursor(view: View, place: Place, scopes: tuple[Scope, ...]) -> str:
+    return b64url_encode(_CURSOR.pack(_VERSION, *place, _leaf_start(view, place), _grant(scopes)))
+
+
+def _leaf_start(view: View, place: Place) -> bytes:
+    if place == _BEGINNING:
+        birth = view.identity.birth()
+        return birth.leaf_start if birth is not None else bytes(8)
+    return view.facts.leaf_start_at(place)
+
+
+def _grant(scopes: tuple[Scope, ...]) -> bytes:
+    return sha256("\x00".join(sorted(scopes)).encode()).digest()[:8]
+
+
+def _place(item: tuple[Place, Servable]) -> Place:
+    return item[0]
+
+
+def _wire_size(fact: Fact) -> int:
+    # Text dominates a record; the rest of one stays below a kilobyte, but for its chains.
+    v = fact.value.v
+    chains = 100 * (len(fact.attestation_chain) + len(fact.derived_from) + len(fact.supersedes))
+    return 1024 + chains + len(fact.entity) + len(fact.source) + (len(v.encode()) if isinstance(v, str) else 0)

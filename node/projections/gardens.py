@@ -1,0 +1,185 @@
+"""Gardens, and the queue of facts that wait in quarantine for a moderator (PROTOCOL §6).
+
+Always: a fact is under `pending` of its garden if and only if nobody has promoted or rejected it.
+Always: a slug once used stays taken, also when its garden is gone.
+
+Does not hold facts (see `facts.py`) and knows no members besides the creator: memberships have no events yet.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from msgspec import Struct, structs
+
+from node.events.entry import Entry
+from node.events.facts import Scope
+from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
+from node.events.peers import BatchReceived
+from node.projections.base import Place, Projection, TableSpec, place_key, place_of, text_key
+from node.times import format_ms
+from node.uris import normal_uri, origin_of
+
+QuarantineStatus = Literal["pending", "promoted", "rejected"]
+
+_COUNT = struct.Struct(">Q")
+
+
+class Garden(Struct, frozen=True, array_like=True):
+    """A garden. `created_at` is RFC 3339, `is_deleted` leaves its facts to node admins alone."""
+
+    id: str
+    slug: str
+    name: str
+    scope: Scope
+    description: str
+    is_quarantine: bool
+    created_at: str
+    created_by: str
+    is_deleted: bool
+
+
+class Held(Struct, frozen=True, array_like=True):
+    """A fact in quarantine, and what was decided about it: by whom, when (RFC 3339), why."""
+
+    place: Place
+    fact_id: str
+    origin: str
+    organisation: str
+    garden_id: str
+    status: QuarantineStatus
+    decided_by: str | None
+    decided_at: str | None
+    decision_reason: str | None
+
+
+_BY_ID = TableSpec("gardens/by_id", Garden)
+_BY_SLUG = TableSpec("gardens/by_slug", bytes)
+_HELD = TableSpec("gardens/held", Held)
+_BY_STATUS = TableSpec("gardens/held_by_status", bytes)
+_PENDING_BY_ORGANISATION = TableSpec("gardens/pending_by_organisation", bytes)
+
+
+class Gardens(Projection):
+    name: ClassVar[str] = "gardens"
+    version: ClassVar[int] = 1
+    tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ID, _BY_SLUG, _HELD, _BY_STATUS, _PENDING_BY_ORGANISATION)
+
+    # Reading
+
+    def by_id(self, garden_id: str) -> Garden | None:
+        garden = self.table(_BY_ID).get(text_key(garden_id))
+        return None if garden is None or garden.is_deleted else garden
+
+    def by_slug(self, slug: str) -> Garden | None:
+        garden_id = self.table(_BY_SLUG).get(text_key(slug))
+        return None if garden_id is None else self.by_id(garden_id.decode())
+
+    def is_slug_taken(self, slug: str) -> bool:
+        return self.table(_BY_SLUG).has(text_key(slug))
+
+    def all(self) -> list[Garden]:
+        """Gardens that exist, oldest first."""
+        gardens = [garden for _, garden in self.table(_BY_ID).scan() if not garden.is_deleted]
+        return sorted(gardens, key=lambda garden: (garden.created_at, garden.id))
+
+    def held(self, garden_id: str, fact_id: str) -> Held | None:
+        """What is known of a fact in that garden's quarantine, decided or not."""
+        candidates = [held for _, held in self.table(_HELD).scan(_held_prefix(garden_id, fact_id))]
+        waiting = [held for held in candidates if held.status == "pending"]
+        return next(iter(waiting or candidates), None)
+
+    def queue(self, garden_id: str, status: QuarantineStatus, *, before: Place) -> Iterator[Place]:
+        """Places of the facts of one status in one garden, newest first."""
+        prefix = _status_prefix(garden_id, status)
+        for key, _ in self.table(_BY_STATUS).scan_back(prefix, before=prefix + place_key(before)):
+            yield place_of(key)
+
+    def has_pending(self, garden_id: str) -> bool:
+        return next(self.table(_BY_STATUS).scan(_status_prefix(garden_id, "pending")), None) is not None
+
+    def pending_of(self, organisation: str) -> int:
+        """How many facts of an organisation wait, in all gardens."""
+        row = self.table(_PENDING_BY_ORGANISATION).get(text_key(organisation))
+        return 0 if row is None else _COUNT.unpack(row)[0]
+
+    # Folding
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case GardenCreated() as created:
+                self._create(entry, created)
+            case GardenDeleted(garden_id=garden_id):
+                self._delete(garden_id)
+            case FactQuarantined(fact=fact, garden_id=garden_id):
+                self._hold((entry.offset, 0), fact.id, fact.origin, fact.source, garden_id)
+            case BatchReceived(receipts=receipts):
+                for index, receipt in enumerate(receipts):
+                    if receipt.quarantine_garden_id is not None:
+                        fact = receipt.fact
+                        place = (entry.offset, index)
+                        self._hold(place, fact.id, fact.origin, fact.source, receipt.quarantine_garden_id)
+            case FactPromoted(fact_id=fact_id, origin=origin, garden_id=garden_id, reason=reason):
+                self._decide(entry, garden_id, fact_id, origin, "promoted", reason)
+            case FactRejected(fact_id=fact_id, origin=origin, garden_id=garden_id, reason=reason):
+                self._decide(entry, garden_id, fact_id, origin, "rejected", reason)
+            case _:
+                pass  # no other event is about gardens or quarantine
+
+    def _create(self, entry: Entry, created: GardenCreated) -> None:
+        garden = Garden(
+            created.id,
+            created.slug,
+            created.name,
+            created.scope,
+            created.description,
+            created.is_quarantine,
+            format_ms(entry.at_ms),
+            created.created_by,
+            False,
+        )
+        self.table(_BY_ID).put(text_key(created.id), garden)
+        self.table(_BY_SLUG).put(text_key(created.slug), created.id.encode())
+
+    def _delete(self, garden_id: str) -> None:
+        garden = self.by_id(garden_id)
+        if garden is not None:
+            self.table(_BY_ID).put(text_key(garden_id), structs.replace(garden, is_deleted=True))
+
+    def _hold(self, place: Place, fact_id: str, origin: str, source: str, garden_id: str) -> None:
+        organisation = origin_of(normal_uri(source), origin)
+        held = Held(place, fact_id, origin, organisation, garden_id, "pending", None, None, None)
+        self.table(_HELD).put(_held_prefix(garden_id, fact_id) + text_key(origin), held)
+        self.table(_BY_STATUS).put(_status_prefix(garden_id, "pending") + place_key(place), b"")
+        self._count_pending(organisation, +1)
+
+    def _decide(
+        self, entry: Entry, garden_id: str, fact_id: str, origin: str, status: QuarantineStatus, reason: str
+    ) -> None:
+        key = _held_prefix(garden_id, fact_id) + text_key(origin)
+        held = self.table(_HELD).get(key)
+        if held is None or held.status != "pending":
+            return
+        self.table(_BY_STATUS).delete(_status_prefix(garden_id, "pending") + place_key(held.place))
+        self.table(_BY_STATUS).put(_status_prefix(garden_id, status) + place_key(held.place), b"")
+        self._count_pending(held.organisation, -1)
+        decided = structs.replace(
+            held,
+            status=status,
+            decided_by=entry.actor.principal,
+            decided_at=format_ms(entry.at_ms),
+            decision_reason=reason,
+        )
+        self.table(_HELD).put(key, decided)
+
+    def _count_pending(self, organisation: str, change: int) -> None:
+        count = self.pending_of(organisation) + change
+        self.table(_PENDING_BY_ORGANISATION).put(text_key(organisation), _COUNT.pack(count))
+
+
+def _held_prefix(garden_id: str, fact_id: str) -> bytes:
+    return text_key(garden_id, fact_id)
+
+
+def _status_prefix(garden_id: str, status: QuarantineStatus) -> bytes:
+    return text_key(garden_id, status)

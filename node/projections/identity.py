@@ -1,0 +1,73 @@
+"""The node itself: whose log this is, its manifest, its settings, the hash of an admin key it made (PROTOCOL §3, §4, §6.2)."""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+from node.events.entry import Entry
+from node.events.identity import AdminKeyCreated, ManifestPublished, NodeCreated, Settings, SettingsChanged
+from node.projections.base import Projection, TableSpec
+
+DEFAULT_SETTINGS = Settings(
+    quarantine_garden_id=None,
+    trust_mode=None,
+    quarantine_trust_threshold=None,
+    trust_weights=None,
+    blocked_sources=(),
+)
+
+
+class Birth(Struct, frozen=True, array_like=True):
+    """The log's first entry: whose it is, under which key (base64url), and how its leaf hash starts."""
+
+    node_id: str
+    public_key: str
+    leaf_start: bytes
+
+
+class OwnManifest(Struct, frozen=True, array_like=True):
+    """The manifest that stands: canonical JSON with signature, and where in the log it was published."""
+
+    offset: int
+    manifest_id: str
+    manifest: bytes
+    published_ms: int
+
+
+_BIRTH = TableSpec("identity/birth", Birth)
+_MANIFEST = TableSpec("identity/manifest", OwnManifest)
+_SETTINGS = TableSpec("identity/settings", Settings)
+_ADMIN_KEY = TableSpec("identity/admin_key", str)
+_ONLY = b"only"
+
+
+class Identity(Projection):
+    name: ClassVar[str] = "identity"
+    version: ClassVar[int] = 1
+    tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY)
+
+    def birth(self) -> Birth | None:
+        return self.table(_BIRTH).get(_ONLY)
+
+    def manifest(self) -> OwnManifest | None:
+        return self.table(_MANIFEST).get(_ONLY)
+
+    def settings(self) -> Settings:
+        return self.table(_SETTINGS).get(_ONLY) or DEFAULT_SETTINGS
+
+    def admin_key_hash(self) -> str | None:
+        return self.table(_ADMIN_KEY).get(_ONLY)
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case NodeCreated(node_id=node_id, public_key=public_key):
+                self.table(_BIRTH).put(_ONLY, Birth(node_id, public_key, entry.leaf[:8]))
+            case ManifestPublished(manifest_id=manifest_id, manifest=manifest):
+                row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms)
+                self.table(_MANIFEST).put(_ONLY, row)
+            case SettingsChanged(settings=settings):
+                self.table(_SETTINGS).put(_ONLY, settings)
+            case AdminKeyCreated(key_hash=key_hash):
+                self.table(_ADMIN_KEY).put(_ONLY, key_hash)
+            case _:
+                pass  # no other event is about the node itself

@@ -1,0 +1,197 @@
+"""Peers: where they are, what is exchanged with them, which key is theirs, and how far each exchange has come (PROTOCOL §5).
+
+Always: a verified peer's key is pinned; only the removal of the peer takes the pin away.
+Always: the cursor into a peer's log is stored by the event that brought the facts before it.
+
+Does not fetch or verify anything (see `node/commands/peers.py`, `node/sync.py`).
+"""
+
+from typing import ClassVar
+
+import msgspec
+from msgspec import Struct, structs
+
+from node.events.entry import Entry
+from node.events.facts import Scope
+from node.events.identity import Settings, SettingsChanged
+from node.events.peers import (
+    BatchReceived,
+    PageServed,
+    PeerChanged,
+    PeerRegistered,
+    PeerStatus,
+    PeerStatusSet,
+    PeerVerified,
+)
+from node.projections.base import Projection, TableSpec, text_key
+from node.times import format_ms, parse_rfc3339
+
+
+class Peer(Struct, frozen=True, array_like=True):
+    """A peer as it stands. Times are RFC 3339; `public_key` (base64url) and `manifest` are None until it was verified.
+
+    `manifest_expires_ms` is 0 where there is none; `cursor` is our place in its log, None for the beginning.
+    Counts are of facts, but for `pages_served`.
+    """
+
+    peer_id: str
+    node_id: str
+    node_url: str
+    allowed_scopes: tuple[Scope, ...]
+    delegated_sources: tuple[str, ...]
+    status: PeerStatus
+    reason: str
+    detail: str
+    registered_at: str
+    verified_at: str | None
+    declared_key: str | None
+    declared_at: str | None
+    public_key: str | None
+    manifest: bytes | None
+    manifest_expires_ms: int
+    is_manifest_proven: bool
+    checkpoint: str | None
+    warnings: tuple[str, ...]
+    cursor: str | None
+    accepted: int
+    held: int
+    refused: int
+    pages_served: int
+    last_received_at: str | None
+    last_served_at: str | None
+
+
+_BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
+_BY_PEER_ID = TableSpec("peers/by_peer_id", str)
+_JUDGED_BY = TableSpec("peers/judged_by", Settings)
+
+
+class Peers(Projection):
+    name: ClassVar[str] = "peers"
+    version: ClassVar[int] = 1
+    tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _JUDGED_BY)
+
+    def of_node(self, node_id: str) -> Peer | None:
+        return self.table(_BY_NODE_ID).get(text_key(node_id))
+
+    def by_id(self, peer_id: str) -> Peer | None:
+        node_id = self.table(_BY_PEER_ID).get(text_key(peer_id))
+        return None if node_id is None else self.of_node(node_id)
+
+    def all(self) -> list[Peer]:
+        """Every peer ever registered, oldest first."""
+        return sorted((peer for _, peer in self.table(_BY_NODE_ID).scan()), key=lambda p: (p.registered_at, p.node_id))
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case PeerRegistered() as registered:
+                self._register(entry, registered)
+            case PeerVerified() as verified:
+                self._verify(entry, verified)
+            case PeerStatusSet(node_id=node_id, status=status, reason=reason, detail=detail):
+                self._change(node_id, status=status, reason=reason, detail=detail)
+            case PeerChanged(node_id=node_id, allowed_scopes=scopes, delegated_sources=delegated):
+                # What was refused under the old terms may pass under the new ones: read its log from the start again.
+                self._change(node_id, allowed_scopes=scopes, delegated_sources=delegated, cursor=None)
+            case PageServed(node_id=node_id):
+                self._count_served(entry, node_id)
+            case BatchReceived() as batch:
+                self._count_received(entry, batch)
+            case SettingsChanged(settings=settings):
+                self._judge_again(settings)
+            case _:
+                pass  # no other event is about a peer
+
+    def _register(self, entry: Entry, registered: PeerRegistered) -> None:
+        old = self.of_node(registered.node_id)
+        keeps_pin = old is not None and old.status != "revoked"
+        peer = Peer(
+            peer_id=registered.peer_id,
+            node_id=registered.node_id,
+            node_url=registered.node_url,
+            allowed_scopes=registered.allowed_scopes,
+            delegated_sources=old.delegated_sources if keeps_pin else (),
+            status="pending_verification",
+            reason="",
+            detail="",
+            registered_at=format_ms(entry.at_ms),
+            verified_at=None,
+            declared_key=registered.declared_key,
+            declared_at=registered.declared_at,
+            public_key=old.public_key if keeps_pin else None,
+            manifest=old.manifest if keeps_pin else None,
+            manifest_expires_ms=old.manifest_expires_ms if keeps_pin else 0,
+            is_manifest_proven=keeps_pin and old.is_manifest_proven,
+            checkpoint=old.checkpoint if keeps_pin else None,
+            warnings=(),
+            cursor=old.cursor if keeps_pin and old.allowed_scopes == registered.allowed_scopes else None,
+            accepted=old.accepted if old else 0,
+            held=old.held if old else 0,
+            refused=old.refused if old else 0,
+            pages_served=old.pages_served if old else 0,
+            last_received_at=old.last_received_at if old else None,
+            last_served_at=old.last_served_at if old else None,
+        )
+        self.table(_BY_NODE_ID).put(text_key(peer.node_id), peer)
+        self.table(_BY_PEER_ID).put(text_key(peer.peer_id), peer.node_id)
+
+    def _verify(self, entry: Entry, verified: PeerVerified) -> None:
+        self._change(
+            verified.node_id,
+            status="active",
+            reason="",
+            detail="",
+            verified_at=format_ms(entry.at_ms),
+            public_key=verified.public_key,
+            manifest=verified.manifest or None,
+            manifest_expires_ms=_expires_ms(verified.manifest),
+            is_manifest_proven=verified.is_manifest_proven,
+            checkpoint=verified.checkpoint,
+            warnings=verified.warnings,
+        )
+
+    def _count_served(self, entry: Entry, node_id: str) -> None:
+        peer = self.of_node(node_id)
+        if peer is not None:
+            self._change(node_id, pages_served=peer.pages_served + 1, last_served_at=format_ms(entry.at_ms))
+
+    def _count_received(self, entry: Entry, batch: BatchReceived) -> None:
+        peer = self.of_node(batch.node_id)
+        if peer is None:
+            return
+        held = sum(receipt.quarantine_garden_id is not None for receipt in batch.receipts)
+        self._change(
+            batch.node_id,
+            cursor=batch.cursor,
+            accepted=peer.accepted + len(batch.receipts) - held,
+            held=peer.held + held,
+            refused=peer.refused + len(batch.outcome.refused),
+            last_received_at=format_ms(entry.at_ms),
+        )
+
+    def _judge_again(self, settings: Settings) -> None:
+        old = self.table(_JUDGED_BY).get(b"settings")
+        self.table(_JUDGED_BY).put(b"settings", settings)
+        if old is None or _rules_of(old) != _rules_of(settings):
+            for peer in self.all():
+                self._change(peer.node_id, cursor=None)
+
+    def _change(self, node_id: str, **changes: object) -> None:
+        peer = self.of_node(node_id)
+        if peer is not None:
+            self.table(_BY_NODE_ID).put(text_key(node_id), structs.replace(peer, **changes))
+
+
+def _expires_ms(manifest: bytes) -> int:
+    return parse_rfc3339(_dates.decode(manifest).expires_at) if manifest else 0
+
+
+class _Dates(Struct):
+    expires_at: str
+
+
+_dates = msgspec.json.Decoder(_Dates)
+
+
+def _rules_of(settings: Settings) -> tuple[object, ...]:
+    return (settings.trust_mode, settings.quarantine_trust_threshold, settings.trust_weights, settings.blocked_sources)

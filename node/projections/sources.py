@@ -1,0 +1,128 @@
+"""What each source, and each organisation, had admitted and refused, by day; and whether moderators have let it in (PROTOCOL §7).
+
+Always: a row keeps the days that the window can still see, by the time in the entry that touched it last.
+A refusal counts against a source only where the fact verifiably came from it; else against the peer that brought it alone.
+
+Does not score (see `node/commands/trust.py`).
+"""
+
+from typing import ClassVar
+
+from msgspec import Struct
+
+from node.events.entry import Entry
+from node.events.facts import FactAsserted
+from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
+from node.events.peers import BatchReceived, BatchRefusal
+from node.projections.base import Projection, TableSpec, text_key
+from node.uris import lies_under, normal_uri, origin_of
+
+WINDOW_DAYS = 30
+_DAY_MS = 86_400_000
+
+
+class Tally(Struct, frozen=True, array_like=True):
+    """One day (since the epoch): how many facts were admitted, how many refused or rejected."""
+
+    day: int
+    admitted: int
+    failed: int
+
+
+class History(Struct, frozen=True, array_like=True):
+    """Days, oldest first. `is_admitted` says, for an organisation, whether the moderators' last decision was to admit."""
+
+    days: tuple[Tally, ...]
+    is_admitted: bool
+
+    def within(self, now_ms: int) -> tuple[int, int]:
+        """(admitted, failed) in the 30 days up to `now_ms`."""
+        first = now_ms // _DAY_MS - WINDOW_DAYS + 1
+        seen = [tally for tally in self.days if tally.day >= first]
+        return sum(tally.admitted for tally in seen), sum(tally.failed for tally in seen)
+
+
+NO_HISTORY = History((), False)
+
+_HISTORY = TableSpec("sources/history", History)
+_HELD = TableSpec("sources/held", bytes)
+
+
+class Sources(Projection):
+    name: ClassVar[str] = "sources"
+    version: ClassVar[int] = 1
+    tables: ClassVar[tuple[TableSpec, ...]] = (_HISTORY, _HELD)
+
+    def of_source(self, organisation: str, source: str) -> History:
+        return self.table(_HISTORY).get(_source_key(organisation, source)) or NO_HISTORY
+
+    def of_organisation(self, organisation: str) -> History:
+        return self.table(_HISTORY).get(_organisation_key(organisation)) or NO_HISTORY
+
+    def fold(self, entry: Entry) -> None:
+        match entry.event:
+            case FactAsserted(fact=fact):
+                self._count(entry, fact.source, fact.origin, admitted=1)
+            case FactQuarantined(fact=fact):
+                self._remember(fact.id, fact.source, fact.origin)
+            case BatchReceived(receipts=receipts, outcome=outcome, node_id=node_id):
+                for receipt in receipts:
+                    fact = receipt.fact
+                    if receipt.quarantine_garden_id is None:
+                        self._count(entry, fact.source, fact.origin, admitted=1)
+                    else:
+                        self._remember(fact.id, fact.source, fact.origin)
+                for refused in outcome.refused:
+                    self._count_refused(entry, refused, node_id)
+            case FactPromoted(fact_id=fact_id, origin=origin):
+                self._moderate(entry, fact_id, origin, is_admitted=True)
+            case FactRejected(fact_id=fact_id, origin=origin):
+                self._moderate(entry, fact_id, origin, is_admitted=False)
+            case _:
+                pass  # no other event says anything about a source
+
+    def _remember(self, fact_id: str, source: str, origin: str) -> None:
+        self.table(_HELD).put(text_key(origin, fact_id), source.encode())
+
+    def _moderate(self, entry: Entry, fact_id: str, origin: str, *, is_admitted: bool) -> None:
+        source = self.table(_HELD).get(text_key(origin, fact_id))
+        if source is None:
+            return
+        self.table(_HELD).delete(text_key(origin, fact_id))
+        counts = {"admitted": 1} if is_admitted else {"failed": 1}
+        self._count(entry, source.decode(), origin, **counts)
+        key = _organisation_key(origin_of(normal_uri(source.decode()), origin))
+        history = self.table(_HISTORY).get(key) or NO_HISTORY
+        self.table(_HISTORY).put(key, History(history.days, is_admitted))
+
+    def _count_refused(self, entry: Entry, refused: BatchRefusal, node_id: str) -> None:
+        if lies_under(refused.source, node_id):
+            self._count(entry, refused.source, node_id, failed=1)
+        else:
+            self._add(entry, _organisation_key(node_id), 0, 1)
+
+    def _count(self, entry: Entry, source: str, origin: str, *, admitted: int = 0, failed: int = 0) -> None:
+        source = normal_uri(source)
+        organisation = origin_of(source, origin)
+        self._add(entry, _source_key(organisation, source), admitted, failed)
+        self._add(entry, _organisation_key(organisation), admitted, failed)
+
+    def _add(self, entry: Entry, key: bytes, admitted: int, failed: int) -> None:
+        history = self.table(_HISTORY).get(key) or NO_HISTORY
+        today = entry.at_ms // _DAY_MS
+        days = history.days
+        if days and days[-1].day == today:
+            last = days[-1]
+            days = (*days[:-1], Tally(today, last.admitted + admitted, last.failed + failed))
+        else:
+            kept = tuple(tally for tally in days if tally.day > today - WINDOW_DAYS)
+            days = (*kept, Tally(today, admitted, failed))
+        self.table(_HISTORY).put(key, History(days, history.is_admitted))
+
+
+def _source_key(organisation: str, source: str) -> bytes:
+    return text_key("source", organisation, source)
+
+
+def _organisation_key(organisation: str) -> bytes:
+    return text_key("organisation", organisation)

@@ -1,0 +1,58 @@
+"""View: all projections over one transaction."""
+
+from functools import cached_property
+
+import lmdb
+
+from node.projections import PROJECTIONS
+from node.projections.base import Projection
+from node.projections.facts import Facts
+from node.projections.gardens import Gardens
+from node.projections.identity import Identity
+from node.projections.nonces import Nonces
+from node.projections.peers import Peers
+from node.projections.sources import Sources
+from node.projections.tokens import Tokens
+
+
+class View:
+    """What the log folds to, as one transaction sees it. Open it, read it and close it in one `with`, never across an await."""
+
+    def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
+        self._txn, self._handles = txn, handles
+
+    @cached_property
+    def facts(self) -> Facts:
+        return Facts(self._txn, self._handles)
+
+    @cached_property
+    def gardens(self) -> Gardens:
+        return Gardens(self._txn, self._handles)
+
+    @cached_property
+    def sources(self) -> Sources:
+        return Sources(self._txn, self._handles)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        return Tokens(self._txn, self._handles)
+
+    @cached_property
+    def peers(self) -> Peers:
+        return Peers(self._txn, self._handles)
+
+    @cached_property
+    def nonces(self) -> Nonces:
+        return Nonces(self._txn, self._handles)
+
+    @cached_property
+    def identity(self) -> Identity:
+        return Identity(self._txn, self._handles)
+
+    def projections(self) -> list[Projection]:
+        """All of them, in the order of PROJECTIONS."""
+        return [getattr(self, projection.name) for projection in PROJECTIONS]
+
+    def digests(self) -> dict[str, str]:
+        """Each projection's digest by name. Reads everything: not for the event loop."""
+        return {projection.name: projection.digest() for projection in self.projections()}

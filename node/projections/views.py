@@ -1,0 +1,173 @@
+"""The views on disk: one folder after another, the live one named by CURRENT, any of them free to be deleted.
+
+Always: views whose state is in doubt are folded again rather than trusted: another boot without a clean close, another version
+of a projection, a leaf hash that is not the log's, or more entries than the log has.
+
+Recovery is not a second code path: a fresh start, a crash and a rebuild all fold forward with `apply`.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import lmdb
+import msgspec
+from msgspec import Struct
+
+from node.errors import LogDamaged
+from node.events.log import Log
+from node.events.store import VIEWS_MAP_BYTES, Store
+from node.projections import PROJECTIONS
+from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, read_checkpoint
+from node.projections.base import TableSpec
+from node.projections.view import View
+
+_FOLD_BATCH = 512
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Current(Struct, frozen=True, kw_only=True):
+    """CURRENT: which folder is live, in which run of the machine it was opened, whether it was closed cleanly since."""
+
+    folder: int
+    boot_id: str
+    closed: bool
+    versions: dict[str, int]
+
+
+class Views:
+    """The LMDB environment of one views folder."""
+
+    def __init__(self, path: Path, *, is_readonly: bool = False) -> None:
+        if not is_readonly:
+            path.mkdir(parents=True, exist_ok=True)
+        self._is_readonly = is_readonly
+        names = [spec.name for spec in table_specs()] + [CHECKPOINT_TABLE]
+        self._store = Store(path, tables=names, map_bytes=VIEWS_MAP_BYTES, is_synced=False, is_readonly=is_readonly)
+        self.handles = {name: self._store.table(name) for name in names}
+
+    def begin(self, *, write: bool = False) -> lmdb.Transaction:
+        return self._store.begin(write=write)
+
+    def view(self, txn: lmdb.Transaction) -> View:
+        return View(txn, self.handles)
+
+    def checkpoint(self) -> Checkpoint:
+        with self.begin() as txn:
+            return read_checkpoint(txn, self.handles)
+
+    def digests(self) -> dict[str, str]:
+        with self.begin() as txn:
+            return self.view(txn).digests()
+
+    def fold_forward(self, log: Log, to_offset: int) -> None:
+        """Fold what the log holds beyond the checkpoint, up to an offset."""
+        while (start := self.checkpoint().size) < to_offset:
+            entries = log.read(start, min(_FOLD_BATCH, to_offset - start))
+            if not entries:
+                raise LogDamaged(f"offset {start}: the log ends before its head")
+            with self.begin(write=True) as txn:
+                apply_all(txn, self.handles, entries)
+
+    def close(self) -> None:
+        if not self._is_readonly:
+            self._store.sync()
+        self._store.close()
+
+
+def table_specs() -> list[TableSpec]:
+    return [spec for projection in PROJECTIONS for spec in projection.tables]
+
+
+def open_current(views_dir: Path, log: Log) -> Views:
+    """The live views, folded up to the log's head; made anew where the old ones cannot be trusted."""
+    views_dir.mkdir(parents=True, exist_ok=True)
+    current = read_current(views_dir)
+    if current is None or not _is_sound(views_dir, current, log):
+        return rebuild(views_dir, log)
+    views = Views(views_dir / str(current.folder))
+    views.fold_forward(log, log.head().size)
+    _write_current(views_dir, current.folder, is_closed=False)
+    return views
+
+
+def rebuild(views_dir: Path, log: Log) -> Views:
+    """Fold the whole log into a new folder, then point CURRENT at it and delete the others."""
+    views_dir.mkdir(parents=True, exist_ok=True)
+    folder = max([int(path.name) for path in views_dir.iterdir() if path.name.isdecimal()], default=0) + 1
+    views = Views(views_dir / str(folder))
+    views.fold_forward(log, log.head().size)
+    _write_current(views_dir, folder, is_closed=False)
+    for path in views_dir.iterdir():
+        if path.name.isdecimal() and int(path.name) != folder:
+            shutil.rmtree(path)
+    return views
+
+
+def close_current(views_dir: Path, views: Views) -> None:
+    """Flush and close the live views, and note that this was done."""
+    current = read_current(views_dir)
+    views.close()
+    if current is not None:
+        _write_current(views_dir, current.folder, is_closed=True)
+
+
+def read_current(views_dir: Path) -> Current | None:
+    """What CURRENT says, or None where there is none that can be read."""
+    try:
+        return msgspec.json.decode((views_dir / "CURRENT").read_bytes(), type=Current)
+    except (FileNotFoundError, ValueError):  # MsgspecError is one; bytes that are not UTF-8 raise another
+        return None
+
+
+def is_trusted(current: Current) -> bool:
+    """Whether the live views may be opened: of these projections' versions, and not gone down with the machine."""
+    return current.versions == _versions() and (current.closed or current.boot_id == _boot_id())
+
+
+def _is_sound(views_dir: Path, current: Current, log: Log) -> bool:
+    if not is_trusted(current):
+        return False
+    if not (views_dir / str(current.folder) / "data.mdb").exists():
+        return False
+    try:
+        checkpoint = _checkpoint_of(views_dir / str(current.folder))
+    except LogDamaged:
+        return False
+    if checkpoint.size > log.head().size:
+        return False
+    if checkpoint.size == 0:
+        return True
+    with log.tree() as read:
+        return read(0, checkpoint.size - 1) == checkpoint.leaf
+
+
+def _checkpoint_of(path: Path) -> Checkpoint:
+    views = Views(path)
+    try:
+        return views.checkpoint()
+    finally:
+        views.close()
+
+
+def _versions() -> dict[str, int]:
+    return {projection.name: projection.version for projection in PROJECTIONS}
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+
+
+def _write_current(views_dir: Path, folder: int, *, is_closed: bool) -> None:
+    current = Current(folder=folder, boot_id=_boot_id(), closed=is_closed, versions=_versions())
+    scratch = views_dir / "CURRENT.new"
+    with scratch.open("wb") as file:
+        file.write(msgspec.json.encode(current))
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(views_dir / "CURRENT")
+    directory = os.open(views_dir, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
