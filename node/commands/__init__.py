@@ -1,0 +1,32 @@
+"""Commands, and the one table from command to the function that decides it."""
+
+from msgspec import Struct
+
+from node.commands import exchange, facts, gardens, identity, peers, tokens
+from node.commands.decision import Decide
+
+DECIDE: dict[type[Struct], Decide] = {
+    facts.AssertFact: facts.decide_assert_fact,
+    gardens.CreateGarden: gardens.decide_create_garden,
+    gardens.DeleteGarden: gardens.decide_delete_garden,
+    gardens.PromoteFact: gardens.decide_promote_fact,
+    gardens.RejectFact: gardens.decide_reject_fact,
+    tokens.IssueCapability: tokens.decide_issue_capability,
+    tokens.RevokeCapability: tokens.decide_revoke_capability,
+    tokens.AcceptCapability: tokens.decide_accept_capability,
+    peers.RegisterPeer: peers.decide_register_peer,
+    peers.RecordPeerCheck: peers.decide_record_peer_check,
+    peers.ChangePeer: peers.decide_change_peer,
+    peers.RemovePeer: peers.decide_remove_peer,
+    exchange.ServePage: exchange.decide_serve_page,
+    exchange.IngestBatch: exchange.decide_ingest_batch,
+    exchange.SignAttestation: exchange.decide_sign_attestation,
+    exchange.RefuseExchange: exchange.decide_refuse_exchange,
+    identity.FoundNode: identity.decide_found_node,
+    identity.CreateAdminKey: identity.decide_create_admin_key,
+    identity.PublishManifest: identity.decide_publish_manifest,
+    identity.RenewManifest: identity.decide_renew_manifest,
+    identity.ChangeSettings: identity.decide_change_settings,
+    identity.RecordRefusal: identity.decide_record_refusal,
+    identity.RecordRefusalCount: identity.decide_record_refusal_count,
+}

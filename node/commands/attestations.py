@@ -1,0 +1,73 @@
+"""Attestations on a fact body: checked against the manifest of whoever is said to have signed (PROTOCOL §2.4).
+
+Always: an attestation counts for a source only if its issuer is the source's own organisation or part of it.
+"""
+
+from node.canonical import b64url_decode
+from node.commands.decision import Context
+from node.errors import AttestationChainMismatch, AttestationChainTooLong, ProvenanceInvalid
+from node.keys import verify
+from node.projections.view import View
+from node.uris import authority_of, lies_under
+
+MAX_CHAIN = 16
+
+
+def check_attestations(
+    body: bytes,
+    chain: tuple[str, ...],
+    issuers: tuple[str, ...],
+    *,
+    view: View,
+    context: Context,
+    is_strict: bool,
+) -> tuple[tuple[bool, ...], tuple[str, ...]]:
+    """Which signatures hold, and what to warn of.
+
+    Raises AttestationChainMismatch, AttestationChainTooLong, and in strict mode ProvenanceInvalid for one that does not hold.
+    """
+    if len(chain) != len(issuers):
+        raise AttestationChainMismatch("attestation_chain: one issuer for each signature")
+    if len(chain) > MAX_CHAIN:
+        raise AttestationChainTooLong(f"attestation_chain: more than {MAX_CHAIN}")
+    warnings = []
+    if len(set(issuers)) != len(issuers):
+        warnings.append("attestation_chain_issuers: an issuer stands there twice")
+    verified = tuple(
+        holds(body, signature, known_key(issuer, view, context))
+        for signature, issuer in zip(chain, issuers, strict=True)
+    )
+    warnings += [f"attestation_chain[{i}]: not verified" for i, held in enumerate(verified) if not held]
+    if warnings and is_strict:
+        raise ProvenanceInvalid(warnings[0])
+    return verified, tuple(warnings)
+
+
+def holds(body: bytes, signature: str, public_key: bytes | None) -> bool:
+    """Whether a base64url signature over a fact body is that key's."""
+    try:
+        return public_key is not None and verify(public_key, body, b64url_decode(signature))
+    except ValueError:
+        return False
+
+
+def is_attested_by_source(source: str, issuers: tuple[str, ...], verified: tuple[bool, ...]) -> bool:
+    """Whether the source's own organisation verifiably vouched for the fact."""
+    # An issuer that vouches for somebody else's source proves nothing about that source.
+    return any(
+        held and (lies_under(source, issuer) or authority_of(source) == issuer)
+        for issuer, held in zip(issuers, verified, strict=True)
+    )
+
+
+def known_key(issuer: str, view: View, context: Context) -> bytes | None:
+    """The public key that an accepted manifest gives the issuer's organisation, if any does."""
+    authority = authority_of(issuer)
+    if authority is None:
+        return None
+    if authority == context.node_id:
+        return context.signer.public_key
+    peer = view.peers.of_node(authority)
+    if peer is None or peer.public_key is None or peer.status != "active":
+        return None
+    return b64url_decode(peer.public_key)

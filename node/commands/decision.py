@@ -1,0 +1,101 @@
+"""What a command is decided with and what comes of it: Principal, Context, Decision.
+
+Always: deciding reads the View and the Context and writes nothing; equal inputs give equal decisions.
+
+The table from command to decide is in `node/commands/__init__.py`.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from node.clock import Clock
+from node.config import Config
+from node.errors import Refusal
+from node.events.event import Actor, Event
+from node.events.facts import TrustMode
+from node.events.tokens import Grant
+from node.keys import Signer
+from node.projections.view import View
+
+Via = Literal["node", "admin", "anonymous", "capability", "peer"]
+
+DEFAULT_WEIGHTS = (0.35, 0.30, 0.25, 0.10)
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """Whoever a request speaks for. `entity` is its URI or node_id; `grant` comes with a capability token alone."""
+
+    via: Via
+    entity: str
+    grant: Grant | None = None
+    trace_id: str | None = None
+
+    @property
+    def is_operator(self) -> bool:
+        """The admin key, or anybody where authentication is off (loopback only)."""
+        return self.via in ("admin", "anonymous")
+
+    def actor(self, *, credential: str | None = None) -> Actor:
+        """How the log names this principal."""
+        return Actor(
+            principal=self.entity,
+            via=self.via,
+            credential=self.grant.token_id if self.grant else credential,
+            idempotency_key=None,
+            trace_id=self.trace_id,
+        )
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """What deciding may know beside the View: who this node is, how it is configured, and the time of this command.
+
+    `at_ms` is the node's wall clock (epoch ms, never decreasing), `hlc` that of the event this command will make.
+    """
+
+    node_id: str
+    config: Config
+    signer: Signer
+    clock: Clock
+    at_ms: int
+    hlc: str
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """The rules of trust now in force: settings changed at run time, else the configuration."""
+
+    mode: TrustMode
+    threshold: float
+    weights: tuple[float, float, float, float]
+    blocked_sources: tuple[str, ...]
+    quarantine_garden_id: str | None
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """The events to append, and either a reply or a refusal.
+
+    A refusal may carry events too: they are recorded, and then the caller is refused. `observed_hlc` is a peer's clock to take
+    in before the events are stamped.
+    """
+
+    events: tuple[Event, ...] = ()
+    actor: Actor | None = None
+    reply: object = None
+    refusal: Refusal | None = None
+    observed_hlc: str | None = None
+
+
+Decide = Callable[[Struct, View, Context], Decision]
+
+
+def rules_in_force(view: View, config: Config) -> Rules:
+    settings = view.identity.settings()
+    threshold = settings.quarantine_trust_threshold
+    return Rules(
+        mode=settings.trust_mode or config.trust_mode,
+        threshold=config.quarantine_trust_threshold if threshold is None else threshold,
+        weights=settings.trust_weights or DEFAULT_WEIGHTS,
+        blocked_sources=settings.blocked_sources,
+        quarantine_garden_id=settings.quarantine_garden_id,
+    )

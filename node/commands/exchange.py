@@ -1,0 +1,352 @@
+"""Exchanges with peers: serving a page, taking one in, countersigning a fact body (PROTOCOL §5.2-§5.5, §9).
+
+Always: whatever becomes of a peer's request, the event that records it takes the nonce, once the token's checks held.
+Always: the facts of a page and the cursor behind them are one event, so a crash at any point leaves them agreeing.
+"""
+
+from collections.abc import Callable
+
+from msgspec import Struct, structs
+
+from node.canonical import b64url_decode, b64url_encode, fact_body, fact_hash
+from node.clock import parse_hlc
+from node.commands.capabilities import check_dates, parse_token
+from node.commands.decision import Context, Decision, Rules, rules_in_force
+from node.commands.drafts import SIGNED_WINDOW_MS, StatedValue, check_name, value_of
+from node.commands.ingest import Examined
+from node.commands.peer_tokens import Claims, check_claims, forget_ms
+from node.commands.quarantine import hold_reason, require_room
+from node.commands.trust import judge
+from node.errors import (
+    AttestationRefused,
+    IdCollision,
+    InvalidField,
+    NonceAlreadySeen,
+    Refusal,
+    ScopeNotPermitted,
+    TrustBelowThreshold,
+    Unauthenticated,
+    UnknownOrInactivePeer,
+)
+from node.events.event import Actor, Event
+from node.events.facts import Fact, Judgement, Scope
+from node.events.peers import (
+    AttestationSigned,
+    BatchReceived,
+    BatchRefusal,
+    ExchangeRefused,
+    PageServed,
+    Receipt,
+    Receipts,
+)
+from node.keys import verify
+from node.projections.federation_page import read_cursor
+from node.projections.peers import Peer
+from node.projections.view import View
+from node.times import parse_rfc3339
+from node.uris import authority_of, lies_under, normal_uri, origin_of
+
+
+class ServePage(Struct, frozen=True, kw_only=True):
+    """A peer asks for a page; its token's signature was checked at the door."""
+
+    claims: Claims
+    scope: str | None
+    cursor: str | None
+    limit: int
+
+
+class IngestBatch(Struct, frozen=True, kw_only=True):
+    """A page of a peer's facts, each examined, and the cursor behind them. `public_key` is the one they were checked under."""
+
+    node_id: str
+    public_key: str | None
+    outcomes: tuple[Examined | BatchRefusal, ...]
+    cursor: str
+
+
+class Ingested(Struct, frozen=True, kw_only=True):
+    """What became of a page's facts: `ingested` counts accepted and held ones."""
+
+    ingested: int
+    known: int
+    refused: int
+
+
+class FactBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The seven members of a fact body (PROTOCOL §2.4), as another node asks for a signature over them."""
+
+    entity: str
+    relation: str
+    value: StatedValue
+    scope: Scope
+    source: str
+    confidence: float
+    ts: str
+
+
+class SignAttestation(Struct, frozen=True, kw_only=True):
+    """A peer asks for this node's signature on a fact written there by one of ours; `token` is the bearer's text."""
+
+    claims: Claims
+    body: FactBody
+    token: bytes
+
+
+class RefuseExchange(Struct, frozen=True, kw_only=True):
+    """A peer's request failed at the door, behind its token's signature."""
+
+    claims: Claims
+    refusal: Refusal
+
+
+def decide_serve_page(command: ServePage, view: View, context: Context) -> Decision:
+    return _answer(command.claims, view, context, lambda peer: _served(command, peer, view, context))
+
+
+def decide_sign_attestation(command: SignAttestation, view: View, context: Context) -> Decision:
+    return _answer(command.claims, view, context, lambda peer: _attested(command, peer, view, context))
+
+
+def decide_refuse_exchange(command: RefuseExchange, view: View, context: Context) -> Decision:
+    def refuse(peer: Peer) -> tuple[Event, object]:
+        raise command.refusal
+
+    return _answer(command.claims, view, context, refuse)
+
+
+def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> Decision:
+    peer = view.peers.of_node(command.node_id)
+    if peer is None or peer.status != "active" or peer.public_key != command.public_key:
+        raise UnknownOrInactivePeer()
+    rules = rules_in_force(view, context.config)
+    receipts: dict[str, Receipt] = {}
+    refused, known = [], 0
+    for outcome in command.outcomes:
+        if isinstance(outcome, BatchRefusal):
+            refused.append(outcome)
+            continue
+        try:
+            receipt = _receipt(outcome, receipts, peer, rules, view, context)
+        except Refusal as refusal:
+            refused.append(_refused(outcome.fact, refusal))
+            continue
+        if receipt is None:
+            known += 1
+        else:
+            receipts[outcome.fact.id] = receipt
+    reply = Ingested(ingested=len(receipts), known=known, refused=len(refused))
+    if not receipts and not refused:
+        return Decision(reply=reply)
+    event = BatchReceived(
+        node_id=command.node_id,
+        cursor=command.cursor,
+        known=known,
+        outcome=Receipts(refused=tuple(refused)),
+        receipts=tuple(receipts.values()),
+    )
+    latest = max((receipt.fact.hlc for receipt in receipts.values()), default=None, key=parse_hlc)
+    return Decision(events=(event,), actor=_peer_actor(command.node_id), reply=reply, observed_hlc=latest)
+
+
+def granted_scopes(peer: Peer, claims: Claims, scope: str | None, context: Context) -> tuple[Scope, ...]:
+    """What a pull may return: the peer's scopes, its token's, and the one asked for, all at once (PROTOCOL §5.3)."""
+    allowed = {"public", "company"} | ({"team"} if context.config.federation_allow_team else set())
+    granted = tuple(
+        name
+        for name in peer.allowed_scopes
+        if name in allowed and name in claims.scopes and (scope is None or name == scope)
+    )
+    if not granted:
+        raise ScopeNotPermitted("no scope is left of what the peer is allowed, its token names and was asked for")
+    return granted
+
+
+def _answer(claims: Claims, view: View, context: Context, act: Callable[[Peer], tuple[Event, object]]) -> Decision:
+    """Run `act(peer)` for an authenticated peer; record what it did, or its refusal, in an event that takes the nonce."""
+    peer = view.peers.of_node(claims.iss)
+    if peer is None or peer.status != "active":
+        raise UnknownOrInactivePeer()
+    actor = _peer_actor(claims.iss, claims.nonce)
+    try:
+        check_claims(claims, view, context)
+    except Unauthenticated as refusal:
+        return Decision(events=(_refusal_event(claims, refusal, None, context),), actor=actor, refusal=refusal)
+    try:
+        event, reply = act(peer)
+    except Refusal as refusal:
+        nonce = str(claims.nonce)
+        return Decision(events=(_refusal_event(claims, refusal, nonce, context),), actor=actor, refusal=refusal)
+    return Decision(events=(event,), actor=actor, reply=reply)
+
+
+def _refusal_event(claims: Claims, refusal: Refusal, nonce: str | None, context: Context) -> ExchangeRefused:
+    if isinstance(refusal, NonceAlreadySeen):
+        event_type = "replay_attempt"
+    elif nonce is None:
+        event_type = "rejected_token"
+    else:
+        event_type = "scope_violation" if isinstance(refusal, ScopeNotPermitted) else "rejected_request"
+    return ExchangeRefused(
+        node_id=claims.iss,
+        nonce=nonce,
+        forget_ms=0 if nonce is None else forget_ms(claims, context),
+        event_type=event_type,
+        reason=refusal.code,
+        detail=refusal.detail,
+    )
+
+
+def _served(command: ServePage, peer: Peer, view: View, context: Context) -> tuple[Event, object]:
+    scopes = granted_scopes(peer, command.claims, command.scope, context)
+    read_cursor(command.cursor, scopes, view)
+    event = PageServed(
+        node_id=peer.node_id,
+        nonce=str(command.claims.nonce),
+        forget_ms=forget_ms(command.claims, context),
+        scope=command.scope,
+        cursor=command.cursor,
+        limit=command.limit,
+    )
+    return event, scopes
+
+
+def _attested(command: SignAttestation, peer: Peer, view: View, context: Context) -> tuple[Event, object]:
+    token_id = _check_attestable(command, peer, view, context)
+    body = command.body
+    value = value_of(body.value)
+    signed = fact_body(
+        entity=body.entity,
+        relation=body.relation,
+        value_type=value.type,
+        value_v=value.v,
+        interpret_as=value.interpret_as,
+        scope=body.scope,
+        source=body.source,
+        confidence=body.confidence,
+        timestamp=body.ts,
+    )
+    event = AttestationSigned(
+        node_id=peer.node_id,
+        nonce=str(command.claims.nonce),
+        forget_ms=forget_ms(command.claims, context),
+        token_id=token_id,
+        fact_hash=fact_hash(signed),
+        fact_body=signed,
+    )
+    return event, b64url_encode(context.signer.sign(signed))
+
+
+def _check_attestable(command: SignAttestation, peer: Peer, view: View, context: Context) -> str:
+    """The id of the token under which this may be signed. Raises AttestationRefused, or what is wrong with the token."""
+    body, token = command.body, parse_token(command.token)
+    for field, text in (("entity", body.entity), ("relation", body.relation), ("source", body.source)):
+        check_name(field, text)
+    if token.issuer != peer.node_id or token.verb != "write":
+        raise AttestationRefused("token: not a write token of the node that asks")
+    if not verify(b64url_decode(peer.public_key), token.signed_bytes(), b64url_decode(token.signature)):
+        raise AttestationRefused("token: its signature does not hold")
+    check_dates(token, context.at_ms)
+    subject, source = normal_uri(token.subject), normal_uri(body.source)
+    if subject == context.node_id or not lies_under(subject, context.node_id):
+        raise AttestationRefused("token: its subject is not part of this organisation")
+    if not lies_under(source, subject):
+        raise AttestationRefused("source: it does not lie under the token's subject")
+    if authority_of(normal_uri(body.entity)) != peer.node_id:
+        raise AttestationRefused("entity: it lies outside the authority of the node that asks")
+    if body.scope == "public":
+        raise AttestationRefused("scope: a public fact needs the author's own signature")
+    if abs(_ts(body.ts) - context.at_ms) > SIGNED_WINDOW_MS:
+        raise AttestationRefused("ts: more than five minutes from now")
+    _check_policy(token.token_id, view, context)
+    return token.token_id
+
+
+def _check_policy(token_id: str, view: View, context: Context) -> None:
+    policy = context.config.attestation_policy
+    if policy == "off" or (policy == "accepted" and not view.tokens.is_accepted(token_id)):
+        raise AttestationRefused("this node's attestation policy does not allow it")
+
+
+def _ts(text: str) -> int:
+    try:
+        return parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidField("ts: not an RFC 3339 time") from error
+
+
+def _receipt(
+    examined: Examined, batch: dict[str, Receipt], peer: Peer, rules: Rules, view: View, context: Context
+) -> Receipt | None:
+    """The fact as it is taken in, or None where it is known already. Raises why it is not taken."""
+    fact = examined.fact
+    known_hash = _known_hash(fact, batch, view)
+    if known_hash is not None:
+        if known_hash != fact.fact_hash:
+            raise IdCollision("id: the peer gave it to another fact before")
+        return None
+    judgement = None if rules.mode == "off" else _judged(examined, peer, rules, view, context)
+    reason = hold_reason(
+        view,
+        rules,
+        node_id=context.node_id,
+        source=examined.source,
+        origin=fact.origin,
+        judgement=judgement,
+        is_instruction=fact.value.interpret_as == "instruction",
+        is_provenance_sound=examined.is_provenance_sound,
+        lacks_attestation=False,
+        now_ms=context.at_ms,
+    )
+    if reason is not None:
+        return Receipt(
+            fact=structs.replace(fact, hlc=fact.hlc or context.hlc, source_trust=judgement.t if judgement else None),
+            judgement=judgement,
+            quarantine_garden_id=rules.quarantine_garden_id if reason else None,
+            quarantine_reason=reason,
+        )
+
+
+def _known_hash(fact: Fact, batch: dict[str, Receipt], view: View) -> str | None:
+    if fact.id in batch:
+        return batch[fact.id].fact.fact_hash
+    row = view.facts.of_origin(fact.origin, fact.id)
+    return None if row is None else row.fact.fact_hash
+
+
+def _judged(examined: Examined, peer: Peer, rules: Rules, view: View, context: Context) -> Judgement:
+    return judge(
+        view,
+        rules,
+        node_id=context.node_id,
+        source=examined.source,
+        origin=peer.node_id,
+        scope=examined.fact.scope,
+        now_ms=context.at_ms,
+        is_attested=examined.is_attested,
+        is_by_admin=False,
+        is_by_token=False,
+    )
+
+
+def _require_place(examined: Examined, batch: dict[str, Receipt], rules: Rules, view: View) -> None:
+    garden_id = rules.quarantine_garden_id
+    if garden_id is None or view.gardens.by_id(garden_id) is None:
+        raise TrustBelowThreshold("no quarantine garden is designated")
+    # A page comes from one peer and holds its own facts alone, so all that wait in it are of one organisation.
+    waiting = sum(receipt.quarantine_garden_id is not None for receipt in batch.values())
+    require_room(origin_of(examined.source, examined.fact.origin), view, besides=waiting)
+
+
+def _refused(fact: Fact, refusal: Refusal) -> BatchRefusal:
+    return BatchRefusal(fact_id=fact.id, source=fact.source, event_type="rejected_fact", reason=refusal.code)
+
+
+def _peer_actor(node_id: str, nonce: object = None) -> Actor:
+    return Actor(
+        principal=node_id,
+        via="peer",
+        credential=nonce if isinstance(nonce, str) else None,
+        idempotency_key=None,
+        trace_id=None,
+    )

@@ -1,0 +1,321 @@
+"""Asserting a fact: whose it may be, what it rests on, and whether it stands or waits in quarantine (PROTOCOL §2, §6.3).
+
+Always: everything is refused before anything is stored; what trust decided, and by which rules, is in the event.
+
+Does not ask a peer for its attestation: that happens before the command (see `node/http/facts.py`), with `plan` telling whether.
+"""
+
+from msgspec import Struct
+
+from node.canonical import b64url_encode, seal_message
+from node.commands.attestations import check_attestations, is_attested_by_source
+from node.commands.capabilities import check_standing, require_write
+from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
+from node.commands.drafts import Draft, StatedValue, draft_of
+from node.commands.quarantine import hold_reason, require_room
+from node.commands.trust import judge
+from node.errors import (
+    GardenForbidden,
+    GardenNotFound,
+    GardenScopeMismatch,
+    InsufficientPermission,
+    InvalidField,
+    ProvenanceHashInvalid,
+    ProvenanceUnknownParent,
+    QuarantineWriteForbidden,
+    SourceNotOwned,
+    SupersededNotOwned,
+    TrustBelowThreshold,
+)
+from node.events.facts import Fact, FactAsserted, Judgement, Scope
+from node.events.gardens import FactQuarantined
+from node.projections.access import Access
+from node.projections.fact_queries import is_readable
+from node.projections.facts import FactRow, new_row
+from node.projections.gardens import Garden
+from node.projections.view import View
+from node.uris import authority_of, lies_under, origin_of
+
+MAX_PARENTS = 64
+MAX_SUPERSEDED = 1000
+_HEX = frozenset("0123456789abcdef")
+
+
+class AssertFact(Struct, frozen=True, kw_only=True):
+    """A fact as a caller states it. `accepted_ms` is when the request was taken in: the fact's timestamp where it names none."""
+
+    principal: Principal
+    access: Access
+    entity: str
+    relation: str
+    value: StatedValue
+    source: str
+    confidence: float
+    scope: Scope
+    valid_until: str | None
+    garden: str | None
+    supersedes: bool | tuple[str, ...]
+    derived_from: tuple[str, ...]
+    timestamp: str | None
+    accepted_ms: int
+    attestation_chain: tuple[str, ...]
+    attestation_chain_issuers: tuple[str, ...]
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """A command that may be carried out: the draft, the garden it goes to, the facts it replaces, what to warn of."""
+
+    draft: Draft
+    garden: Garden | None
+    supersedes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def plan(command: AssertFact, view: View, context: Context) -> Plan:
+    """Check all of a command that needs no answer from elsewhere. Raises the refusal."""
+    draft = draft_of(
+        entity=command.entity,
+        relation=command.relation,
+        value=command.value,
+        source=command.source,
+        confidence=command.confidence,
+        scope=command.scope,
+        valid_until=command.valid_until,
+        timestamp=command.timestamp,
+        now_ms=command.accepted_ms,
+        is_signed=command.timestamp is not None,
+    )
+    garden = _garden(command, view)
+    _require_right(command, draft, garden, view, context)
+    rules = rules_in_force(view, context.config)
+    parent_warnings = _check_parents(command, view, rules)
+    return Plan(
+        draft=draft,
+        garden=garden,
+        supersedes=_superseded(command, draft, view, context),
+        warnings=(*draft.warnings, *parent_warnings),
+    )
+
+
+def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Decision:
+    planned = plan(command, view, context)
+    rules = rules_in_force(view, context.config)
+    verified, warnings = check_attestations(
+        planned.draft.body(),
+        command.attestation_chain,
+        command.attestation_chain_issuers,
+        view=view,
+        context=context,
+        is_strict=rules.mode == "strict",
+    )
+    judgement = _judge(command, planned.draft, verified, rules, view, context)
+    fact = _fact(command, planned, verified, judgement, context, (*planned.warnings, *warnings))
+    reason = _reason_to_hold(command, planned.draft, judgement, verified, rules, view, context)
+    return _hold(command, fact, judgement, reason, rules, view) if reason else _accept(command, fact, judgement)
+
+
+def _accept(command: AssertFact, fact: Fact, judgement: Judgement | None) -> Decision:
+    event = FactAsserted(judgement=judgement, fact=fact)
+    return Decision(events=(event,), actor=command.principal.actor(), reply=fact)
+
+
+def _hold(
+    command: AssertFact, fact: Fact, judgement: Judgement | None, reason: str, rules: Rules, view: View
+) -> Decision:
+    garden_id = rules.quarantine_garden_id
+    if garden_id is None or view.gardens.by_id(garden_id) is None:
+        raise TrustBelowThreshold(f"{reason}; no quarantine garden is designated")
+    require_room(origin_of(fact.source, fact.origin), view)
+    event = FactQuarantined(garden_id=garden_id, reason=reason, judgement=judgement, fact=fact)
+    return Decision(events=(event,), actor=command.principal.actor(), reply=fact)
+
+
+def row_of(event: FactAsserted | FactQuarantined, offset: int) -> FactRow:
+    """The row that folding the event makes: the answer to the write needs no second look into the views."""
+    hold = (event.garden_id, event.reason) if isinstance(event, FactQuarantined) else None
+    return new_row((offset, 0), event.fact, hold)
+
+
+def needs_attestation(command: AssertFact) -> bool:
+    """Whether the source's own node is to be asked for its signature (PROTOCOL §9)."""
+    return command.principal.via == "capability" and not command.attestation_chain
+
+
+def _require_right(command: AssertFact, draft: Draft, garden: Garden | None, view: View, context: Context) -> None:
+    principal = command.principal
+    if principal.grant is not None:
+        check_standing(principal.grant, view, context.at_ms, context.node_id)
+        uri = None if garden is None else f"{context.node_id}/garden/{garden.slug}"
+        require_write(principal.grant, scope=draft.scope, entity=draft.normal_entity, garden_uri=uri)
+        if not lies_under(draft.normal_source, principal.grant.subject):
+            raise SourceNotOwned("source: it does not lie under the token's subject")
+    elif principal.via == "admin":
+        _require_admin_source(draft.normal_source, view, context)
+    elif principal.via != "anonymous":
+        raise InsufficientPermission("this credential does not write facts")
+
+
+def _require_admin_source(source: str, view: View, context: Context) -> None:
+    # Federation stands or falls with this: an admin who could write in a peer's name could forge its history here.
+    authority = authority_of(source)
+    peer = view.peers.of_node(authority) if authority else view.peers.of_node(source)
+    if peer is not None and peer.status != "revoked" and peer.node_id != context.node_id:
+        raise SourceNotOwned("source: it lies under a registered peer")
+
+
+def _garden(command: AssertFact, view: View) -> Garden | None:
+    if command.garden is None:
+        return None
+    slug = command.garden.rpartition("/garden/")[2]
+    garden = view.gardens.by_id(command.garden) or view.gardens.by_slug(slug)
+    if not command.principal.is_operator:
+        # Only operators are members of gardens; to anybody else one that exists and one that does not look alike.
+        raise GardenForbidden("garden_id: not a garden that you may write to")
+    if garden is None:
+        raise GardenNotFound("garden_id: there is no such garden")
+    if garden.is_quarantine:
+        raise QuarantineWriteForbidden("garden_id: nothing is asserted into a quarantine garden")
+    if garden.scope != command.scope:
+        raise GardenScopeMismatch(f"garden_id: the garden's scope is {garden.scope}")
+    return garden
+
+
+def _check_parents(command: AssertFact, view: View, rules: Rules) -> tuple[str, ...]:
+    if len(command.derived_from) > MAX_PARENTS:
+        raise InvalidField(f"derived_from: more than {MAX_PARENTS}")
+    unknown = [parent for parent in command.derived_from if not _is_known(parent, command.access, view)]
+    if unknown and rules.mode == "strict":
+        raise ProvenanceUnknownParent("derived_from: names a fact that is not known here")
+    return tuple(f"derived_from: {parent} is not known here" for parent in unknown)
+
+
+def _is_known(parent: str, access: Access, view: View) -> bool:
+    if len(parent) == 64 and set(parent) <= _HEX:
+        return any(is_readable(row, access) for row in view.facts.by_hash(parent))
+    if not is_fact_id(parent):
+        raise ProvenanceHashInvalid("derived_from: neither a fact hash nor a fact id")
+    # Only what the writer may read counts as known: else this would tell what exists in places closed to it.
+    return any(is_readable(row, access) for row in view.facts.all_by_id(parent))
+
+
+def is_fact_id(text: str) -> bool:
+    """Whether the text is a UUID in its usual spelling."""
+    digits = text.split("-")
+    return [len(part) for part in digits] == [8, 4, 4, 4, 12] and set("".join(digits).lower()) <= _HEX
+
+
+def _superseded(command: AssertFact, draft: Draft, view: View, context: Context) -> tuple[str, ...]:
+    if command.supersedes is False:
+        return ()
+    speaker = (origin_of(draft.normal_source, context.node_id), draft.normal_source)
+    if command.supersedes is True:
+        rows = view.facts.said_by(draft.normal_entity, draft.relation, draft.scope, speaker)
+        standing = [row.fact.id for row in rows if view.facts.withdrawal(row.place) is None and row.shown_from]
+        return tuple(standing[:MAX_SUPERSEDED])
+    if len(command.supersedes) > MAX_SUPERSEDED:
+        raise InvalidField(f"supersedes: more than {MAX_SUPERSEDED}")
+    for fact_id in command.supersedes:
+        if not any(view.facts.speaker_of(row) == speaker for row in view.facts.all_by_id(fact_id)):
+            raise SupersededNotOwned("supersedes: not a fact of this source")
+    return command.supersedes
+
+
+def _judge(
+    command: AssertFact, draft: Draft, verified: tuple[bool, ...], rules: Rules, view: View, context: Context
+) -> Judgement | None:
+    if rules.mode == "off":
+        return None
+    issuers = command.attestation_chain_issuers
+    return judge(
+        view,
+        rules,
+        node_id=context.node_id,
+        source=draft.normal_source,
+        origin=context.node_id,
+        scope=draft.scope,
+        now_ms=context.at_ms,
+        is_attested=is_attested_by_source(draft.normal_source, issuers, verified),
+        is_by_admin=command.principal.is_operator,
+        is_by_token=command.principal.via == "capability",
+    )
+
+
+def _reason_to_hold(
+    command: AssertFact,
+    draft: Draft,
+    judgement: Judgement | None,
+    verified: tuple[bool, ...],
+    rules: Rules,
+    view: View,
+    context: Context,
+) -> str | None:
+    if origin_of(draft.normal_source, context.node_id) == context.node_id:
+        return None
+    issuers = command.attestation_chain_issuers
+    return hold_reason(
+        view,
+        rules,
+        node_id=context.node_id,
+        source=draft.normal_source,
+        origin=context.node_id,
+        judgement=judgement,
+        is_instruction=draft.value.interpret_as == "instruction",
+        is_provenance_sound=True,
+        lacks_attestation=command.principal.via == "capability"
+        and not is_attested_by_source(draft.normal_source, issuers, verified),
+        now_ms=context.at_ms,
+    )
+
+
+def _fact(
+    command: AssertFact,
+    planned: Plan,
+    verified: tuple[bool, ...],
+    judgement: Judgement | None,
+    context: Context,
+    warnings: tuple[str, ...],
+) -> Fact:
+    draft, fact_id, fact_hash = planned.draft, context.clock.new_id(), planned.draft.hash()
+    return Fact(
+        id=fact_id,
+        entity=draft.entity,
+        relation=draft.relation,
+        value=draft.value,
+        source=draft.source,
+        timestamp=draft.timestamp,
+        hlc=context.hlc,
+        confidence=draft.confidence,
+        scope=draft.scope,
+        valid_until=draft.valid_until,
+        garden_id=planned.garden.id if planned.garden else None,
+        received_from=None,
+        supersedes=planned.supersedes,
+        resolves=None,
+        origin=context.node_id,
+        seal=_seal(command, planned, fact_id, fact_hash, context),
+        source_trust=judgement.t if judgement else None,
+        derived_from=command.derived_from,
+        attestation_chain=command.attestation_chain,
+        attestation_chain_issuers=command.attestation_chain_issuers,
+        attestation_verified=verified,
+        cid=draft.cid(),
+        fact_hash=fact_hash,
+        warnings=warnings,
+    )
+
+
+def _seal(command: AssertFact, planned: Plan, fact_id: str, fact_hash: str, context: Context) -> str | None:
+    """This node's seal, made at write for what may ever be served; a local fact never leaves (bench/README.md has the cost)."""
+    if planned.draft.scope == "local" or planned.garden is not None:
+        return None
+    message = seal_message(
+        origin=context.node_id,
+        id=fact_id,
+        hlc=context.hlc,
+        fact_hash=fact_hash,
+        valid_until=planned.draft.valid_until,
+        derived_from=command.derived_from,
+        supersedes=planned.supersedes,
+        resolves=None,
+    )
+    return b64url_encode(context.signer.sign(message))

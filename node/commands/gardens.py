@@ -1,0 +1,158 @@
+"""Gardens and moderation: creating and deleting gardens, promoting and rejecting what waits in quarantine (PROTOCOL §6).
+
+Always: only operators of this organisation moderate; no capability token does.
+"""
+
+import re
+
+from msgspec import Struct
+
+from node.commands.decision import Context, Decision, Principal
+from node.errors import (
+    FactNotFound,
+    FactNotQuarantinePending,
+    GardenExists,
+    GardenNotFound,
+    GardenScopeMismatch,
+    InsufficientPermission,
+    InvalidField,
+    QuarantineHasPendingFacts,
+    QuarantineWriteForbidden,
+)
+from node.events.facts import Scope
+from node.events.gardens import FactPromoted, FactRejected, GardenCreated, GardenDeleted
+from node.projections.gardens import Garden, Held
+from node.projections.view import View
+from node.uris import check_plain
+
+MAX_NAME_CHARS = 200
+MAX_DESCRIPTION_CHARS = 2000
+MAX_REASON_CHARS = 2000
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class CreateGarden(Struct, frozen=True, kw_only=True):
+    principal: Principal
+    slug: str
+    name: str
+    scope: Scope
+    description: str
+    is_quarantine: bool
+
+
+class DeleteGarden(Struct, frozen=True, kw_only=True):
+    """`garden` is an id, slug or URI."""
+
+    principal: Principal
+    garden: str
+
+
+class PromoteFact(Struct, frozen=True, kw_only=True):
+    """Admit a fact from `garden`'s quarantine into `target`, a garden's id, slug or URI, or None for the facts outside gardens."""
+
+    principal: Principal
+    garden: str
+    fact_id: str
+    target: str | None
+    reason: str
+
+
+class RejectFact(Struct, frozen=True, kw_only=True):
+    principal: Principal
+    garden: str
+    fact_id: str
+    reason: str
+
+
+def decide_create_garden(command: CreateGarden, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    # A slug that looks like an id could stand for another garden wherever both are taken.
+    if not _SLUG.fullmatch(command.slug) or _UUID.fullmatch(command.slug):
+        raise InvalidField("slug: lower-case letters, digits and inner hyphens, at most 64, and no UUID")
+    _check_text("name", command.name, MAX_NAME_CHARS, is_required=True)
+    _check_text("description", command.description, MAX_DESCRIPTION_CHARS)
+    if view.gardens.is_slug_taken(command.slug):
+        raise GardenExists("slug: it is taken, or was")
+    event = GardenCreated(
+        id=context.clock.new_id(),
+        slug=command.slug,
+        name=command.name,
+        scope=command.scope,
+        description=command.description,
+        is_quarantine=command.is_quarantine,
+        created_by=command.principal.entity,
+    )
+    return Decision(events=(event,), actor=command.principal.actor(), reply=event.id)
+
+
+def decide_delete_garden(command: DeleteGarden, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    garden = find_garden(command.garden, view)
+    if view.gardens.has_pending(garden.id):
+        raise QuarantineHasPendingFacts("facts wait there for a moderator")
+    if view.identity.settings().quarantine_garden_id == garden.id:
+        raise QuarantineHasPendingFacts("it is the designated quarantine garden")
+    return Decision(events=(GardenDeleted(garden_id=garden.id),), actor=command.principal.actor())
+
+
+def decide_promote_fact(command: PromoteFact, view: View, context: Context) -> Decision:
+    held = _held_pending(command, view)
+    target = None if command.target is None else find_garden(command.target, view)
+    if target is not None:
+        _check_target(target, view.facts.at(held.place).fact.scope)
+    event = FactPromoted(
+        fact_id=held.fact_id,
+        origin=held.origin,
+        garden_id=held.garden_id,
+        target_garden_id=target.id if target else None,
+        reason=command.reason,
+    )
+    return Decision(events=(event,), actor=command.principal.actor(), reply=event)
+
+
+def decide_reject_fact(command: RejectFact, view: View, context: Context) -> Decision:
+    held = _held_pending(command, view)
+    event = FactRejected(fact_id=held.fact_id, origin=held.origin, garden_id=held.garden_id, reason=command.reason)
+    return Decision(events=(event,), actor=command.principal.actor(), reply=event)
+
+
+def require_operator(principal: Principal) -> None:
+    """Raises InsufficientPermission for anybody but the node's own operators."""
+    if not principal.is_operator:
+        raise InsufficientPermission("only an admin of this node may do that")
+
+
+def find_garden(name: str, view: View) -> Garden:
+    """The garden of an id, slug or URI. Raises GardenNotFound."""
+    garden = view.gardens.by_id(name) or view.gardens.by_slug(name.rpartition("/garden/")[2])
+    if garden is None:
+        raise GardenNotFound("there is no such garden")
+    return garden
+
+
+def _held_pending(command: PromoteFact | RejectFact, view: View) -> Held:
+    require_operator(command.principal)
+    _check_text("reason", command.reason, MAX_REASON_CHARS)
+    garden = find_garden(command.garden, view)
+    held = view.gardens.held(garden.id, command.fact_id)
+    if held is None:
+        raise FactNotFound("that fact is not in this garden's quarantine")
+    if held.status != "pending":
+        raise FactNotQuarantinePending(f"the fact was {held.status} already")
+    return held
+
+
+def _check_target(target: Garden, scope: Scope) -> None:
+    if target.is_quarantine:
+        raise QuarantineWriteForbidden("target_garden_id: it is a quarantine garden itself")
+    if target.scope != scope:
+        raise GardenScopeMismatch(f"target_garden_id: the garden's scope is {target.scope}, the fact's {scope}")
+
+
+def _check_text(field: str, text: str, max_chars: int, *, is_required: bool = False) -> None:
+    check_plain(text, field)
+    if is_required and not text.strip():
+        raise InvalidField(f"{field}: empty")
+    if len(text) > max_chars:
+        raise InvalidField(f"{field}: more than {max_chars} characters")

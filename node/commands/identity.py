@@ -1,0 +1,184 @@
+"""The node itself: its first event, its manifest, its settings, and the record of refusals (PROTOCOL §3, §4.2, §6.2, §16)."""
+
+import msgspec
+from msgspec import Struct
+
+from node import VERSION
+from node.canonical import b64url_encode
+from node.commands.decision import Context, Decision, Principal
+from node.commands.gardens import find_garden, require_operator
+from node.commands.manifests import (
+    Manifest,
+    check_form,
+    check_no_rotations,
+    check_signature,
+    check_succession,
+    parse_stored,
+)
+from node.errors import EntityNotOwned, GardenNotQuarantine, InvalidField, KeyMismatch, SelfSignForeignKey
+from node.events.event import NODE_ITSELF
+from node.events.identity import (
+    AdminKeyCreated,
+    ManifestPublished,
+    NodeCreated,
+    RefusalsCounted,
+    RequestRefused,
+    SettingsChanged,
+)
+from node.projections.view import View
+from node.times import format_ms, parse_rfc3339
+from node.uris import normal_uri
+
+SELF_SIGN = "__self_sign__"
+MANIFEST_LIFE_MS = 365 * 86_400_000
+MAX_BLOCKED_SOURCES = 1000
+_DAY_MS = 86_400_000
+
+
+class FoundNode(Struct, frozen=True, kw_only=True):
+    """Begin an empty log."""
+
+
+class CreateAdminKey(Struct, frozen=True, kw_only=True):
+    """Store the keyed hash of an admin key that the node made."""
+
+    key_hash: str
+
+
+class PublishManifest(Struct, frozen=True, kw_only=True):
+    """An operator's manifest; `signature` may be SELF_SIGN."""
+
+    principal: Principal
+    manifest: Manifest
+
+
+class RenewManifest(Struct, frozen=True, kw_only=True):
+    """The node publishes a manifest itself: its first, or the standing one again with new dates."""
+
+
+class ChangeSettings(Struct, frozen=True, kw_only=True):
+    """Only what is named changes; `changes` maps setting to value, as decoded at the door."""
+
+    principal: Principal
+    changes: dict[str, object]
+
+
+class RecordRefusal(Struct, frozen=True, kw_only=True):
+    principal: Principal
+    code: str
+    detail: str
+    subject: str
+
+
+class RecordRefusalCount(Struct, frozen=True, kw_only=True):
+    principal: str
+    code: str
+    count: int
+    minute_ms: int
+
+
+def decide_found_node(command: FoundNode, view: View, context: Context) -> Decision:
+    event = NodeCreated(
+        node_id=context.node_id, public_key=context.signer.public_key_b64, software=f"stigmem-node {VERSION}"
+    )
+    return Decision(events=(event,), actor=NODE_ITSELF)
+
+
+def decide_create_admin_key(command: CreateAdminKey, view: View, context: Context) -> Decision:
+    return Decision(events=(AdminKeyCreated(key_hash=command.key_hash),), actor=NODE_ITSELF)
+
+
+def decide_publish_manifest(command: PublishManifest, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    manifest = command.manifest
+    if manifest.entity_uri != context.node_id:
+        raise EntityNotOwned("entity_uri: this node publishes its own manifest alone")
+    check_form(manifest)
+    _require_own_key(manifest, context)
+    manifest = _signed(manifest, context) if manifest.signature == SELF_SIGN else manifest
+    check_signature(manifest)
+    check_no_rotations(manifest)
+    check_succession(manifest, _standing(view))
+    event = ManifestPublished(manifest_id=context.clock.new_id(), manifest=manifest.canonical())
+    return Decision(events=(event,), actor=command.principal.actor())
+
+
+def decide_renew_manifest(command: RenewManifest, view: View, context: Context) -> Decision:
+    standing = _standing(view)
+    # Dated to the start of the day: an operator's own manifest, with its clock a little behind or cut to seconds, is not older.
+    issued_ms = context.at_ms - context.at_ms % _DAY_MS
+    if standing is not None:
+        issued_ms = max(issued_ms, parse_rfc3339(standing.issued_at))
+    manifest = _signed(
+        Manifest(
+            manifest_version=1,
+            entity_uri=context.node_id,
+            public_key=context.signer.public_key_b64,
+            key_id=context.signer.key_id,
+            entities=standing.entities if standing else (context.node_id,),
+            rotation_events=standing.rotation_events if standing else (),
+            issued_at=format_ms(issued_ms),
+            expires_at=format_ms(issued_ms + MANIFEST_LIFE_MS),
+            signature="",
+        ),
+        context,
+    )
+    event = ManifestPublished(manifest_id=context.clock.new_id(), manifest=manifest.canonical())
+    return Decision(events=(event,), actor=NODE_ITSELF)
+
+
+def decide_change_settings(command: ChangeSettings, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    settings = msgspec.structs.replace(view.identity.settings(), **_checked(command.changes, view))
+    if settings == view.identity.settings():
+        return Decision()
+    return Decision(events=(SettingsChanged(settings=settings),), actor=command.principal.actor())
+
+
+def decide_record_refusal(command: RecordRefusal, view: View, context: Context) -> Decision:
+    event = RequestRefused(code=command.code, detail=command.detail, subject=command.subject)
+    return Decision(events=(event,), actor=command.principal.actor())
+
+
+def decide_record_refusal_count(command: RecordRefusalCount, view: View, context: Context) -> Decision:
+    event = RefusalsCounted(
+        principal=command.principal, code=command.code, count=command.count, minute=format_ms(command.minute_ms)
+    )
+    return Decision(events=(event,), actor=NODE_ITSELF)
+
+
+def _require_own_key(manifest: Manifest, context: Context) -> None:
+    if manifest.raw_key() == context.signer.public_key:
+        return
+    if manifest.signature == SELF_SIGN:
+        raise SelfSignForeignKey("public_key: the node signs for its own key alone")
+    raise KeyMismatch("public_key: not this node's; it changes by rotation alone")
+
+
+def _signed(manifest: Manifest, context: Context) -> Manifest:
+    signature = b64url_encode(context.signer.sign(manifest.signed_bytes()))
+    return msgspec.structs.replace(manifest, signature=signature)
+
+
+def _standing(view: View) -> Manifest | None:
+    own = view.identity.manifest()
+    return None if own is None else parse_stored(own.manifest)
+
+
+def _checked(changes: dict[str, object], view: View) -> dict[str, object]:
+    checked = dict(changes)
+    garden = checked.get("quarantine_garden_id")
+    if isinstance(garden, str):
+        found = find_garden(garden, view)
+        if not found.is_quarantine:
+            raise GardenNotQuarantine("quarantine_garden_id: that garden is an ordinary one")
+        checked["quarantine_garden_id"] = found.id
+    weights = checked.get("trust_weights")
+    if isinstance(weights, tuple) and abs(sum(weights) - 1.0) > 1e-9:
+        raise InvalidField("trust_weights: they must add up to 1")
+    blocked = checked.get("blocked_sources")
+    if isinstance(blocked, tuple):
+        if len(blocked) > MAX_BLOCKED_SOURCES:
+            raise InvalidField(f"blocked_sources: more than {MAX_BLOCKED_SOURCES}")
+        checked["blocked_sources"] = tuple(sorted({normal_uri(source) for source in blocked}))
+    return checked

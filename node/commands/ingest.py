@@ -1,0 +1,240 @@
+"""A peer's facts, each judged alone: form, scope, source, seal, clock, CID (PROTOCOL §5.5).
+
+Always: every check here comes before any look at what is stored, and what is signed is checked over the document as received.
+`examine` needs signatures verified and so runs off the loop; `exchange.py` then decides on what it found.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from node.canonical import b64url_decode, fact_body, fact_cid, fact_hash, seal_message, value_text
+from node.clock import parse_hlc
+from node.commands.attestations import check_attestations, is_attested_by_source
+from node.commands.decision import Context
+from node.commands.drafts import StatedValue, check_name, check_reserved, require_signable, value_of
+from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_fact_id
+from node.errors import (
+    CidMismatch,
+    HlcSkew,
+    InvalidFact,
+    InvalidHlc,
+    Refusal,
+    ScopeViolation,
+    SealInvalid,
+    SourceNotOwned,
+)
+from node.events.facts import Fact, Resolution, Scope, Value
+from node.events.peers import BatchRefusal
+from node.keys import verify
+from node.projections.peers import Peer
+from node.projections.view import View
+from node.times import parse_rfc3339
+from node.uris import is_informal, lies_under, normal_relation, normal_uri
+
+
+class WireFact(Struct, frozen=True, kw_only=True):
+    """A fact as a peer serves it; what it says beyond this is ignored (PROTOCOL §1)."""
+
+    id: str
+    entity: str
+    relation: str
+    value: StatedValue
+    source: str
+    timestamp: str
+    confidence: float
+    scope: Scope
+    hlc: str | None = None
+    valid_until: str | None = None
+    cid: str | None = None
+    derived_from: tuple[str, ...] = ()
+    supersedes: tuple[str, ...] | None = None
+    resolves: Resolution | None = None
+    attestation_chain: tuple[str, ...] = ()
+    attestation_chain_issuers: tuple[str, ...] = ()
+    origin: str | None = None
+    seal: str | None = None
+
+
+class Examined(Struct, frozen=True, kw_only=True):
+    """A fact that passed every check of its own; `source` in normal form, `fact.hlc` empty where the peer sent none."""
+
+    fact: Fact
+    source: str
+    is_attested: bool
+    is_provenance_sound: bool
+
+
+class _Loose(Struct):
+    """What a refusal can name of a fact that is none."""
+
+    id: object = None
+    source: object = None
+
+
+def examine(raw: bytes, peer: Peer, view: View, context: Context) -> Examined | BatchRefusal:
+    """Judge one fact of a peer's page by itself."""
+    try:
+        return _examined(_decode(raw), peer, view, context)
+    except Refusal as refusal:
+        return refusal_of(raw, refusal.code)
+
+
+def refusal_of(raw: bytes, code: str) -> BatchRefusal:
+    """The audit of a fact that was not taken (PROTOCOL §5.5)."""
+    try:
+        loose = msgspec.json.decode(raw, type=_Loose)
+    except msgspec.MsgspecError:
+        loose = _Loose()
+    return BatchRefusal(
+        fact_id=str(loose.id)[:64] if isinstance(loose.id, str) else "",
+        source=str(loose.source)[:512] if isinstance(loose.source, str) else "",
+        event_type="scope_violation" if code == "scope_violation" else "rejected_fact",
+        reason=code,
+    )
+
+
+def _decode(raw: bytes) -> WireFact:
+    try:
+        fact = msgspec.json.decode(raw, type=WireFact)
+        parse_rfc3339(fact.timestamp)
+        if fact.valid_until is not None:
+            parse_rfc3339(fact.valid_until)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidFact(str(error)) from error
+    if not is_fact_id(fact.id) or not 0.0 <= fact.confidence <= 1.0:
+        raise InvalidFact("id or confidence")
+    if len(fact.derived_from) > MAX_PARENTS or len(fact.supersedes or ()) > MAX_SUPERSEDED:
+        raise InvalidFact("derived_from or supersedes: too many")
+    return fact
+
+
+def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Examined:
+    for field, text in (("entity", wire.entity), ("relation", wire.relation), ("source", wire.source)):
+        check_name(field, text)
+    entity, source = normal_uri(wire.entity), normal_uri(wire.source)
+    require_signable(normal_relation(wire.relation), wire.source)
+    check_reserved(entity, normal_relation(wire.relation), source)
+    value = value_of(wire.value)
+    if wire.scope not in peer.allowed_scopes:
+        raise ScopeViolation(f"{wire.scope} facts are not exchanged with this peer")
+    body = _body(wire, value)
+    is_sealed = _check_source(wire, source, body, peer)
+    _check_hlc(wire, context)
+    cid = _checked_cid(wire, value)
+    verified, warnings = check_attestations(
+        body, wire.attestation_chain, wire.attestation_chain_issuers, view=view, context=context, is_strict=False
+    )
+    fact = Fact(
+        id=wire.id,
+        entity=wire.entity,
+        relation=wire.relation,
+        value=value,
+        source=wire.source,
+        timestamp=wire.timestamp,
+        hlc=wire.hlc or "",
+        confidence=wire.confidence + 0.0,
+        scope=wire.scope,
+        valid_until=wire.valid_until,
+        garden_id=None,
+        received_from=peer.node_id,
+        supersedes=wire.supersedes or (),
+        resolves=wire.resolves,
+        origin=peer.node_id,
+        seal=wire.seal,
+        source_trust=None,
+        derived_from=wire.derived_from,
+        attestation_chain=wire.attestation_chain,
+        attestation_chain_issuers=wire.attestation_chain_issuers,
+        attestation_verified=verified,
+        cid=cid,
+        fact_hash=fact_hash(body),
+        warnings=warnings if is_sealed else (*warnings, "unsealed"),
+    )
+    return Examined(
+        fact=fact,
+        source=source,
+        is_attested=is_attested_by_source(source, wire.attestation_chain_issuers, verified),
+        is_provenance_sound=all(verified),
+    )
+
+
+def _check_source(wire: WireFact, source: str, body: bytes, peer: Peer) -> bool:
+    """Whether the fact carries the peer's own seal. Raises SourceNotOwned or SealInvalid."""
+    if wire.origin is not None and wire.origin != peer.node_id:
+        # A relayed fact passes on its origin's seal alone; this version takes facts from their origin only.
+        raise SourceNotOwned("origin: the fact is another node's record")
+    is_sealed = wire.seal is not None
+    if is_sealed and not _is_sealed_by(wire, body, peer):
+        raise SealInvalid("seal: it is not the peer's over this record")
+    if lies_under(source, peer.node_id) or wire.source == peer.node_id:
+        return is_sealed
+    if is_informal(source) and (is_sealed or wire.source.startswith(peer.delegated_sources)):
+        return is_sealed
+    raise SourceNotOwned("source: it does not lie under the peer's node_id")
+
+
+def _is_sealed_by(wire: WireFact, body: bytes, peer: Peer) -> bool:
+    message = seal_message(
+        origin=peer.node_id,
+        id=wire.id,
+        hlc=wire.hlc or "",
+        fact_hash=fact_hash(body),
+        valid_until=wire.valid_until,
+        derived_from=wire.derived_from,
+        supersedes=wire.supersedes or (),
+        resolves=None if wire.resolves is None else msgspec.to_builtins(wire.resolves),
+    )
+    try:
+        return peer.public_key is not None and verify(
+            b64url_decode(peer.public_key), message, b64url_decode(wire.seal or "")
+        )
+    except ValueError:
+        return False
+
+
+def _check_hlc(wire: WireFact, context: Context) -> None:
+    if wire.hlc is None:
+        return
+    try:
+        wall_ms, _ = parse_hlc(wire.hlc)
+    except ValueError as error:
+        raise InvalidHlc("hlc: not digits.digits") from error
+    if wall_ms > context.at_ms + context.config.federation_hlc_max_future_skew_s * 1000:
+        raise HlcSkew("hlc: too far ahead of this node's clock")
+
+
+def _checked_cid(wire: WireFact, value: Value) -> str:
+    text = value_text(value.type, value.v)
+    cid = _cid(wire, text)
+    if wire.cid in (None, cid):
+        return cid
+    # PROTOCOL §2.3: some nodes hash the integer text of a number that they send as a float.
+    if value.type == "number" and text.endswith(".0") and wire.cid == _cid(wire, text[:-2]):
+        return wire.cid
+    raise CidMismatch("cid: not this fact's")
+
+
+def _cid(wire: WireFact, text: str) -> str:
+    return fact_cid(
+        confidence=wire.confidence,
+        entity=wire.entity,
+        relation=wire.relation,
+        scope=wire.scope,
+        source=wire.source,
+        value_type=wire.value.type,
+        value_v=text,
+    )
+
+
+def _body(wire: WireFact, value: Value) -> bytes:
+    return fact_body(
+        entity=wire.entity,
+        relation=wire.relation,
+        value_type=value.type,
+        value_v=value.v,
+        interpret_as=value.interpret_as,
+        scope=wire.scope,
+        source=wire.source,
+        confidence=wire.confidence,
+        timestamp=wire.timestamp,
+    )

@@ -1,0 +1,148 @@
+"""Manifests: their form and the checks a manifest passes before it is believed, ours or a peer's (PROTOCOL §4.2).
+
+Always: the signature is checked over the document as received; what is logged is its canonical JSON.
+
+Does not know whose manifest it should be: the caller compares `entity_uri` and key with what it expects.
+"""
+
+import msgspec
+from msgspec import Struct
+
+from node.canonical import b64url_decode, canonical_json
+from node.errors import (
+    InvalidField,
+    KeyIdMismatch,
+    ManifestEntityForeign,
+    ManifestRolledBack,
+    ManifestRotationChainInvalid,
+    ManifestSignatureInvalid,
+    ManifestValidity,
+    UnknownField,
+    WeakKey,
+)
+from node.keys import is_sound_public_key, key_id_of, verify
+from node.times import parse_rfc3339
+from node.uris import is_normal, lies_under
+
+MIN_VALIDITY_MS = 86_400_000
+MAX_VALIDITY_MS = 398 * 86_400_000
+MAX_ENTITIES = 256
+MAX_ROTATIONS = 1024
+
+
+class RotationEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One change of key, signed by the old one (PROTOCOL §11)."""
+
+    entity_uri: str
+    old_key_id: str
+    new_key_id: str
+    new_public_key: str
+    rotated_at: str
+    rotation_sig: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An organisation's statement of its key and entities."""
+
+    manifest_version: int
+    entity_uri: str
+    public_key: str
+    key_id: str
+    entities: tuple[str, ...]
+    rotation_events: tuple[RotationEvent, ...]
+    issued_at: str
+    expires_at: str
+    signature: str
+
+    def raw_key(self) -> bytes:
+        return b64url_decode(self.public_key)
+
+    def signed_bytes(self) -> bytes:
+        members = msgspec.to_builtins(self)
+        del members["signature"]
+        return canonical_json(members)
+
+    def canonical(self) -> bytes:
+        return canonical_json(msgspec.to_builtins(self))
+
+
+def check_form(manifest: Manifest) -> None:
+    """Form, key, key_id and validity, in the protocol's order; everything but the signature and what came before."""
+    if manifest.manifest_version != 1:
+        raise InvalidField("manifest_version: only 1 is known")
+    if len(manifest.entities) > MAX_ENTITIES:
+        raise InvalidField(f"entities: more than {MAX_ENTITIES}")
+    if len(manifest.rotation_events) > MAX_ROTATIONS:
+        raise InvalidField(f"rotation_events: more than {MAX_ROTATIONS}")
+    issued_ms, expires_ms = _time(manifest.issued_at, "issued_at"), _time(manifest.expires_at, "expires_at")
+    _check_entities(manifest)
+    _check_key(manifest)
+    if not MIN_VALIDITY_MS <= expires_ms - issued_ms <= MAX_VALIDITY_MS:
+        raise ManifestValidity("expires_at: at least a day and at most 398 days after issued_at")
+
+
+def check_signature(manifest: Manifest) -> None:
+    """Raises ManifestSignatureInvalid unless the manifest's own key signed it."""
+    try:
+        is_signed = verify(manifest.raw_key(), manifest.signed_bytes(), b64url_decode(manifest.signature))
+    except ValueError:
+        is_signed = False
+    if not is_signed:
+        raise ManifestSignatureInvalid("signature: it is not the manifest key's over this manifest")
+
+
+def check_succession(manifest: Manifest, last: Manifest | None) -> None:
+    """Whether it may follow the last one accepted of that entity: no older, no history dropped."""
+    if last is None:
+        return
+    if manifest.rotation_events[: len(last.rotation_events)] != last.rotation_events:
+        raise ManifestRotationChainInvalid("rotation_events: they do not continue those of the last manifest")
+    if parse_rfc3339(manifest.issued_at) < parse_rfc3339(last.issued_at):
+        raise ManifestRolledBack("issued_at: before the last manifest's")
+
+
+def check_no_rotations(manifest: Manifest) -> None:
+    """This version follows no rotation chain, so it believes none: a chain it cannot check is refused, not ignored."""
+    if manifest.rotation_events:
+        raise ManifestRotationChainInvalid("rotation_events: key rotation is not supported by this version")
+
+
+def parse_stored(manifest: bytes) -> Manifest:
+    """A manifest as it was logged."""
+    return msgspec.json.decode(manifest, type=Manifest)
+
+
+def parse_foreign(document: bytes) -> Manifest:
+    """A manifest as a peer serves it. Raises UnknownField for one whose signature would cover what this version cannot read."""
+    try:
+        return msgspec.json.decode(document, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise UnknownField(f"the manifest cannot be read: {error}") from error
+
+
+def _time(text: str, field: str) -> int:
+    try:
+        return parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidField(f"{field}: not an RFC 3339 time") from error
+
+
+def _check_entities(manifest: Manifest) -> None:
+    if manifest.entity_uri not in manifest.entities:
+        raise ManifestEntityForeign("entities: they must include entity_uri")
+    for entity in manifest.entities:
+        if not is_normal(entity) or not lies_under(entity, manifest.entity_uri):
+            raise ManifestEntityForeign("entities: each must lie under entity_uri")
+
+
+def _check_key(manifest: Manifest) -> None:
+    try:
+        key = manifest.raw_key()
+    except ValueError as error:
+        raise InvalidField("public_key: not base64url") from error
+    if len(key) != 32:
+        raise InvalidField("public_key: 32 bytes")
+    if not is_sound_public_key(key):
+        raise WeakKey("public_key: a key under which anybody can sign")
+    if key_id_of(key) != manifest.key_id:
+        raise KeyIdMismatch("key_id: not the SHA-256 of the public key")

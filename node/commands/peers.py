@@ -1,0 +1,294 @@
+"""Registering peers, believing what their documents say, changing and removing them (PROTOCOL §5.1).
+
+Always: a key once pinned stays; only removing the peer makes room for another, until rotation chains are followed.
+Always: what keeps a peer from being active is one reason code with words beside it.
+
+Does not fetch anything (see `node/peer_checks.py`): it judges what was fetched.
+"""
+
+from msgspec import Struct
+
+from node.canonical import b64url_decode, b64url_encode, canonical_json
+from node.commands.decision import Context, Decision, Principal, rules_in_force
+from node.commands.gardens import require_operator
+from node.commands.manifests import Manifest, check_form, check_no_rotations, check_signature, parse_foreign
+from node.errors import (
+    DeclarationInvalid,
+    FederationDisabled,
+    InvalidField,
+    InvalidUri,
+    PeerIdTaken,
+    PeerNotFound,
+    Refusal,
+    ScopeNotPermitted,
+)
+from node.events.event import NODE_ITSELF, Event
+from node.events.facts import Scope
+from node.events.manifest_proof import LogEntry, check_log_entry
+from node.events.peers import PeerChanged, PeerRegistered, PeerStatusSet, PeerVerified
+from node.keys import is_sound_public_key, verify
+from node.projections.peers import Peer
+from node.projections.view import View
+from node.times import parse_rfc3339
+from node.uris import authority_of, check_plain, is_informal, normal_uri
+
+DECLARATION_WINDOW_MS = 3_600_000
+MAX_NODE_ID_BYTES = 512
+
+
+class Declaration(Struct, frozen=True, kw_only=True):
+    """A peer's signed statement of who and where it is; `signed` is the canonical JSON that `signature` is over."""
+
+    public_key: str
+    signed_at: str
+    signature: str
+    signed: bytes
+
+
+class RegisterPeer(Struct, frozen=True, kw_only=True):
+    """`node_url` was checked by the peer client already (PROTOCOL §5.1 'Peer URLs')."""
+
+    principal: Principal
+    node_id: str
+    node_url: str
+    allowed_scopes: tuple[Scope, ...]
+    declaration: Declaration | None
+
+
+class PeerDocuments(Struct, frozen=True, kw_only=True):
+    """What a peer says of itself: discovery, and manifest and proof where it has them."""
+
+    node_id: str
+    public_key: str
+    manifest: bytes | None
+    log_entry: LogEntry | None
+
+
+class RecordPeerCheck(Struct, frozen=True, kw_only=True):
+    """The outcome of fetching a peer's documents: those, or why there are none."""
+
+    peer_id: str
+    documents: PeerDocuments | None
+    failure: str
+
+
+class ChangePeer(Struct, frozen=True, kw_only=True):
+    principal: Principal
+    peer_id: str
+    allowed_scopes: tuple[Scope, ...] | None
+    delegated_sources: tuple[str, ...] | None
+
+
+class RemovePeer(Struct, frozen=True, kw_only=True):
+    principal: Principal
+    peer_id: str
+
+
+class _Unproven(Exception):
+    """Something keeps the peer from being active."""
+
+    def __init__(self, status: str, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.reason, self.detail = status, reason, detail
+
+
+def decide_register_peer(command: RegisterPeer, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    if not context.config.federation_enabled:
+        raise FederationDisabled("STIGMEM_FEDERATION_ENABLED is off")
+    _check_node_id(command.node_id, context)
+    _check_scopes(command.allowed_scopes, context)
+    old = view.peers.of_node(command.node_id)
+    if command.declaration is not None:
+        _check_declaration(command.declaration, old, context.at_ms)
+    event = PeerRegistered(
+        peer_id=old.peer_id if old else context.clock.new_id(),
+        node_id=command.node_id,
+        node_url=command.node_url,
+        allowed_scopes=_sorted(command.allowed_scopes),
+        declared_key=command.declaration.public_key if command.declaration else None,
+        declared_at=command.declaration.signed_at if command.declaration else None,
+    )
+    return Decision(events=(event,), actor=command.principal.actor(), reply=event.peer_id)
+
+
+def decide_record_peer_check(command: RecordPeerCheck, view: View, context: Context) -> Decision:
+    peer = find_peer(command.peer_id, view)
+    if peer.status == "revoked":
+        return Decision()
+    try:
+        event: Event = _verified(peer, command, view, context)
+    except _Unproven as doubt:
+        event = _status(peer, doubt)
+    # Retries are for ever, the log's growth is not: only news is an event.
+    return Decision() if _is_known(peer, event) else Decision(events=(event,), actor=NODE_ITSELF)
+
+
+def decide_change_peer(command: ChangePeer, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    peer = find_peer(command.peer_id, view)
+    scopes = peer.allowed_scopes if command.allowed_scopes is None else command.allowed_scopes
+    delegated = peer.delegated_sources if command.delegated_sources is None else command.delegated_sources
+    _check_scopes(scopes, context)
+    _check_delegated(delegated)
+    if (_sorted(scopes), delegated) == (peer.allowed_scopes, peer.delegated_sources):
+        return Decision()
+    event = PeerChanged(
+        peer_id=peer.peer_id, node_id=peer.node_id, allowed_scopes=_sorted(scopes), delegated_sources=delegated
+    )
+    return Decision(events=(event,), actor=command.principal.actor())
+
+
+def decide_remove_peer(command: RemovePeer, view: View, context: Context) -> Decision:
+    require_operator(command.principal)
+    peer = find_peer(command.peer_id, view)
+    if peer.status == "revoked":
+        return Decision()
+    event = PeerStatusSet(
+        peer_id=peer.peer_id, node_id=peer.node_id, status="revoked", reason="removed", detail="removed by an admin"
+    )
+    return Decision(events=(event,), actor=command.principal.actor())
+
+
+def find_peer(peer_id: str, view: View) -> Peer:
+    """Raises PeerNotFound."""
+    peer = view.peers.by_id(peer_id)
+    if peer is None:
+        raise PeerNotFound("there is no such peer")
+    return peer
+
+
+def _verified(peer: Peer, command: RecordPeerCheck, view: View, context: Context) -> PeerVerified:
+    documents = command.documents
+    if documents is None:
+        raise _Unproven("pending_verification", "unreachable", command.failure)
+    if documents.node_id != peer.node_id:
+        raise _Unproven("rejected", "entity_mismatch", "its discovery document speaks for another entity")
+    key = _sound_key(documents.public_key)
+    if any(pin is not None and b64url_decode(pin) != key for pin in (peer.public_key, peer.declared_key)):
+        raise _Unproven("rejected", "key_mismatch", "its key is not the one that was pinned or declared")
+    is_strict = rules_in_force(view, context.config).mode == "strict"
+    manifest, doubts = _manifest(documents, key, context.at_ms)
+    checkpoint = None
+    if manifest is not None:
+        try:
+            checkpoint = _proven(documents, manifest, key)
+        except ValueError as error:
+            doubts = (*doubts, f"manifest proof: {error}")
+    if doubts and is_strict:
+        raise _Unproven("pending_verification", "proof_missing", doubts[0])
+    return PeerVerified(
+        peer_id=peer.peer_id,
+        node_id=peer.node_id,
+        public_key=b64url_encode(key),
+        is_manifest_proven=checkpoint is not None,
+        checkpoint=checkpoint,
+        warnings=doubts,
+        manifest=manifest.canonical() if manifest else b"",
+    )
+
+
+def _manifest(documents: PeerDocuments, key: bytes, now_ms: int) -> tuple[Manifest | None, tuple[str, ...]]:
+    if documents.manifest is None:
+        return None, ("it publishes no manifest; the key of its discovery document is pinned",)
+    try:
+        manifest = parse_foreign(documents.manifest)
+        check_form(manifest)
+        check_signature(manifest)
+        check_no_rotations(manifest)
+    except Refusal as refusal:
+        reason = "signature_invalid" if refusal.code == "manifest_signature_invalid" else refusal.code
+        raise _Unproven("rejected", reason, refusal.detail) from refusal
+    if manifest.entity_uri != documents.node_id:
+        raise _Unproven("rejected", "entity_mismatch", "its manifest speaks for another entity")
+    if manifest.raw_key() != key:
+        raise _Unproven("rejected", "key_mismatch", "manifest and discovery document name different keys")
+    if parse_rfc3339(manifest.expires_at) <= now_ms:
+        raise _Unproven("pending_verification", "manifest_expired", "its manifest has expired")
+    return manifest, ()
+
+
+def _proven(documents: PeerDocuments, manifest: Manifest, key: bytes) -> str:
+    if documents.log_entry is None:
+        raise ValueError("none is published")
+    check_log_entry(documents.log_entry, manifest=manifest.canonical(), node_id=documents.node_id, public_key=key)
+    return documents.log_entry.checkpoint
+
+
+def _sound_key(text: str) -> bytes:
+    try:
+        key = b64url_decode(text)
+    except ValueError as error:
+        raise _Unproven("rejected", "key_mismatch", "its discovery document names no key") from error
+    if not is_sound_public_key(key):
+        raise _Unproven("rejected", "weak_key", "its key is one under which anybody can sign")
+    return key
+
+
+def _status(peer: Peer, doubt: _Unproven) -> PeerStatusSet:
+    return PeerStatusSet(
+        peer_id=peer.peer_id, node_id=peer.node_id, status=doubt.status, reason=doubt.reason, detail=doubt.detail
+    )
+
+
+def _is_known(peer: Peer, event: Event) -> bool:
+    if isinstance(event, PeerStatusSet):
+        # An active peer's key is pinned and its manifest held: a document that is off for a moment takes nothing away.
+        return peer.status == "active" or (peer.status, peer.reason) == (event.status, event.reason)
+    return peer.status == "active" and (peer.manifest or b"") == event.manifest
+
+
+def _check_node_id(node_id: str, context: Context) -> None:
+    check_plain(node_id, "peer_entity_uri")
+    if not node_id or len(node_id.encode()) > MAX_NODE_ID_BYTES:
+        raise InvalidField("peer_entity_uri: empty or too long")
+    if not is_informal(node_id) and (normal_uri(node_id) != node_id or authority_of(node_id) != node_id):
+        raise InvalidUri("peer_entity_uri: a bare authority in normal form, such as stigmem://org-b.example")
+    if node_id == context.node_id:
+        raise PeerIdTaken("peer_entity_uri: that is this node itself")
+
+
+def _check_scopes(scopes: tuple[Scope, ...], context: Context) -> None:
+    if not scopes or len(set(scopes)) != len(scopes):
+        raise InvalidField("allowed_scopes: at least one, each once")
+    if "local" in scopes:
+        raise ScopeNotPermitted("allowed_scopes: local facts never leave the node")
+    if "team" in scopes and not context.config.federation_allow_team:
+        raise ScopeNotPermitted("allowed_scopes: team needs STIGMEM_FEDERATION_ALLOW_TEAM")
+
+
+def _check_delegated(prefixes: tuple[str, ...]) -> None:
+    for prefix in prefixes:
+        check_plain(prefix, "delegated_sources")
+        if len(prefix) < 2 or prefix[-1] not in ":/" or prefix.lower().startswith(("stigmem:", "system:")):
+            raise InvalidField("delegated_sources: informal prefixes that end in ':' or '/'")
+
+
+def _check_declaration(declaration: Declaration, old: Peer | None, now_ms: int) -> None:
+    try:
+        key, signature = b64url_decode(declaration.public_key), b64url_decode(declaration.signature)
+        signed_ms = parse_rfc3339(declaration.signed_at)
+    except ValueError as error:
+        raise DeclarationInvalid("the declaration cannot be read") from error
+    if not is_sound_public_key(key) or not verify(key, declaration.signed, signature):
+        raise DeclarationInvalid("declaration_sig: it does not hold")
+    if abs(now_ms - signed_ms) > DECLARATION_WINDOW_MS:
+        raise DeclarationInvalid("signed_at: more than an hour from now")
+    if old is not None and old.declared_at is not None and signed_ms <= parse_rfc3339(old.declared_at):
+        raise DeclarationInvalid("signed_at: not later than the last declaration's")
+
+
+def declaration_of(members: dict[str, object]) -> Declaration:
+    """A declaration from its JSON members; the signature is over all of them but itself."""
+    signed = {name: value for name, value in members.items() if name != "declaration_sig"}
+    return Declaration(
+        public_key=str(members["federation_pubkey"]),
+        signed_at=str(members["signed_at"]),
+        signature=str(members["declaration_sig"]),
+        signed=canonical_json(signed),
+    )
+
+
+def _sorted(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    order = ("public", "company", "team")
+    return tuple(sorted(scopes, key=order.index))

@@ -1,0 +1,137 @@
+"""The trust score of a source, term by term, and what follows from it (PROTOCOL §6.3, §7).
+
+Always: pure, from a View and a time; the same function scores a fact when it comes in and when it is read.
+
+Does not hold facts back (see `facts.py`, `exchange.py`): it says why one should be.
+"""
+
+from node.commands.capabilities import covers_scope
+from node.commands.decision import Rules
+from node.events.facts import Judgement, Scope
+from node.projections.sources import History
+from node.projections.view import View
+from node.times import parse_rfc3339
+from node.uris import authority_of, is_informal, lies_under, origin_of
+
+_FAILURE_SHARE = 0.05
+
+
+def judge(
+    view: View,
+    rules: Rules,
+    *,
+    node_id: str,
+    source: str,
+    origin: str,
+    scope: Scope,
+    now_ms: int,
+    is_attested: bool,
+    is_by_admin: bool,
+    is_by_token: bool,
+) -> Judgement:
+    """Score a source, given in normal form, for a fact that `origin` wrote first; every term is 0..1."""
+    organisation = origin_of(source, origin)
+    terms = {
+        "identity": _identity(view, source, organisation, node_id, now_ms, is_by_token),
+        "history": _history(view, rules, source, organisation, now_ms),
+        "scope_authority": _scope_authority(view, source, organisation, node_id, scope, now_ms, is_by_admin),
+        "attestation": 1.0 if is_attested else 0.2,
+    }
+    rule = _rule(view, rules, source, organisation, node_id)
+    return Judgement(
+        t=_score(terms, rules, rule),
+        **terms,
+        weights=rules.weights,
+        rule=rule,
+        mode=rules.mode,
+        threshold=rules.threshold,
+    )
+
+
+def is_blocked(source: str, organisation: str, rules: Rules) -> bool:
+    """A block list entry covers what lies under it; informal sources are blocked by their name, or by their organisation's."""
+    return any(lies_under(source, name) or lies_under(organisation, name) for name in rules.blocked_sources)
+
+
+def is_covered_by_manifest(view: View, organisation: str, node_id: str, now_ms: int) -> bool:
+    """Whether a manifest that was accepted and has not expired stands for the organisation."""
+    if organisation == node_id:
+        return view.identity.manifest() is not None
+    peer = view.peers.of_node(organisation)
+    return peer is not None and peer.status == "active" and peer.manifest_expires_ms > now_ms
+
+
+def _rule(view: View, rules: Rules, source: str, organisation: str, node_id: str) -> str:
+    if is_blocked(source, organisation, rules):
+        return "blocked"
+    is_foreign = organisation != node_id
+    if rules.mode == "strict" and is_foreign and not view.sources.of_organisation(organisation).is_admitted:
+        return "first_contact"
+    return "weighted"
+
+
+def _score(terms: dict[str, float], rules: Rules, rule: str) -> float:
+    if rule == "blocked":
+        return 0.0
+    identity, history, scope_authority, attestation = rules.weights
+    t = history * terms["history"]
+    if rule == "weighted":
+        t += identity * terms["identity"] + scope_authority * terms["scope_authority"]
+        t += attestation * terms["attestation"]
+    # Six decimals: sums of binary fractions would show as 0.15000000000000002.
+    return round(min(1.0, max(0.0, t)), 6)
+
+
+def _identity(view: View, source: str, organisation: str, node_id: str, now_ms: int, is_by_token: bool) -> float:
+    if organisation == node_id:
+        if is_informal(source):
+            return 0.4
+        return 1.0 if view.identity.manifest() is not None else 0.4
+    if is_covered_by_manifest(view, organisation, node_id, now_ms):
+        return 1.0 if view.peers.of_node(organisation).is_manifest_proven else 0.7
+    return 0.5 if is_by_token else 0.1
+
+
+def _history(view: View, rules: Rules, source: str, organisation: str, now_ms: int) -> float:
+    if is_blocked(source, organisation, rules):
+        return 0.0
+    own = _history_term(view.sources.of_source(organisation, source), now_ms)
+    return min(own, _history_term(view.sources.of_organisation(organisation), now_ms))
+
+
+def _history_term(history: History, now_ms: int) -> float:
+    admitted, failed = history.within(now_ms)
+    if failed and failed >= _FAILURE_SHARE * (admitted + failed):
+        return 0.3
+    if admitted >= 100 and not failed:
+        return 1.0
+    return 0.7 if admitted >= 10 else 0.5
+
+
+def _scope_authority(
+    view: View, source: str, organisation: str, node_id: str, scope: Scope, now_ms: int, is_by_admin: bool
+) -> float:
+    if _has_write_token(view, source, scope, now_ms):
+        return 1.0
+    if is_by_admin:
+        return 0.9
+    if organisation == node_id:
+        return 0.7
+    peer = view.peers.of_node(organisation)
+    is_granted = peer is not None and peer.status == "active" and scope in peer.allowed_scopes
+    return 0.5 if is_granted else 0.2
+
+
+def _has_write_token(view: View, source: str, scope: Scope, now_ms: int) -> bool:
+    subjects = [source]
+    authority = authority_of(source)
+    while authority is not None and subjects[-1] != authority:
+        subjects.append(subjects[-1].rpartition("/")[0])
+    return any(
+        token.revoked_at is None
+        and token.grant.verb == "write"
+        and parse_rfc3339(token.grant.expiry) > now_ms
+        and covers_scope(token.grant.object, scope)
+        for subject in subjects
+        for token in view.tokens.of_subject(subject)
+    )
