@@ -411,6 +411,18 @@ class DeclarationInvalid(Invalid):
     code = "declaration_invalid"
 
 
+class PeerNotActive(Conflict):
+    """Nothing is exchanged with a peer that is not active."""
+
+    code = "peer_not_active"
+
+
+class QuarantineGardenRequired(Conflict):
+    """Strict mode pulls nothing while there is no garden for what it would hold back (PROTOCOL §5.3)."""
+
+    code = "quarantine_garden_required"
+
+
 class PeerUnreachable(Unavailable):
     code = "peer_unreachable"
 
@@ -516,12 +528,24 @@ class StorageFull(Unavailable):
     code = "storage_full"
 
 
+class StorageFailed(Unavailable):
+    """The disk failed in a way that is neither lack of room nor damage; nothing was acknowledged."""
+
+    code = "storage_failed"
+
+
 class LogDamaged(Unavailable):
     code = "log_damaged"
 
 
 class Overloaded(Unavailable):
     code = "overloaded"
+
+
+class NotReady(Unavailable):
+    """The node lives and takes no writes (`/readyz`)."""
+
+    code = "not_ready"
 
 
 class Rebuilding(Unavailable):

@@ -1,0 +1,129 @@
+"""Strict JSON: bytes from outside, checked before they become a struct (PROTOCOL §16).
+
+Always: what reaches a struct has passed `scan_json`, so no reader behind it can take it for something else: msgspec silently keeps
+the last of two equal keys, and other readers keep the first.
+A refusal names the field, never its value: values may be secrets.
+
+Does not check what a value means.
+"""
+
+import json
+import math
+import re
+from functools import cache
+from typing import TypeVar
+
+import msgspec
+
+from node.errors import InvalidField, MalformedJson, MissingField, Refusal, UnknownField
+
+T = TypeVar("T")
+
+MAX_DEPTH = 32
+MIN_INT, MAX_INT = -(2**63), 2**64 - 1
+
+_MISSING = re.compile(r"Object missing required field `([^`]*)`(?: - at `([^`]*)`)?")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `([^`]*)`)?", re.DOTALL)
+_INVALID = re.compile(r"(.*?)(?: - at `([^`]*)`)?", re.DOTALL)
+
+
+def scan_json(raw: bytes) -> object:
+    """Parse strictly and return what was parsed; callers that decode into a struct may drop it."""
+    try:
+        # The scanner would guess UTF-16 and UTF-32 from bytes; from text it cannot.
+        scanned = _SCANNER.decode(raw.decode())
+        # A nesting of 33 takes 33 brackets, so most bodies need no walk.
+        if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+            _check_depth(scanned)
+        # Only an escape can bring in a lone surrogate: UTF-8 has none. Every one of them begins so.
+        if b"\\ud" in raw or b"\\uD" in raw:
+            json.dumps(scanned, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise MalformedJson(f"not UTF-8 at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise MalformedJson("a lone surrogate") from None
+    except json.JSONDecodeError as error:
+        raise MalformedJson(f"{error.msg.rstrip(': ').removesuffix(' at')} at character {error.pos}") from None
+    except RecursionError:
+        raise MalformedJson(f"nested deeper than {MAX_DEPTH}") from None
+    return scanned
+
+
+def decode(raw: bytes, type: type[T]) -> T:
+    """Bytes that passed `scan_json`, as a struct."""
+    try:
+        return _decoder(type).decode(raw)
+    except msgspec.ValidationError as error:
+        raise refusal_of_validation(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedJson("not JSON") from None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise MalformedJson(f"duplicate key {key[:64]!a}")
+        seen.add(key)
+    return found
+
+
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if math.isinf(number):
+        raise MalformedJson("a number too large")
+    return number
+
+
+def _bounded(literal: str) -> int:
+    # By length first: int() of a long literal takes quadratic time.
+    if len(literal) > 20 or not MIN_INT <= (number := int(literal)) <= MAX_INT:
+        raise MalformedJson("an integer of more than 64 bits")
+    return number
+
+
+def _refuse_constant(name: str) -> object:
+    raise MalformedJson(f"{name} is not JSON")
+
+
+_SCANNER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_float=_finite, parse_int=_bounded, parse_constant=_refuse_constant
+)
+
+
+def _check_depth(scanned: object) -> None:
+    level = [scanned]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    raise MalformedJson(f"nested deeper than {MAX_DEPTH}")
+
+
+@cache
+def _decoder(type: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(type)
+
+
+def refusal_of_validation(message: str) -> Refusal:
+    """What msgspec found, under our codes and without the value that it may quote."""
+    if match := _MISSING.fullmatch(message):
+        return MissingField(_path(match[2], match[1]))
+    if match := _UNKNOWN.fullmatch(message):
+        return UnknownField(_path(match[2], match[1][:64]))
+    match = _INVALID.fullmatch(message)
+    reason = "not an allowed value" if match[1].startswith("Invalid ") else match[1]
+    return InvalidField(f"{_path(match[2])}: {reason}")
+
+
+def _path(parent: str | None, field: str = "") -> str:
+    inside = (parent or "$").removeprefix("$").removeprefix(".")
+    return ".".join(part for part in (inside, field) if part) or "body"

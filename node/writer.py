@@ -1,0 +1,223 @@
+"""The one writer: take what waits, decide, sign, apply, append, commit, answer.
+
+Always: the append to the log is the commit point. Before it nothing happened; after it everything did, and only then are the
+views committed and the callers answered.
+Always: the views transaction begins, commits and aborts on the loop's thread; the log's lives within one call on a thread of its
+own.
+
+Batches are natural: whatever arrived while the last append was on its way to disk. No timer, one fsync each.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import lmdb
+import structlog
+from msgspec import Struct
+
+from node.clock import Clock
+from node.commands import DECIDE
+from node.commands.decision import Context, Decision
+from node.config import Config
+from node.errors import Internal, Overloaded, Refusal, Unavailable
+from node.events.entry import Entry, salt_bytes_for, sign_entry
+from node.events.log import Head, Log
+from node.keys import Signer
+from node.projections.apply import apply, move_checkpoint
+from node.projections.view import View
+from node.projections.views import Views
+
+MAX_WAITING = 10_000
+MAX_BATCH = 512
+MAX_BATCH_S = 0.05
+
+_log = structlog.get_logger("stigmem.writer")
+
+
+class Outcome(Struct, frozen=True):
+    """What a command came to: its reply, and the entries it made."""
+
+    reply: object
+    entries: tuple[Entry, ...]
+
+
+class _Waiting(Struct):
+    command: Struct
+    answer: asyncio.Future
+
+
+class _Done(Struct):
+    waiting: _Waiting
+    decision: Decision
+    entries: tuple[Entry, ...]
+
+
+class Writer:
+    """Executes commands one after another against the log and the views it owns."""
+
+    def __init__(self, *, log: Log, views: Views, clock: Clock, signer: Signer, config: Config, node_id: str) -> None:
+        self._log, self._views, self._clock, self._signer = log, views, clock, signer
+        self._config, self._node_id = config, node_id
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="stigmem-log")
+        self._task = asyncio.create_task(self._run(), name="stigmem-writer")
+
+    async def execute(self, command: Struct) -> Outcome:
+        """Carry out a command; answers once its events are on disk. Raises its refusal, or Overloaded before it queues."""
+        answer = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait(_Waiting(command, answer))
+        except asyncio.QueueFull as error:
+            raise Overloaded("too many writes are waiting") from error
+        return await answer
+
+    async def close(self) -> None:
+        """Finish what waits, then stop."""
+        await self._queue.join()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._log_thread.shutdown()
+
+    @property
+    def is_running(self) -> bool:
+        return not self._task.done()
+
+    async def _run(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < MAX_BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            rest = batch
+            while rest:
+                rest = await self._write(rest)
+            for _ in batch:
+                self._queue.task_done()
+
+    async def _write(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Carry out commands of a batch in one append; returns those that its time did not suffice for."""
+        txn = self._views.begin(write=True)
+        try:
+            done, rest = self._decide_batch(txn, batch)
+            await self._commit(txn, done)
+        # One of two places that catch everything: a bug in one command must not end the writer for all.
+        except Exception as error:
+            txn.abort()
+            await self._recover(batch, error)
+            return []
+        for item in done:
+            _answer(item)
+        return rest
+
+    def _decide_batch(self, txn: lmdb.Transaction, batch: list[_Waiting]) -> tuple[list[_Done], list[_Waiting]]:
+        view, head = View(txn, self._views.handles), self._log.head()
+        offset, prev, done = head.size, head.leaf, []
+        deadline = time.monotonic() + MAX_BATCH_S
+        for index, waiting in enumerate(batch):
+            if waiting.answer.cancelled():
+                continue
+            item = self._decide_one(view, waiting, offset, prev)
+            done.append(item)
+            if item.entries:
+                offset, prev = offset + len(item.entries), item.entries[-1].leaf
+            if time.monotonic() > deadline:
+                return done, batch[index + 1 :]
+        return done, []
+
+    def _decide_one(self, view: View, waiting: _Waiting, offset: int, prev: bytes) -> _Done:
+        context = Context(
+            node_id=self._node_id,
+            config=self._config,
+            signer=self._signer,
+            clock=self._clock,
+            at_ms=self._clock.at_ms(),
+            hlc=self._clock.tick(),
+        )
+        try:
+            decision = DECIDE[type(waiting.command)](waiting.command, view, context)
+        except Refusal as refusal:
+            decision = Decision(refusal=refusal)
+        entries: list[Entry] = []
+        for event in decision.events:
+            entry = sign_entry(
+                event,
+                decision.actor,
+                offset=offset + len(entries),
+                prev=entries[-1].leaf if entries else prev,
+                hlc=self._hlc(context, decision, is_first=not entries),
+                at_ms=context.at_ms,
+                signer=self._signer,
+                salts=self._clock.random_bytes(salt_bytes_for(event)),
+            )
+            apply(view, entry)
+            entries.append(entry)
+        return _Done(waiting, decision, tuple(entries))
+
+    def _hlc(self, context: Context, decision: Decision, *, is_first: bool) -> str:
+        if decision.observed_hlc is not None and is_first:
+            self._clock.observe(decision.observed_hlc)
+            return self._clock.tick()
+        return context.hlc if is_first else self._clock.tick()
+
+    async def _commit(self, txn: lmdb.Transaction, done: list[_Done]) -> None:
+        entries = [entry for item in done for entry in item.entries]
+        if not entries:
+            txn.abort()
+            return
+        move_checkpoint(txn, self._views.handles, entries[-1])
+        head = await self._append(entries)
+        txn.commit()
+        self._log.announce(head)
+
+    async def _append(self, entries: list[Entry]) -> Head:
+        loop = asyncio.get_running_loop()
+        append = loop.run_in_executor(self._log_thread, self._log.append, entries[0].offset, entries)
+        # Cancelling whoever waits does not stop the thread: wait to the end, or the views would fall behind the log.
+        while not append.done():
+            try:
+                await asyncio.shield(append)
+            except asyncio.CancelledError:
+                if append.cancelled():
+                    raise
+        return append.result()
+
+    async def _recover(self, batch: list[_Waiting], error: Exception) -> None:
+        """Bring views and log back together after a batch failed, then settle each of its commands."""
+        waiting = [item for item in batch if not item.answer.done()]
+        if isinstance(error, Refusal):
+            _log.error("append_failed", code=error.code, detail=error.detail, writes=len(waiting))
+            self._catch_up()
+            _refuse_all(waiting, error)
+        elif len(batch) > 1:
+            # Nothing was appended: one of them is at fault, and only running them one by one tells which.
+            _log.warning("batch_split", error=repr(error), commands=len(waiting))
+            for item in waiting:
+                await self._write([item])
+        else:
+            _log.error("command_failed", exc_info=error)
+            _refuse_all(waiting, Internal())
+
+    def _catch_up(self) -> None:
+        """After an append of unknown outcome: what the log holds is true, so fold it. Callers are refused all the same."""
+        try:
+            head = self._log.refresh()
+            self._views.fold_forward(self._log, head.size)
+            self._log.announce(head)
+        except Refusal as refusal:
+            _log.error("log_unreadable", code=refusal.code, detail=refusal.detail)
+
+
+def _answer(item: _Done) -> None:
+    answer = item.waiting.answer
+    if answer.done():
+        return
+    if item.decision.refusal is not None:
+        answer.set_exception(item.decision.refusal)
+    else:
+        answer.set_result(Outcome(item.decision.reply, item.entries))
+
+
+def _refuse_all(waiting: list[_Waiting], refusal: Refusal) -> None:
+    for item in waiting:
+        if not item.answer.done():
+            item.answer.set_exception(refusal if isinstance(refusal, Unavailable | Internal) else Internal())
