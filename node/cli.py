@@ -1,0 +1,147 @@
+"""The command `stigmem`: subcommands to functions; the only reader of os.environ and sys.argv.
+
+Always: what stops a command is one line on stderr and an exit code, never a traceback.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from node import VERSION, client
+from node.commands.drafts import StatedValue
+from node.config import SETTINGS, Config, ConfigError, from_environ
+from node.errors import Refusal
+from node.events.log import UnknownFormat
+from node.folder_lock import FolderInUse
+from node.keys import KeyFileError
+from node.logging import configure_logging
+from node.runtime import StartupError
+from node.serve import serve
+from replay.cli import add_replay_commands
+
+FAILED, MISUSED = 1, 2
+_CANNOT_START = (ConfigError, KeyFileError, StartupError, FolderInUse, UnknownFormat, Refusal, OSError)
+
+
+def main() -> int:
+    # Everything a node writes is its operator's alone.
+    os.umask(0o077)
+    arguments = _parser(os.environ).parse_args()
+    return arguments.handler(arguments)
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="stigmem", description="A federated, signed, append-only memory.")
+    parser.add_argument("--version", action="version", version=f"stigmem-node {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands)
+    _add_facts(commands)
+    _add_tokens(commands)
+    add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("serve", help="run a node")
+    for setting in SETTINGS:
+        parser.add_argument(
+            setting.flag, dest=setting.name, metavar="VALUE", help=f"{setting.help} ({setting.variable})"
+        )
+    parser.set_defaults(handler=_serve)
+
+
+def _add_facts(commands: argparse._SubParsersAction) -> None:
+    facts = commands.add_parser("facts", help="assert facts at a running node (STIGMEM_URL, STIGMEM_API_KEY)")
+    parser = facts.add_subparsers(dest="facts_command", required=True, metavar="COMMAND").add_parser(
+        "assert", help="assert a fact, attested with --sign-with"
+    )
+    for name in ("entity", "relation", "value", "source"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--type", default="string", choices=("string", "text", "number", "boolean", "datetime", "ref"))
+    parser.add_argument("--confidence", type=float, default=1.0)
+    parser.add_argument("--scope", default="local", choices=("local", "team", "company", "public"))
+    parser.add_argument("--sign-with", metavar="KEY", help="PEM file of the source organisation's Ed25519 key")
+    parser.set_defaults(handler=_assert_fact)
+
+
+def _add_tokens(commands: argparse._SubParsersAction) -> None:
+    tokens = commands.add_parser("tokens", help="capability tokens at a running node (STIGMEM_URL, STIGMEM_API_KEY)")
+    parser = tokens.add_subparsers(dest="tokens_command", required=True, metavar="COMMAND").add_parser(
+        "accept", help="countersign what our agents write elsewhere under this token"
+    )
+    parser.add_argument("token_id")
+    parser.set_defaults(handler=_accept_token)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    flags = {s.name: getattr(arguments, s.name) for s in SETTINGS if getattr(arguments, s.name) is not None}
+    try:
+        config, warnings = _config(flags)
+        for warning in warnings:
+            print(f"stigmem: warning: {warning}", file=sys.stderr)
+        configure_logging(config.log_level)
+        asyncio.run(serve(config))
+    except _CANNOT_START as error:
+        return _fail(error)
+    return 0
+
+
+def _config(flags: dict[str, str]) -> tuple[Config, list[str]]:
+    path = Path("stigmem.toml")
+    try:
+        toml = tomllib.loads(path.read_text()) if path.exists() else None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return from_environ(os.environ, toml, flags)
+
+
+def _assert_fact(arguments: argparse.Namespace) -> int:
+    def run(url: str, bearer: str) -> bytes:
+        statement = client.Statement(
+            entity=arguments.entity,
+            relation=arguments.relation,
+            value=StatedValue(type=arguments.type, v=_value(arguments.type, arguments.value)),
+            source=arguments.source,
+            confidence=arguments.confidence,
+            scope=arguments.scope,
+        )
+        passphrase = os.environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE")
+        return client.assert_fact(url, bearer, statement, key_file=arguments.sign_with, passphrase=passphrase)
+
+    return _at_node(run)
+
+
+def _accept_token(arguments: argparse.Namespace) -> int:
+    return _at_node(lambda url, bearer: client.accept_token(url, bearer, arguments.token_id))
+
+
+def _value(value_type: str, text: str) -> str | float | bool:
+    if value_type == "number":
+        return float(text)
+    return text == "true" if value_type == "boolean" else text
+
+
+def _at_node(run) -> int:
+    bearer = os.environ.get("STIGMEM_API_KEY")
+    if not bearer:
+        return _fail(ConfigError("STIGMEM_API_KEY: not set; it is the bearer for the node at STIGMEM_URL"))
+    try:
+        answer = run(os.environ.get("STIGMEM_URL", "http://localhost:8765"), bearer)
+    except (client.NodeRefused, KeyFileError, Refusal, ValueError) as error:
+        return _fail(error)
+    print(answer.decode())
+    return 0
+
+
+def _fail(error: Exception) -> int:
+    said = error.detail if isinstance(error, Refusal) else str(error)
+    print(f"stigmem: {' '.join(said.split())}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What the command line asks of a running node: signed facts, accepted tokens.
+
+Always: a signature is made here, over the body built from validated fields (PROTOCOL §2.4); the key never travels.
+"""
+
+import asyncio
+import time
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from node.canonical import b64url_encode
+from node.commands.drafts import StatedValue, draft_of
+from node.keys import load_signer
+from node.times import format_ms
+from node.uris import authority_of, normal_uri
+
+TIMEOUT_S = 30.0
+
+
+class NodeRefused(Exception):
+    """The node's answer was not a success; the message is one line for the terminal."""
+
+
+class Statement(Struct, frozen=True, kw_only=True):
+    """A fact to assert from the command line."""
+
+    entity: str
+    relation: str
+    value: StatedValue
+    source: str
+    confidence: float
+    scope: str
+
+
+def assert_fact(url: str, bearer: str, statement: Statement, *, key_file: str | None, passphrase: str | None) -> bytes:
+    """Assert a fact, attested with a key where one is given. Returns the node's answer."""
+    body = msgspec.to_builtins(statement)
+    if key_file is not None:
+        body |= _attestation(statement, key_file, passphrase)
+    return _post(url, "/v1/facts", bearer, msgspec.json.encode(body))
+
+
+def accept_token(url: str, bearer: str, token_id: str) -> bytes:
+    return _post(url, f"/v1/federation/capability-tokens/{token_id}/accept", bearer, b"{}")
+
+
+def _attestation(statement: Statement, key_file: str, passphrase: str | None) -> dict[str, object]:
+    signer = load_signer(key_file, passphrase)
+    source = normal_uri(statement.source)
+    now_ms = time.time_ns() // 1_000_000
+    draft = draft_of(
+        entity=normal_uri(statement.entity),
+        relation=statement.relation,
+        value=statement.value,
+        source=source,
+        confidence=statement.confidence,
+        scope=statement.scope,
+        valid_until=None,
+        timestamp=format_ms(now_ms),
+        now_ms=now_ms,
+        is_signed=True,
+    )
+    return {
+        "entity": draft.entity,
+        "source": draft.source,
+        "timestamp": draft.timestamp,
+        "attestation_chain": [b64url_encode(signer.sign(draft.body()))],
+        "attestation_chain_issuers": [authority_of(source) or source],
+    }
+
+
+def _post(url: str, path: str, bearer: str, body: bytes) -> bytes:
+    return asyncio.run(_send(url.rstrip("/") + path, bearer, body))
+
+
+async def _send(url: str, bearer: str, body: bytes) -> bytes:
+    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(url, data=body, headers=headers) as answer,
+        ):
+            said = await answer.read()
+            if answer.status >= 300:
+                raise NodeRefused(f"{answer.status}: {said.decode(errors='replace')}")
+            return said
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise NodeRefused(f"{url}: {error}") from error

@@ -1,0 +1,107 @@
+"""Asking the author's own node for its signature on a fact written here with a capability token (PROTOCOL §9).
+
+Always: bounded: two seconds a request, eight in flight per peer, and none for thirty seconds after three failures.
+Always: the write goes on without an answer; what its absence means is decided with the command.
+"""
+
+import asyncio
+import time
+
+import msgspec
+import structlog
+from msgspec import Struct, structs
+
+from node.commands.attestations import holds, known_key
+from node.commands.facts import AssertFact, plan
+from node.commands.peer_tokens import mint_token
+from node.errors import PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
+from node.peer_client import PeerClient, PeerRefused
+from node.projections.peers import Peer
+from node.runtime import Node
+from node.uris import authority_of
+
+TIMEOUT_S = 2.0
+MAX_IN_FLIGHT = 8
+MAX_FAILURES = 3
+REST_S = 30.0
+
+_log = structlog.get_logger("stigmem.countersign")
+
+
+class AttestRequest(Struct, frozen=True, kw_only=True):
+    """The body of POST /v1/federation/attest."""
+
+    fact_body: msgspec.Raw
+    token_json: str
+
+
+class AttestAnswer(Struct, frozen=True, kw_only=True):
+    attestation: str
+
+
+class _Line(Struct):
+    """How asking one peer has gone lately."""
+
+    in_flight: int = 0
+    failures: int = 0
+    resting_until: float = 0.0
+
+
+class Countersigner:
+    """Asks peers for attestations, within limits kept per peer."""
+
+    def __init__(self, node: Node, client: PeerClient) -> None:
+        self._node, self._client = node, client
+        self._lines: dict[str, _Line] = {}
+
+    async def with_attestation(self, command: AssertFact, token: str) -> AssertFact:
+        """The command with its author's attestation, or as it was where none is to be had.
+
+        Raises whatever already keeps the fact from being written: nobody is asked to sign what is refused anyway.
+        """
+        with self._node.view() as view:
+            planned = plan(command, view, self._node.context())
+            author = authority_of(command.principal.grant.subject)
+            peer = None if author == self._node.node_id else view.peers.of_node(author)
+            key = known_key(author, view, self._node.context())
+        if peer is None:
+            return command
+        body = planned.draft.body()
+        signature = await self._ask(peer, body, token)
+        if signature is None or not holds(body, signature, key):
+            return command
+        return structs.replace(command, attestation_chain=(signature,), attestation_chain_issuers=(author,))
+
+    async def _ask(self, peer: Peer, body: bytes, token: str) -> str | None:
+        line = self._lines.setdefault(peer.node_id, _Line())
+        if line.in_flight >= MAX_IN_FLIGHT or time.monotonic() < line.resting_until:
+            return None
+        line.in_flight += 1
+        try:
+            answer = await self._post(peer, body, token)
+        except (PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden, TimeoutError, msgspec.MsgspecError) as error:
+            line.failures += 1
+            if line.failures >= MAX_FAILURES:
+                line.failures, line.resting_until = 0, time.monotonic() + REST_S
+            _log.warning("attestation_failed", peer=peer.node_id, reason=repr(error))
+            return None
+        except PeerRefused as refusal:
+            # It answered: a refusal is its right and no sign of trouble.
+            _log.info("attestation_refused", peer=peer.node_id, status=refusal.status, code=refusal.code)
+            return None
+        finally:
+            line.in_flight -= 1
+        line.failures = 0
+        return answer
+
+    async def _post(self, peer: Peer, body: bytes, token: str) -> str:
+        node = self._node
+        bearer = mint_token(
+            node.signer, node.clock, issuer=node.node_id, audience=peer.node_id, scopes=peer.allowed_scopes
+        )
+        request = msgspec.json.encode(AttestRequest(fact_body=msgspec.Raw(body), token_json=token))
+        async with asyncio.timeout(TIMEOUT_S):
+            raw = await self._client.post_json(
+                f"{peer.node_url}/v1/federation/attest", request, token=bearer, timeout_s=TIMEOUT_S
+            )
+        return msgspec.json.decode(raw, type=AttestAnswer).attestation

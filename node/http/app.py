@@ -1,0 +1,89 @@
+"""The application: the one route table, its middlewares, and its parts."""
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from node.config import is_loopback_host
+from node.countersign import Countersigner
+from node.errors import WrongHost
+from node.http import exchange, facts, gardens, identity, log, ops, peers, tokens
+from node.http.errors import answer_refusals
+from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
+from node.peer_client import PeerClient
+from node.runtime import Node
+
+ROUTES = (
+    web.get("/.well-known/stigmem", identity.discovery),
+    web.get("/.well-known/stigmem-manifest.json", identity.own_manifest),
+    web.get("/.well-known/stigmem-manifest-proof.json", identity.own_manifest_proof),
+    web.get("/healthz", ops.healthz),
+    web.get("/readyz", ops.readyz),
+    web.get("/v1/me", identity.me),
+    web.get("/v1/admin/config", identity.get_settings),
+    web.patch("/v1/admin/config", identity.patch_settings),
+    web.post("/v1/facts", facts.assert_fact),
+    web.get("/v1/facts", facts.list_facts),
+    web.get("/v1/facts/{fact_id}", facts.get_fact),
+    web.get("/v1/facts/{fact_id}/body", facts.get_body),
+    web.post("/v1/gardens", gardens.create_garden),
+    web.get("/v1/gardens", gardens.list_gardens),
+    web.get("/v1/gardens/{garden}", gardens.get_garden),
+    web.delete("/v1/gardens/{garden}", gardens.delete_garden),
+    web.post("/v1/gardens/{garden}/promote", gardens.promote_fact),
+    web.post("/v1/gardens/{garden}/reject", gardens.reject_fact),
+    web.get("/v1/quarantine", gardens.list_quarantine),
+    web.get("/v1/trust", identity.explain_trust),
+    web.put("/v1/federation/manifest", identity.put_manifest),
+    web.get("/v1/federation/manifest/{entity_uri:.+}", identity.get_manifest),
+    web.post("/v1/federation/peers", peers.register_peer),
+    web.get("/v1/federation/peers", peers.list_peers),
+    web.patch("/v1/federation/peers/{peer_id}", peers.change_peer),
+    web.delete("/v1/federation/peers/{peer_id}", peers.remove_peer),
+    web.get("/v1/federation/peers/{peer_id}/capabilities", peers.get_capabilities),
+    web.post("/v1/federation/peers/{peer_id}/pull", peers.pull_now),
+    web.get("/v1/federation/facts", exchange.pull),
+    web.post("/v1/federation/attest", exchange.attest),
+    web.post("/v1/federation/capability-tokens", tokens.issue_token),
+    web.get("/v1/federation/capability-tokens", tokens.list_tokens),
+    web.post("/v1/federation/capability-tokens/verify", tokens.verify_token),
+    web.get("/v1/federation/capability-tokens/{token_id}", tokens.get_token),
+    web.post("/v1/federation/capability-tokens/{token_id}/revoke", tokens.revoke_token),
+    web.post("/v1/federation/capability-tokens/{token_id}/accept", tokens.accept_token),
+    web.get("/v1/log/checkpoint", log.checkpoint),
+    web.get("/v1/log/proof/inclusion", log.inclusion),
+    web.get("/v1/log/proof/consistency", log.consistency),
+)
+
+
+def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Application:
+    """The application over an open node. Bodies are bounded by each handler, not by aiohttp."""
+    app = web.Application(middlewares=[answer_refusals, guard_open_node], client_max_size=0)
+    app[NODE], app[PEERS], app[SYNC] = node, client, sync
+    app[COUNTERSIGNER] = Countersigner(node, client)
+    for route in ROUTES:
+        options = {**route.kwargs, "expect_handler": _accept_expect}
+        web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
+    return app
+
+
+@web.middleware
+async def guard_open_node(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A node without authentication answers only to its own name: else any web page could speak to it (DNS rebinding)."""
+    if not request.app[NODE].config.auth_required:
+        origin = request.headers.get("Origin")
+        if not _is_own_host(request.host) or (origin is not None and not _is_own_host(origin.partition("://")[2])):
+            raise WrongHost("this node answers to loopback names only")
+    return await handler(request)
+
+
+def _is_own_host(host: str) -> bool:
+    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    return is_loopback_host(name)
+
+
+async def _accept_expect(request: web.Request) -> None:
+    """`Expect: 100-continue` gets its answer; any other expectation is ignored, as RFC 9110 allows."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The interim answer is not part of the answer whose size is counted.
+        request.writer.output_size = 0

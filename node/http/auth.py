@@ -1,0 +1,133 @@
+"""Bearer to Principal: the admin key, a capability token, or nobody where authentication is off (PROTOCOL §3, §8.2).
+
+Always: secrets are compared in constant time, and a credential that is not understood is refused, never taken for another kind.
+
+Peer tokens are taken on the exchange routes alone (`peer_claims`); API keys are not known to this version.
+"""
+
+import re
+
+from aiohttp import web
+from msgspec import structs
+
+from node.commands.capabilities import check_token, is_garden_uri, parse_token, scopes_of
+from node.commands.decision import Principal
+from node.commands.gardens import require_operator
+from node.commands.peer_tokens import Claims, authenticate, parse_peer_token
+from node.errors import (
+    AuthenticationRequired,
+    Forbidden,
+    InsufficientCapability,
+    InvalidCredentials,
+    MalformedJson,
+    TokenMalformed,
+)
+from node.events.tokens import Grant
+from node.http.keys import NODE, PRINCIPAL
+from node.projections.access import ALL_SCOPES, EVERYTHING, Access
+from node.runtime import Node
+from node.strict_json import scan_json
+
+_NOTHING = Access(scopes=(), sees_gardens=False, entity_prefix=None)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+
+
+def principal_of(request: web.Request) -> Principal:
+    """Whoever the request speaks for; kept on the request. Raises what PROTOCOL §3 or §8.2 says."""
+    node, bearer = request.app[NODE], bearer_of(request)
+    principal = _recognised(request, node, bearer)
+    trace = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    if trace is not None:
+        principal = structs.replace(principal, trace_id=trace[1])
+    request[PRINCIPAL] = principal
+    return principal
+
+
+def operator_of(request: web.Request) -> Principal:
+    """The request's principal, who must be an admin of this node."""
+    principal = principal_of(request)
+    require_operator(principal)
+    return principal
+
+
+def peer_claims(request: web.Request) -> Claims:
+    """The claims of a peer token whose signature holds; what follows is checked where its nonce is taken."""
+    bearer, node = bearer_of(request), request.app[NODE]
+    if bearer is None:
+        raise AuthenticationRequired("a peer token is required")
+    token = parse_peer_token(bearer)
+    with node.view() as view:
+        return authenticate(token, view, node.clock.at_ms())
+
+
+def bearer_of(request: web.Request) -> str | None:
+    """The bearer's text, None where there is none."""
+    headers = request.headers.getall("Authorization", ())
+    if not headers:
+        return None
+    scheme, _, bearer = headers[0].partition(" ")
+    if len(headers) > 1 or scheme.lower() != "bearer" or not bearer.strip():
+        raise InvalidCredentials("Authorization: one Bearer credential")
+    return bearer.strip()
+
+
+def readable_by(principal: Principal) -> Access:
+    """What a principal may read. Raises InsufficientCapability for a token that grants no reading."""
+    if principal.is_operator:
+        return EVERYTHING
+    if principal.grant is None or principal.grant.verb != "read":
+        raise InsufficientCapability("this credential does not read facts")
+    return granted_by(principal.grant)
+
+
+def known_to(principal: Principal) -> Access:
+    """The facts that a writer may name as parents: what it may read, or what its write token is about."""
+    if principal.is_operator:
+        return EVERYTHING
+    return _NOTHING if principal.grant is None else granted_by(principal.grant)
+
+
+def granted_by(grant: Grant) -> Access:
+    """The part of the facts outside gardens that a token's object names; gardens take a membership, which no token is."""
+    if grant.object == "*":
+        return Access(scopes=ALL_SCOPES, sees_gardens=False, entity_prefix=None)
+    if is_garden_uri(grant.object):
+        return _NOTHING
+    scopes = scopes_of(grant.object)
+    if scopes:
+        return Access(scopes=scopes, sees_gardens=False, entity_prefix=None)
+    return Access(scopes=ALL_SCOPES, sees_gardens=False, entity_prefix=grant.object)
+
+
+def _recognised(request: web.Request, node: Node, bearer: str | None) -> Principal:
+    if bearer is not None and bearer.startswith("{"):
+        return _by_capability(request, node, bearer)
+    if not node.config.auth_required:
+        return Principal(via="anonymous", entity=node.node_id)
+    if bearer is None:
+        raise AuthenticationRequired("a bearer credential is required")
+    if not node.is_admin_key(bearer):
+        raise InvalidCredentials("the credential is not known here")
+    return Principal(via="admin", entity=node.node_id)
+
+
+def _by_capability(request: web.Request, node: Node, bearer: str) -> Principal:
+    token = _parsed(bearer)
+    with node.view() as view:
+        try:
+            grant = check_token(token, view, node.context())
+        except Forbidden:
+            # Its signature held and it was issued here: what it may no longer do is on record against it.
+            issued = view.tokens.issued(token.token_id)
+            request[PRINCIPAL] = Principal(via="capability", entity=issued.grant.subject, grant=issued.grant)
+            raise
+    return Principal(via="capability", entity=grant.subject, grant=grant)
+
+
+def _parsed(bearer: str):
+    try:
+        raw = bearer.encode()
+        scan_json(raw)
+    except (MalformedJson, UnicodeEncodeError) as error:
+        raise TokenMalformed("not a capability token") from error
+    return parse_token(raw)

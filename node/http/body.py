@@ -1,0 +1,140 @@
+"""The door for request bodies and query strings, and the one way to write a JSON answer.
+
+Always: a body that reaches a struct has passed `scan_json` (PROTOCOL §16), so no reader behind the door can take it for
+something else: msgspec silently keeps the last of two equal keys, and other readers keep the first.
+A refusal names the field or parameter, never its value: values may be secrets.
+
+Does not check: what a value means (see node/commands), or who is asking (see node/http/auth.py).
+Relies on `auto_decompress` being off (see node/http/connections.py): the size limit is on the bytes that arrive.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TypeVar
+
+import msgspec
+from aiohttp import StreamReader, web
+
+from node.errors import (
+    BodyTooLarge,
+    InvalidParameter,
+    MalformedJson,
+    RequestTimeout,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+)
+from node.strict_json import refusal_of_validation, scan_json
+
+T = TypeVar("T")
+
+BODY_TIMEOUT_S = 30.0
+_CONTENT_TYPE = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE)
+_NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+async def read_json(request: web.Request, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
+    """The body's bytes, known to be strict JSON."""
+    _check_headers(request, max_bytes)
+    content = request.content
+    # Most bodies come along with their header, and a timer costs as much as the scan.
+    raw = await (_read(content, max_bytes) if content.is_eof() else _read_in_time(content, max_bytes, timeout_s))
+    scan_json(raw)
+    return raw
+
+
+def decode_query(request: web.Request, type: type[T]) -> T:
+    """The query parameters that the struct knows; others are ignored (PROTOCOL §1)."""
+    given = request.query
+    values: dict[str, object] = {}
+    for name, read in _readers(type).items():
+        texts = given.getall(name, ())
+        if len(texts) > 1:
+            raise InvalidParameter(f"{name}: given more than once")
+        if texts:
+            values[name] = read(name, texts[0])
+    try:
+        return msgspec.convert(values, type)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(refusal_of_validation(str(error)).detail) from None
+
+
+def json_response(obj: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    sent = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+    if headers:
+        sent.update(headers)
+    return web.Response(body=msgspec.json.encode(obj), status=status, headers=sent)
+
+
+def _check_headers(request: web.Request, max_bytes: int) -> None:
+    encodings = request.headers.getall("Content-Encoding", ())
+    if any(encoding.strip().lower() != "identity" for encoding in encodings):
+        raise UnsupportedEncoding("Content-Encoding: only identity")
+    types = request.headers.getall("Content-Type", ())
+    if (types or request.can_read_body) and (len(types) != 1 or not _CONTENT_TYPE.fullmatch(types[0])):
+        raise UnsupportedMediaType("Content-Type: only application/json in UTF-8")
+    if (request.content_length or 0) > max_bytes:
+        raise BodyTooLarge(f"at most {max_bytes} bytes")
+
+
+async def _read_in_time(content: StreamReader, max_bytes: int, timeout_s: float) -> bytes:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(content, max_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"the body did not arrive within {timeout_s:g} s") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise MalformedJson("the body ended early or its transfer coding is broken") from None
+
+
+async def _read(content: StreamReader, max_bytes: int) -> bytes:
+    parts, size = [], 0
+    while part := await content.readany():
+        size += len(part)
+        if size > max_bytes:
+            raise BodyTooLarge(f"at most {max_bytes} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _read_text(_: str, text: str) -> str:
+    return text
+
+
+def _read_int(name: str, text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise InvalidParameter(f"{name}: not a whole number")
+    return int(text)
+
+
+def _read_float(name: str, text: str) -> float:
+    if not _NUMBER.fullmatch(text) or math.isinf(number := float(text)):
+        raise InvalidParameter(f"{name}: not a number")
+    return number
+
+
+def _read_bool(name: str, text: str) -> bool:
+    if text not in _BOOLS:
+        raise InvalidParameter(f"{name}: neither true nor false")
+    return _BOOLS[text]
+
+
+_READERS: dict[type, Callable[[str, str], object]] = {
+    msgspec.inspect.IntType: _read_int,
+    msgspec.inspect.FloatType: _read_float,
+    msgspec.inspect.BoolType: _read_bool,
+}
+
+
+@cache
+def _readers(struct: type) -> dict[str, Callable[[str, str], object]]:
+    return {field.encode_name: _reader(field.type) for field in msgspec.inspect.type_info(struct).fields}
+
+
+def _reader(info: msgspec.inspect.Type) -> Callable[[str, str], object]:
+    members = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    return next((_READERS[type(member)] for member in members if type(member) in _READERS), _read_text)

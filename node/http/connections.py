@@ -1,0 +1,175 @@
+"""Connections that ask for nothing: the limits that aiohttp leaves open, and what is logged when HTTP itself is broken.
+
+Always (PROTOCOL §16): a header has `header_timeout_s` from its first byte to its last, however many bytes come between;
+then 408 and closed. At most `max_idle` connections wait without a request; beyond that the longest waiting are closed.
+Bodies arrive as they were sent: a compressed one is never inflated here, so its size limit cannot be fooled.
+What is no HTTP gets a bare 400 and one log line without the bytes, which are the stranger's.
+
+Rests on one private name of aiohttp, `RequestHandler._waiter`, set while a connection waits for its next request, as
+aiohttp's own keep-alive timer does; the tests fail when it goes.
+
+Does not limit: the time a body takes (see node/http/body.py), or how slowly a peer reads an answer.
+"""
+
+import asyncio
+import heapq
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from node.http.body import json_response
+
+HEADER_TIMEOUT_S = 30.0
+MAX_IDLE = 1000
+# aiohttp waits this long for handlers and again for what it cancelled; twice it must fit the 10 s of PROTOCOL §13.
+SHUTDOWN_TIMEOUT_S = 4.0
+SWEEP_INTERVAL_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class GuardedRunner(web.AppRunner):
+    """An AppRunner whose connections keep the limits above. Everything else is aiohttp's default."""
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        header_timeout_s: float = HEADER_TIMEOUT_S,
+        max_idle: int = MAX_IDLE,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
+        shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
+    ) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout_s)
+        self._limits = {
+            "header_timeout_s": header_timeout_s,
+            "max_idle": max_idle,
+            "sweep_interval_s": sweep_interval_s,
+        }
+
+    async def _make_server(self) -> web.Server:
+        plain = await super()._make_server()
+        return GuardedServer(plain.request_handler, request_factory=plain.request_factory, **self._limits)
+
+
+class GuardedServer(web.Server):
+    """Makes guarded connections and counts the idle ones among them."""
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        request_factory: Any,
+        header_timeout_s: float,
+        max_idle: int,
+        sweep_interval_s: float,
+    ) -> None:
+        super().__init__(handler, request_factory=request_factory)
+        self.header_timeout_s = header_timeout_s
+        self._max_idle = max_idle
+        self._sweep_interval_s = sweep_interval_s
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> "GuardedConnection":
+        return GuardedConnection(self)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._close_idle()
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (aiohttp's signature)
+        self._stop_sweep()
+        await super().shutdown(timeout)
+
+    def _close_idle(self) -> None:
+        """Close the longest idle beyond the limit, and come back while there could be too many.
+
+        A connection turns idle without telling anybody, so looking when one is made is not enough.
+        """
+        self._stop_sweep()
+        connections = self.connections
+        if len(connections) <= self._max_idle:
+            return
+        idle = [connection for connection in connections if connection.is_idle]
+        excess = heapq.nsmallest(len(idle) - self._max_idle, idle, key=lambda connection: connection.last_request_at)
+        for connection in excess:
+            connection.force_close()
+        if excess:
+            _log.info("idle_connections_closed", count=len(excess), max_idle=self._max_idle)
+        self._sweep = asyncio.get_running_loop().call_later(self._sweep_interval_s, self._close_idle)
+
+    def _stop_sweep(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+
+class GuardedConnection(web.RequestHandler):
+    """aiohttp's connection, with a deadline for each header and words of its own for errors."""
+
+    def __init__(self, server: GuardedServer) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, access_log=None, auto_decompress=False)
+        self._header_timeout_s = server.header_timeout_s
+        self._header_deadline: asyncio.TimerHandle | None = None
+        # Not the last byte: somebody who trickles would look busier than an honest client that waits.
+        self.last_request_at = loop.time()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # A connection that still waits after these bytes has got a part of a header and no more.
+        if self.is_idle:
+            if data and self._header_deadline is None:
+                loop = asyncio.get_running_loop()
+                self._header_deadline = loop.call_later(self._header_timeout_s, self._refuse_slow_header)
+            return
+        self.last_request_at = asyncio.get_running_loop().time()
+        self._drop_header_deadline()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._drop_header_deadline()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """What aiohttp asks for when the bytes are no HTTP (400), or when something got past the error middleware."""
+        if status == 400:
+            _log.info("malformed_http", remote=request.remote, cause=type(exc).__name__)
+            answer = web.Response(status=400, headers={"X-Content-Type-Options": "nosniff"})
+        else:
+            _log.error("handler_failed", remote=request.remote, exc_info=exc)
+            answer = json_response({"error": "internal", "detail": "internal"}, status=500)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is already under way")
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        _log.error("connection_failed", cause=str(args[0]), exc_info=kw.get("exc_info", True))
+
+    def _refuse_slow_header(self) -> None:
+        self._header_deadline = None
+        if self.transport is None or not self.is_idle:
+            return
+        _log.info("slow_header", timeout_s=self._header_timeout_s)
+        self.transport.write(_SLOW_HEADER)
+        self.force_close()
+
+    def _drop_header_deadline(self) -> None:
+        if self._header_deadline is not None:
+            self._header_deadline.cancel()
+            self._header_deadline = None
+
+
+_SLOW_HEADER_BODY = b'{"error":"request_timeout","detail":"the header did not arrive in time"}'
+# Written by hand: without a whole header there is no request that aiohttp could answer.
+_SLOW_HEADER = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SLOW_HEADER_BODY), _SLOW_HEADER_BODY)
+)

@@ -1,0 +1,109 @@
+"""Refusals to answers: the one table from kind to status, and the one middleware that catches everything (PROTOCOL §1).
+
+Always: every answer that is not a success has the body {"error", "detail", ...}; a bug is a 500 that tells nothing.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from node.errors import (
+    BodyTooLarge,
+    Conflict,
+    Forbidden,
+    Internal,
+    Invalid,
+    Malformed,
+    MalformedJson,
+    MethodNotAllowed,
+    MethodRefused,
+    Misdirected,
+    NotFound,
+    Refusal,
+    RouteNotFound,
+    TimedOut,
+    TooLarge,
+    TooMany,
+    Unauthenticated,
+    Unavailable,
+    Unsupported,
+)
+from node.http.body import json_response
+from node.http.keys import NODE, PRINCIPAL
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_STATUS: dict[type[Refusal], int] = {
+    Malformed: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    MethodRefused: 405,
+    TimedOut: 408,
+    Conflict: 409,
+    TooLarge: 413,
+    Unsupported: 415,
+    Misdirected: 421,
+    Invalid: 422,
+    TooMany: 429,
+    Unavailable: 503,
+}
+
+_log = structlog.get_logger("stigmem.http")
+
+
+@web.middleware
+async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever a handler raises into the protocol's answer."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        await _record(request, refusal)
+        return refusal_response(refusal)
+    except web.HTTPNotFound:
+        return refusal_response(RouteNotFound("there is no such route"))
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return refusal_response(MethodNotAllowed(f"this route takes {allowed}"), {"Allow": allowed})
+    except web.HTTPRequestEntityTooLarge:
+        return refusal_response(BodyTooLarge())
+    except web.HTTPException as error:
+        _log.warning("http_exception", status=error.status, path=request.path)
+        return refusal_response(MalformedJson("the request cannot be understood"))
+    # One of two places that catch everything: what gets here is a bug, and its words may hold secrets.
+    except Exception:
+        _log.exception("request_failed", method=request.method, path=request.path)
+        return refusal_response(Internal())
+
+
+def status_of(refusal: Refusal) -> int:
+    return next((status for kind, status in _STATUS.items() if isinstance(refusal, kind)), 500)
+
+
+def refusal_response(refusal: Refusal, headers: dict[str, str] | None = None) -> web.Response:
+    status = status_of(refusal)
+    sent = dict(headers or {})
+    if status == 401:
+        sent["WWW-Authenticate"] = "Bearer"
+    # The rest of a body that was refused unread would be taken for the next request.
+    if status in (408, 413, 415):
+        sent["Connection"] = "close"
+    body = {"error": refusal.code, "detail": refusal.detail, **refusal.data}
+    response = json_response(body, status, sent)
+    if status in (408, 413, 415):
+        response.force_close()
+    return response
+
+
+async def _record(request: web.Request, refusal: Refusal) -> None:
+    principal = request.get(PRINCIPAL)
+    # What somebody known may not do is an event; what it merely got wrong is not, and strangers leave no trace in the log.
+    if principal is None or not isinstance(refusal, Forbidden | Unauthenticated):
+        return
+    route = request.match_info.route.resource
+    subject = f"{request.method} {route.canonical if route else request.path}"
+    try:
+        await request.app[NODE].record_refusal(principal, refusal, subject)
+    except Refusal as failure:
+        _log.error("refusal_not_recorded", code=failure.code, refused=refusal.code)

@@ -1,0 +1,263 @@
+"""/v1/facts: asserting, listing, reading one, and the bytes that were signed (PROTOCOL §2)."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct, structs
+
+from node.canonical import b64url_decode, b64url_encode, fact_body
+from node.commands.decision import Principal
+from node.commands.drafts import StatedValue
+from node.commands.facts import AssertFact, needs_attestation, row_of
+from node.commands.gardens import find_garden
+from node.errors import (
+    FactNotFound,
+    GardenForbidden,
+    GardenNotFound,
+    InvalidCursor,
+    InvalidParameter,
+    InvalidUri,
+    UnsupportedField,
+    UnsupportedParameter,
+)
+from node.events.facts import Scope
+from node.http.auth import bearer_of, known_to, principal_of, readable_by
+from node.http.body import decode_query, json_response, read_json
+from node.http.keys import COUNTERSIGNER, NODE
+from node.http.records import held_answer, record_of
+from node.projections.access import Access
+from node.projections.base import Place
+from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
+from node.projections.facts import FactRow
+from node.projections.view import View
+from node.runtime import Node
+from node.strict_json import decode
+from node.times import parse_rfc3339
+from node.uris import normal_relation, normal_uri
+
+MAX_FACT_BYTES = 1 << 20
+_CID_PREFIX = "sha256:"
+
+
+class ParentRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A parent as today's clients name it."""
+
+    fact_id: str
+
+
+class FactRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/facts (PROTOCOL §2.1)."""
+
+    entity: str
+    relation: str
+    value: StatedValue
+    source: str
+    confidence: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
+    scope: Scope = "local"
+    valid_until: str | None = None
+    garden_id: str | None = None
+    supersedes: bool | tuple[str, ...] = False
+    derived_from: tuple[str | ParentRef, ...] = ()
+    attestation_chain: tuple[str, ...] = ()
+    attestation_chain_issuers: tuple[str, ...] = ()
+    timestamp: str | None = None
+    idempotency_key: str | None = None
+    write_mode: Literal["assert", "summarize_with_provenance"] = "assert"
+
+
+class FactsQuery(Struct, frozen=True, kw_only=True):
+    """The parameters of GET /v1/facts (PROTOCOL §2.5)."""
+
+    entity: str | None = None
+    relation: str | None = None
+    source: str | None = None
+    scope: Scope | None = None
+    garden_id: str | None = None
+    min_confidence: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    after: str | None = None
+    before: str | None = None
+    include_contradicted: bool = False
+    include_expired: bool = False
+    include_retracted: bool = False
+    as_of: str | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    order: Literal["desc", "asc"] = "desc"
+
+
+class Cursor(Struct, frozen=True, array_like=True):
+    """A place in a listing: the snapshot of its first page, the last place shown, and a digest of what was asked."""
+
+    snapshot: Snapshot
+    place: Place
+    asked: int
+
+
+async def assert_fact(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], principal_of(request)
+    accepted_ms = node.clock.now_ms()
+    if "Idempotency-Key" in request.headers:
+        raise UnsupportedField("Idempotency-Key: not supported by this version")
+    body = decode(await read_json(request, max_bytes=MAX_FACT_BYTES), FactRequest)
+    command = _command(body, principal, accepted_ms)
+    if needs_attestation(command):
+        command = await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
+    outcome = await node.execute(command)
+    entry = outcome.entries[0]
+    with node.view() as view:
+        record = record_of(row_of(entry.event, entry.offset), view, node)
+    if record.quarantine_status is None:
+        return json_response(record, 201)
+    return json_response(held_answer(record), 202)
+
+
+async def list_facts(request: web.Request) -> web.Response:
+    node, access = request.app[NODE], readable_by(principal_of(request))
+    asked = decode_query(request, FactsQuery)
+    if asked.as_of is not None:
+        raise UnsupportedParameter("as_of: not supported by this version")
+    answer = await node.read(lambda view: _listing(asked, access, view, node))
+    return json_response(answer)
+
+
+async def get_fact(request: web.Request) -> web.Response:
+    node, access = request.app[NODE], readable_by(principal_of(request))
+    if "as_of" in request.query:
+        raise UnsupportedParameter("as_of: not supported by this version")
+    with node.view() as view:
+        row = _find(request.match_info["fact_id"], access, view)
+        return json_response(record_of(row, view, node))
+
+
+async def get_body(request: web.Request) -> web.Response:
+    """The fact body as it was signed (PROTOCOL §2.4)."""
+    node, access = request.app[NODE], readable_by(principal_of(request))
+    with node.view() as view:
+        fact = _find(request.match_info["fact_id"], access, view).fact
+    body = fact_body(
+        entity=fact.entity,
+        relation=fact.relation,
+        value_type=fact.value.type,
+        value_v=fact.value.v,
+        interpret_as=fact.value.interpret_as,
+        scope=fact.scope,
+        source=fact.source,
+        confidence=fact.confidence,
+        timestamp=fact.timestamp,
+    )
+    return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> AssertFact:
+    if body.idempotency_key is not None:
+        raise UnsupportedField("idempotency_key: not supported by this version")
+    return AssertFact(
+        principal=principal,
+        access=known_to(principal),
+        entity=body.entity,
+        relation=body.relation,
+        value=body.value,
+        source=body.source,
+        confidence=body.confidence,
+        scope=body.scope,
+        valid_until=body.valid_until,
+        garden=body.garden_id,
+        supersedes=body.supersedes,
+        derived_from=tuple(p.fact_id if isinstance(p, ParentRef) else p for p in body.derived_from),
+        timestamp=body.timestamp,
+        accepted_ms=accepted_ms,
+        attestation_chain=body.attestation_chain,
+        attestation_chain_issuers=body.attestation_chain_issuers,
+    )
+
+
+def _find(name: str, access: Access, view: View) -> FactRow:
+    """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
+    rows = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
+    for row in rows:
+        if is_readable(row, access) and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
+            return row
+    raise FactNotFound("there is no such fact")
+
+
+def _listing(asked: FactsQuery, access: Access, view: View, node: Node) -> dict[str, object]:
+    query = _query(asked, access, view)
+    digest = _digest(query)
+    snapshot, place = _start(asked, digest, node)
+    page = page_of(view.facts, query, access, snapshot, limit=asked.limit, after=place)
+    answer: dict[str, object] = {
+        "facts": [record_of(row, view, node) for row in page.rows],
+        "total": min(page.total, EXACT_TOTAL_MAX),
+        "cursor": _next(page, snapshot, digest),
+    }
+    if page.total > EXACT_TOTAL_MAX:
+        answer["total_is_minimum"] = True
+    return answer
+
+
+def _query(asked: FactsQuery, access: Access, view: View) -> FactQuery:
+    return FactQuery(
+        entity=_name("entity", asked.entity),
+        relation=None if asked.relation is None else normal_relation(asked.relation),
+        source=_name("source", asked.source),
+        scope=asked.scope,
+        garden_id=_garden_id(asked.garden_id, access, view),
+        min_confidence=asked.min_confidence,
+        after_ms=_time("after", asked.after),
+        before_ms=_time("before", asked.before),
+        includes_expired=asked.include_expired,
+        includes_retracted=asked.include_retracted,
+        is_ascending=asked.order == "asc",
+    )
+
+
+def _garden_id(name: str | None, access: Access, view: View) -> str | None:
+    if name is None:
+        return None
+    # Not there and not yours read alike (PROTOCOL §6.1).
+    if not access.sees_gardens:
+        raise GardenForbidden("garden_id: no such garden, or not yours")
+    try:
+        return find_garden(name, view).id
+    except GardenNotFound as error:
+        raise GardenForbidden("garden_id: no such garden, or not yours") from error
+
+
+def _name(parameter: str, text: str | None) -> str | None:
+    try:
+        return None if text is None else normal_uri(text)
+    except InvalidUri as error:
+        raise InvalidParameter(f"{parameter}: not a name that a fact can carry") from error
+
+
+def _time(parameter: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
+
+
+def _digest(query: FactQuery) -> int:
+    return int.from_bytes(msgspec.msgpack.encode(query), "big") % (2**61 - 1)
+
+
+def _start(asked: FactsQuery, digest: int, node: Node) -> tuple[Snapshot, Place | None]:
+    if not asked.cursor:
+        return Snapshot(node.log.announced().size, node.clock.at_ms(), None), None
+    try:
+        cursor = msgspec.msgpack.decode(b64url_decode(asked.cursor), type=Cursor)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidCursor("cursor: not one of this listing's") from error
+    if cursor.asked != digest or not 0 <= cursor.snapshot.size <= node.log.announced().size:
+        raise InvalidCursor("cursor: not one of this listing's")
+    if not (0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):
+        raise InvalidCursor("cursor: not one of this listing's")
+    return cursor.snapshot, cursor.place
+
+
+def _next(page: FactPage, snapshot: Snapshot, digest: int) -> str | None:
+    if page.last is None:
+        return None
+    cursor = Cursor(structs.replace(snapshot, total=page.total), page.last, digest)
+    return b64url_encode(msgspec.msgpack.encode(cursor))

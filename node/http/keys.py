@@ -1,0 +1,36 @@
+"""What handlers find on the application and on a request."""
+
+from typing import Protocol
+
+from aiohttp import web
+from msgspec import Struct
+
+from node.commands.decision import Principal
+from node.countersign import Countersigner
+from node.peer_client import PeerClient
+from node.runtime import Node
+
+
+class PullNow(Protocol):
+    """What handlers need of the pulling side, which they do not import."""
+
+    async def pull_now(self, node_id: str, *, from_start: bool) -> Struct: ...
+
+    def state_of(self, node_id: str) -> "ExchangeState": ...
+
+
+class ExchangeState(Protocol):
+    """How the exchange with a peer goes in this run of the node."""
+
+    last_contact_at: str | None
+    last_error: str
+    reason: str
+
+
+NODE: web.AppKey[Node] = web.AppKey("node", Node)
+PEERS: web.AppKey[PeerClient] = web.AppKey("peers", PeerClient)
+SYNC: web.AppKey[PullNow] = web.AppKey("sync", PullNow)
+COUNTERSIGNER: web.AppKey[Countersigner] = web.AppKey("countersigner", Countersigner)
+
+# Set once a request's credential was recognised, also where it is then refused: refusals are recorded under it.
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)

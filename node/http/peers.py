@@ -1,0 +1,173 @@
+"""/v1/federation/peers: register, list, change, remove, pull by hand (PROTOCOL §5.1, §5.3)."""
+
+from typing import Annotated, Literal
+
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from node.commands.drafts import NAME_BYTES
+from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer
+from node.errors import UnsupportedField
+from node.events.facts import Scope
+from node.http.auth import operator_of
+from node.http.body import json_response, read_json
+from node.http.keys import NODE, PEERS, SYNC
+from node.peer_checks import check_peer
+from node.projections.peers import Peer
+from node.strict_json import decode, scan_json
+
+MAX_BYTES = 1 << 16
+Url = Annotated[str, Meta(max_length=NAME_BYTES)]
+
+
+class TutorialForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An operator names a peer."""
+
+    peer_url: Url
+    peer_entity_uri: str
+    allowed_scopes: tuple[Scope, ...] = ("public",)
+
+
+class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A peer's own signed declaration, brought by an operator."""
+
+    node_url: Url
+    node_id: str
+    federation_pubkey: str
+    allowed_scopes: tuple[Scope, ...]
+    signed_at: str
+    declaration_sig: str
+    rate_limit: int | None = None
+
+
+class ChangeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    allowed_scopes: tuple[Scope, ...] | None = None
+    delegated_sources: tuple[str, ...] | None = None
+
+
+class PullRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"start": "from"}):
+    """`{"from": "start"}` reads the peer's log from the beginning again."""
+
+    start: Literal["start"] | None = None
+
+
+async def register_peer(request: web.Request) -> web.Response:
+    node, client, principal = request.app[NODE], request.app[PEERS], operator_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    members = scan_json(raw)
+    if isinstance(members, dict) and "declaration_sig" in members:
+        form = decode(raw, DeclarationForm)
+        if form.rate_limit is not None:
+            raise UnsupportedField("rate_limit: not supported by this version")
+        node_id, url, declaration = form.node_id, form.node_url, declaration_of(members)
+    else:
+        form = decode(raw, TutorialForm)
+        node_id, url, declaration = form.peer_entity_uri, form.peer_url, None
+    outcome = await node.execute(
+        RegisterPeer(
+            principal=principal,
+            node_id=node_id,
+            node_url=client.check_url(url),
+            allowed_scopes=form.allowed_scopes,
+            declaration=declaration,
+        )
+    )
+    with node.view() as view:
+        peer = find_peer(outcome.reply, view)
+    await check_peer(node, client, peer)
+    with node.view() as view:
+        return json_response(_registered(find_peer(outcome.reply, view)), 201)
+
+
+async def list_peers(request: web.Request) -> web.Response:
+    node = request.app[NODE]
+    operator_of(request)
+    with node.view() as view:
+        peers = view.peers.all()
+    return json_response({"peers": [_shown(peer, request) for peer in peers]})
+
+
+async def get_capabilities(request: web.Request) -> web.Response:
+    """What is exchanged with a peer."""
+    node = request.app[NODE]
+    operator_of(request)
+    with node.view() as view:
+        peer = find_peer(request.match_info["peer_id"], view)
+    return json_response(
+        {
+            "peer_id": peer.peer_id,
+            "node_id": peer.node_id,
+            "allowed_scopes": peer.allowed_scopes,
+            "delegated_sources": peer.delegated_sources,
+            "pull": node.config.federation_enabled and peer.status == "active",
+            "push": False,
+        }
+    )
+
+
+async def change_peer(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], operator_of(request)
+    body = decode(await read_json(request, max_bytes=MAX_BYTES), ChangeRequest)
+    peer_id = request.match_info["peer_id"]
+    await node.execute(
+        ChangePeer(
+            principal=principal,
+            peer_id=peer_id,
+            allowed_scopes=body.allowed_scopes,
+            delegated_sources=body.delegated_sources,
+        )
+    )
+    with node.view() as view:
+        return json_response(_shown(find_peer(peer_id, view), request))
+
+
+async def remove_peer(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], operator_of(request)
+    await node.execute(RemovePeer(principal=principal, peer_id=request.match_info["peer_id"]))
+    return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def pull_now(request: web.Request) -> web.Response:
+    """Run a whole pull cycle now, page after page."""
+    node, sync = request.app[NODE], request.app[SYNC]
+    operator_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
+    body = decode(raw, PullRequest)
+    with node.view() as view:
+        peer = find_peer(request.match_info["peer_id"], view)
+    cycle = await sync.pull_now(peer.node_id, from_start=body.start is not None)
+    return json_response(cycle)
+
+
+def _registered(peer: Peer) -> dict[str, object]:
+    return {
+        "peer_id": peer.peer_id,
+        "node_id": peer.node_id,
+        "node_url": peer.node_url,
+        "status": peer.status,
+        "allowed_scopes": peer.allowed_scopes,
+        "verified_at": peer.verified_at,
+        "reason": peer.reason or None,
+        "detail": peer.detail or None,
+        "warnings": peer.warnings,
+    }
+
+
+def _shown(peer: Peer, request: web.Request) -> dict[str, object]:
+    state = request.app[SYNC].state_of(peer.node_id)
+    return {
+        **_registered(peer),
+        "reason": peer.reason or state.reason or None,
+        "established_at": peer.verified_at,
+        "registered_at": peer.registered_at,
+        "delegated_sources": peer.delegated_sources,
+        "cursor": peer.cursor,
+        "facts_accepted": peer.accepted,
+        "facts_held": peer.held,
+        "facts_refused": peer.refused,
+        "pages_served": peer.pages_served,
+        "last_received_at": peer.last_received_at,
+        "last_served_at": peer.last_served_at,
+        "last_contact_at": state.last_contact_at,
+        "last_error": state.last_error or None,
+    }

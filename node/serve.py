@@ -1,0 +1,128 @@
+"""`stigmem serve`: one node as a process, from its key to its last fsync.
+
+Always: parts open in order and close in reverse; SIGTERM stops accepting, finishes what is under way, and ends with exit code 0.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from node import VERSION
+from node.clock import Clock
+from node.config import Config, is_loopback_host
+from node.errors import Refusal
+from node.http.app import make_app
+from node.http.connections import GuardedRunner
+from node.keys import Signer, create_key_file, load_signer
+from node.peer_client import PeerClient
+from node.runtime import Node, StartupError
+from node.sync import Sync
+
+KEEP_UP_INTERVAL_S = 20.0
+
+_log = structlog.get_logger("stigmem.serve")
+
+
+async def serve(config: Config) -> None:
+    """Run a node until SIGTERM or SIGINT. Raises StartupError and its kin before anything is served."""
+    clock = Clock.system()
+    signer = open_signer(config, clock)
+    node = await Node.open(config=config, clock=clock, signer=signer)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(node.close)
+        client = _peer_client(config)
+        await client.start()
+        stack.push_async_callback(client.close)
+        sync = Sync(node, client)
+        runner = GuardedRunner(make_app(node=node, client=client, sync=sync))
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await _listen(runner, config)
+        if config.federation_enabled:
+            await sync.start()
+            stack.push_async_callback(sync.close)
+        stack.push_async_callback(_stop, asyncio.create_task(_keep_up(node), name="stigmem-upkeep"))
+        _announce(node)
+        await _signalled()
+        _log.info("stopping")
+
+
+def open_signer(config: Config, clock: Clock) -> Signer:
+    """The node's key: the file that is configured, else DATA_DIR/node.key, made at the first start."""
+    if config.node_private_key_file is not None:
+        return load_signer(config.node_private_key_file, config.node_private_key_passphrase)
+    folder = Path(config.data_dir)
+    path = folder / "node.key"
+    if path.exists():
+        return load_signer(path, config.node_private_key_passphrase)
+    if (folder / "log").exists():
+        # A new key could never open this log: say what is missing rather than what then does not fit.
+        raise StartupError(
+            f"{path} is missing, and the log beside it was signed with it: restore it or name the key file"
+        )
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return create_key_file(path, clock.random_bytes(32))
+
+
+def _peer_client(config: Config) -> PeerClient:
+    from_loopback = is_loopback_host(_host_of(config.node_url))
+    return PeerClient(
+        allow_loopback=from_loopback,
+        allow_private=config.federation_allow_private_peers,
+        allow_insecure_http=config.federation_insecure,
+    )
+
+
+def _host_of(url: str) -> str:
+    authority = url.partition("://")[2].partition("/")[0]
+    return authority.partition("]")[0].removeprefix("[") if authority.startswith("[") else authority.partition(":")[0]
+
+
+async def _listen(runner: GuardedRunner, config: Config) -> None:
+    try:
+        await web.TCPSite(runner, config.host, config.port).start()
+    except OSError as error:
+        busy = "it is in use by another process" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        raise StartupError(f"STIGMEM_PORT: cannot listen on {config.host}:{config.port}: {busy}") from error
+
+
+def _announce(node: Node) -> None:
+    if node.made_admin_key is not None:
+        print(f"admin key, shown this once: {node.made_admin_key}", flush=True)
+    _log.info(
+        "serving",
+        version=VERSION,
+        node_id=node.node_id,
+        key_id=node.signer.key_id,
+        url=node.config.node_url,
+        log_size=node.log.head().size,
+        federation=node.config.federation_enabled,
+        trust_mode=node.config.trust_mode,
+    )
+
+
+async def _keep_up(node: Node) -> None:
+    while True:
+        await asyncio.sleep(KEEP_UP_INTERVAL_S)
+        try:
+            await node.keep_up()
+        except Refusal as refusal:
+            _log.error("upkeep_failed", code=refusal.code, detail=refusal.detail)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _signalled() -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,0 +1,291 @@
+"""Pulling from peers: one task per peer, with its cursor, its backoff, and its state for operators (PROTOCOL §5.1, §5.3).
+
+Always: facts and the cursor behind them are stored by one event; what is held here in memory only saves reading again.
+Always: a peer's trouble is its own: each is pulled, checked and waited for by itself, and the node serves on meanwhile.
+"""
+
+import asyncio
+import random
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from node.commands.decision import rules_in_force
+from node.commands.exchange import IngestBatch, Ingested
+from node.commands.ingest import Examined, examine
+from node.commands.peer_tokens import mint_token
+from node.errors import (
+    MalformedJson,
+    PeerAnswerInvalid,
+    PeerNotActive,
+    QuarantineGardenRequired,
+    Refusal,
+)
+from node.events.peers import BatchRefusal
+from node.peer_checks import check_peer
+from node.peer_client import PeerClient, PeerRefused
+from node.projections.federation_page import MAX_PAGE_FACTS
+from node.projections.peers import Peer
+from node.projections.view import View
+from node.runtime import Node
+from node.strict_json import scan_json
+from node.times import format_ms
+
+PAGE_BYTES = 8 << 20
+MAX_BACKOFF_S = 300.0
+MAX_BACKOFF_INTERVALS = 20
+# The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
+_EARLY_TRIES = 23
+_FEDERATION_TYPES = frozenset(
+    {"peer.registered.1", "peer.verified.1", "peer.status_set.1", "peer.changed.1", "settings.changed.1"}
+)
+
+_log = structlog.get_logger("stigmem.sync")
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """A page as a peer answers it; each fact is judged by itself, so it stays as it came."""
+
+    facts: list[msgspec.Raw]
+    cursor: str
+    has_more: bool
+
+
+class Cycle(Struct, frozen=True, kw_only=True):
+    """What one pull cycle brought, over all its pages."""
+
+    ingested: int
+    known: int
+    refused: int
+    cursor: str | None
+
+
+class PeerState:
+    """How the exchange with one peer goes in this run of the node."""
+
+    def __init__(self) -> None:
+        self.cursor: str | None = None
+        self.failures = 0
+        self.last_contact_at: str | None = None
+        self.last_error = ""
+        self.reason = ""
+        self.lock = asyncio.Lock()
+        self.news = asyncio.Event()
+
+
+class Sync:
+    """Keeps every peer checked and pulled."""
+
+    def __init__(self, node: Node, client: PeerClient) -> None:
+        self._node, self._client = node, client
+        self._states: dict[str, PeerState] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._supervisor = asyncio.create_task(self._supervise(), name="stigmem-sync")
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._supervisor, *self._tasks.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def state_of(self, node_id: str) -> PeerState:
+        return self._states.setdefault(node_id, PeerState())
+
+    async def pull_now(self, node_id: str, *, from_start: bool) -> Cycle:
+        """Run a cycle for an operator. Raises PeerNotActive, QuarantineGardenRequired, PeerUnreachable, PeerAnswerInvalid."""
+        state = self.state_of(node_id)
+        try:
+            return await self._cycle(node_id, from_start=from_start)
+        except PeerRefused as refusal:
+            state.last_error = _words_of(refusal)
+            raise PeerAnswerInvalid(_words_of(refusal)) from refusal
+
+    async def _supervise(self) -> None:
+        """Give each peer its task, and wake it when the log says that something about it has changed."""
+        start = self._node.log.announced().size
+        self._wake_all()
+        async for entry in self._node.log.follow(start, types=_FEDERATION_TYPES):
+            if entry.type in ("peer.changed.1", "settings.changed.1"):
+                for state in self._states.values():
+                    state.cursor = None
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        with self._node.view() as view:
+            peers = view.peers.all()
+        for peer in peers:
+            self.state_of(peer.node_id).news.set()
+            if peer.node_id not in self._tasks:
+                self._tasks[peer.node_id] = asyncio.create_task(self._tend(peer.node_id), name=f"pull-{peer.peer_id}")
+
+    async def _tend(self, node_id: str) -> None:
+        state = self.state_of(node_id)
+        while True:
+            state.news.clear()
+            with self._node.view() as view:
+                peer = view.peers.of_node(node_id)
+            if peer.status in ("revoked", "rejected"):
+                await state.news.wait()
+            elif peer.status == "pending_verification":
+                await self._check(peer, state)
+            else:
+                await self._pull(peer, state)
+
+    async def _check(self, peer: Peer, state: PeerState) -> None:
+        await check_peer(self._node, self._client, peer)
+        with self._node.view() as view:
+            now = view.peers.of_node(peer.node_id)
+        if now.status == "active":
+            state.failures = 0
+            return
+        state.failures += 1
+        state.last_error = now.detail
+        # The check's own news woke nobody but this task: wait in any case.
+        state.news.clear()
+        await self._wait(peer, state, _check_delay_s(state.failures))
+
+    async def _pull(self, peer: Peer, state: PeerState) -> None:
+        try:
+            if self._is_manifest_due(peer):
+                await check_peer(self._node, self._client, peer)
+            await self._cycle(peer.node_id, from_start=False)
+        except QuarantineGardenRequired:
+            await state.news.wait()
+        except (Refusal, PeerRefused) as error:
+            state.failures += 1
+            state.last_error = _words_of(error)
+            _log.warning("pull_failed", peer=peer.node_id, reason=state.last_error, failures=state.failures)
+            await self._wait(peer, state, self._pull_delay_s(state.failures))
+        else:
+            state.failures = 0
+            await _wait_for(state.news, self._node.config.federation_pull_interval_s)
+
+    async def _wait(self, peer: Peer, state: PeerState, delay_s: float) -> None:
+        """Wait out a backoff, unless there is news, or the peer itself gives a sign of life."""
+        sign = self._node.sign_of_life(peer.node_id)
+        sign.clear()
+        waits = [asyncio.create_task(event.wait()) for event in (sign, state.news)]
+        try:
+            await asyncio.wait(waits, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _cycle(self, node_id: str, *, from_start: bool) -> Cycle:
+        state = self.state_of(node_id)
+        async with state.lock:
+            peer = self._require_ready(node_id, state)
+            cursor = None if from_start else (state.cursor or peer.cursor)
+            total = Cycle(ingested=0, known=0, refused=0, cursor=cursor)
+            while True:
+                page = await self._fetch(peer, state, total.cursor)
+                done = await self._ingest(peer, page)
+                state.cursor = page.cursor
+                # A peer that says there is more at the place where we stand would keep us here for ever.
+                is_stuck = page.cursor == total.cursor
+                total = Cycle(
+                    ingested=total.ingested + done.ingested,
+                    known=total.known + done.known,
+                    refused=total.refused + done.refused,
+                    cursor=page.cursor,
+                )
+                if not page.has_more or is_stuck:
+                    return total
+
+    def _require_ready(self, node_id: str, state: PeerState) -> Peer:
+        with self._node.view() as view:
+            peer = view.peers.of_node(node_id)
+            is_paused = self._is_paused(view)
+        state.reason = "quarantine_garden_required" if is_paused else ""
+        if peer is None or peer.status != "active":
+            raise PeerNotActive("nothing is exchanged with a peer that is not active")
+        if is_paused:
+            raise QuarantineGardenRequired("strict mode pulls nothing while no quarantine garden is designated")
+        return peer
+
+    def _is_paused(self, view: View) -> bool:
+        rules = rules_in_force(view, self._node.config)
+        garden_id = rules.quarantine_garden_id
+        return rules.mode == "strict" and (garden_id is None or view.gardens.by_id(garden_id) is None)
+
+    async def _fetch(self, peer: Peer, state: PeerState, cursor: str | None) -> Page:
+        node = self._node
+        token = mint_token(
+            node.signer, node.clock, issuer=node.node_id, audience=peer.node_id, scopes=peer.allowed_scopes
+        )
+        params = {"limit": str(MAX_PAGE_FACTS)} | ({"cursor": cursor} if cursor else {})
+        try:
+            raw = await self._client.get_json(
+                f"{peer.node_url}/v1/federation/facts", token=token, params=params, max_bytes=PAGE_BYTES
+            )
+        except PeerRefused as refusal:
+            if refusal.code == "cursor_foreign" and cursor is not None:
+                # Its log is not the one the cursor was for: start over, what we have already is a no-op.
+                return await self._fetch(peer, state, None)
+            raise
+        state.last_contact_at, state.last_error = format_ms(node.clock.now_ms()), ""
+        return await asyncio.to_thread(_page, raw)
+
+    async def _ingest(self, peer: Peer, page: Page) -> Ingested:
+        context = self._node.context()
+
+        def examine_all(view: View) -> tuple[Examined | BatchRefusal, ...]:
+            return tuple(examine(bytes(raw), peer, view, context) for raw in page.facts)
+
+        command = IngestBatch(
+            node_id=peer.node_id,
+            public_key=peer.public_key,
+            outcomes=await self._node.read(examine_all),
+            cursor=page.cursor,
+        )
+        return (await self._node.execute(command)).reply
+
+    def _is_manifest_due(self, peer: Peer) -> bool:
+        # A peer renews its manifest when a third of a year is left; thirty days before the end is late enough to find it new.
+        is_ending = peer.manifest_expires_ms - self._node.clock.now_ms() < 30 * 86_400_000
+        return peer.manifest is not None and is_ending
+
+    def _pull_delay_s(self, failures: int) -> float:
+        interval_s = self._node.config.federation_pull_interval_s
+        ceiling_s = min(MAX_BACKOFF_S, MAX_BACKOFF_INTERVALS * interval_s)
+        return _jittered(min(ceiling_s, 2.0 ** min(failures - 1, 10)))
+
+
+def _check_delay_s(failures: int) -> float:
+    if failures <= _EARLY_TRIES:
+        return min(15.0, 2.0 ** (failures - 1))
+    return _jittered(min(MAX_BACKOFF_S, 15.0 * 2.0 ** min(failures - _EARLY_TRIES, 10)))
+
+
+def _jittered(delay_s: float) -> float:
+    return delay_s * random.uniform(0.5, 1.0)
+
+
+def _page(raw: bytes) -> Page:
+    try:
+        scan_json(raw)
+        page = msgspec.json.decode(raw, type=Page)
+    except (MalformedJson, msgspec.MsgspecError) as error:
+        raise PeerAnswerInvalid(f"its page cannot be read: {error}") from error
+    if len(page.facts) > MAX_PAGE_FACTS:
+        raise PeerAnswerInvalid(f"its page holds {len(page.facts)} facts")
+    return page
+
+
+def _words_of(error: Refusal | PeerRefused) -> str:
+    if isinstance(error, PeerRefused):
+        return f"it answered {error.status} {error.code}"
+    return error.detail
+
+
+async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
