@@ -1,0 +1,65 @@
+# make, python3 (3.11 or newer) and git are enough to begin: every target sets up what it needs.
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-long serve bench lint need-venv need-demo need-test
+
+VENV ?= .venv
+KEEP ?=
+ARGS ?=
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+endif
+ifeq ($(strip $(PYTHON)),)
+PYTHON := python3
+endif
+export PYTHON VENV
+
+help:
+	@echo 'make demo        two nodes on this machine, walked through the two-organisation tutorial (KEEP=1 leaves them running)'
+	@echo 'make serve       one node on http://localhost:8765; settings are STIGMEM_* variables'
+	@echo 'make test        all tests (ARGS="-k word" passes on to pytest)'
+	@echo 'make test-long   the same with larger numbers'
+	@echo 'make bench       measures the node and prints ratios'
+	@echo 'make lint        checks style and formatting'
+
+demo: need-demo $(VENV)/.installed
+	@demo/tutorial.sh $(if $(KEEP),--keep)
+
+test: need-test $(VENV)/.installed-for-tests
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-long: need-test $(VENV)/.installed-for-tests
+	STIGMEM_TEST_LONG=1 $(VENV)/bin/python -m pytest --timeout=1800 $(ARGS)
+
+serve: need-venv $(VENV)/.installed
+	@exec $(VENV)/bin/stigmem serve
+
+bench: need-venv $(VENV)/.installed-for-tests
+	$(VENV)/bin/python -m bench $(ARGS)
+
+lint: need-venv $(VENV)/.installed-for-tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+need-venv:
+	@.ci/setup venv
+
+need-demo:
+	@.ci/setup venv curl jq openssl
+
+need-test:
+	@.ci/setup venv curl jq openssl strace
+
+# Editable, so that a target runs the tree as it is; the stamps are older than a changed pyproject.toml, so the environment follows it.
+$(VENV)/.installed: pyproject.toml
+	@echo 'Setting up $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-for-tests: pyproject.toml
+	@echo 'Setting up $(VENV) with what the tests need'
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	@touch $(VENV)/.installed $@

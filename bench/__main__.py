@@ -1,0 +1,100 @@
+"""`python -m bench`: the yardstick and the node in alternating rounds, and what they cost apart.
+
+Always: within a round each size is measured on the yardstick and then on the node, seconds apart, on one file system.
+Exit status 1 when a measurement failed, 2 when wrk is missing. A missed target is printed and is no failure: it says as
+much about the machine as about the node.
+"""
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import load, parts, report, served, yardstick
+
+NEEDS_WRK = frozenset({"node", "reference"})
+KINDS = ("yardstick", "node", "reference", "seal", "sync")
+
+
+def main() -> int:
+    arguments = _arguments()
+    kinds = tuple(arguments.only or KINDS)
+    if NEEDS_WRK & set(kinds) and not load.is_installed():
+        print(load.INSTALL_WRK, file=sys.stderr)
+        return 2
+    figures: report.Figures = {}
+    try:
+        for number in range(1, arguments.rounds + 1):
+            print(f"round {number} of {arguments.rounds}", file=sys.stderr)
+            _measure_round(kinds, arguments.seconds, figures)
+    except (load.LoadFailed, served.ServerFailed) as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} CPUs, {_file_system()}")
+    print(report.table(figures))
+    print("\n".join(report.verdicts(figures)))
+    return 0
+
+
+def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures) -> None:
+    for size in report.SIZES:
+        if "yardstick" in kinds:
+            with _fresh_folder() as folder:
+                _note(figures, {f"G({size})": yardstick.facts_per_second(folder, size, seconds)})
+        if "node" in kinds:
+            with _fresh_folder() as folder:
+                _note(figures, _load_figures("N", size, served.facts_per_second(folder, size, seconds)))
+    if "reference" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, _load_figures("plain", 64, served.plain_requests_per_second(folder, 64, seconds)))
+    if "seal" in kinds:
+        _note(figures, parts.seal_us())
+    if "sync" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, parts.sync_us(folder))
+
+
+@contextmanager
+def _fresh_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="stigmem-bench-") as folder:
+        yield Path(folder)
+
+
+def _load_figures(name: str, connections: int, seen: load.Load) -> dict[str, float]:
+    return {
+        f"{name}({connections})": seen.per_second,
+        f"p50 {name}({connections})": seen.p50_us / 1000,
+        f"p99 {name}({connections})": seen.p99_us / 1000,
+    }
+
+
+def _note(figures: report.Figures, measured: dict[str, float]) -> None:
+    for name, value in measured.items():
+        figures.setdefault(name, []).append(value)
+        print(f"  {name} {value:,.4g}", file=sys.stderr)
+
+
+def _file_system() -> str:
+    folder, mounts = Path(tempfile.gettempdir()).resolve(), Path("/proc/mounts")
+    if not mounts.exists():
+        return str(folder)
+    rows = [line.split()[:3] for line in mounts.read_text().splitlines()]
+    # The longest mount point above the folder is the one it lies on.
+    _, kind, device = max((len(at), kind, device) for device, at, kind in rows if folder.is_relative_to(at))
+    return f"{folder} on {kind} ({device})"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="how often to measure everything (default 5)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds of load per measurement (default 3)")
+    parser.add_argument("--only", nargs="+", choices=KINDS, help="measure these alone")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

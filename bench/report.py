@@ -1,0 +1,60 @@
+"""The table at the end of a run, from one list of figures per name.
+
+Always: a ratio is taken within a round, and the median is one of ratios, so a slow minute weighs on both of its sides.
+"""
+
+from statistics import median
+
+TARGET = 0.30
+SIZES = (1, 16, 64)
+Figures = dict[str, list[float]]
+
+
+def table(figures: Figures) -> str:
+    rows = [("", "median", "min", "max", "")]
+    for name, values in (figures | _ratios(figures)).items():
+        rows.append((name, *(_number(f(values)) for f in (median, min, max)), _unit(name)))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def verdicts(figures: Figures) -> list[str]:
+    ratios, lines = _ratios(figures), []
+    if "N(64)/G(64)" in ratios:
+        ratio = median(ratios["N(64)/G(64)"])
+        lines.append(f"N(64)/G(64) = {ratio:.2f}, target >= {TARGET:.2f}: {'met' if ratio >= TARGET else 'missed'}")
+    if "seal: sign" in figures and "N(64)" in figures:
+        seal = median(figures["seal: canonical JSON"]) + median(figures["seal: sign"])
+        write = 1e6 / median(figures["N(64)"])
+        lines.append(
+            f"a seal costs {seal:.0f} us, {seal / write:.0%} of the {write:.0f} us that a write takes at 64 connections"
+        )
+    return lines
+
+
+def _ratios(figures: Figures) -> Figures:
+    pairs = {f"N({n})/G({n})": (f"N({n})", f"G({n})") for n in SIZES} | {"N(64)/plain(64)": ("N(64)", "plain(64)")}
+    return {
+        name: [a / b for a, b in zip(figures[over], figures[under], strict=True)]
+        for name, (over, under) in pairs.items()
+        if over in figures and under in figures
+    }
+
+
+def _unit(name: str) -> str:
+    if "/" in name:
+        return ""
+    if ":" in name:
+        return "us"
+    return "ms" if name.startswith(("p50", "p99")) else "a second"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    name, *numbers, unit = row
+    return "  ".join(
+        [name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True)), unit]
+    ).rstrip()

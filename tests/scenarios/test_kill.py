@@ -1,0 +1,97 @@
+"""kill -9 under load: what was answered 201 is there afterwards, once, and the log still proves itself."""
+
+import http.client
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tests.scenarios.nodes import RunningNode, eventually
+
+REPO = Path(__file__).parents[2]
+WRITERS = 4
+ANSWERED_BEFORE_THE_KILL = 60
+
+
+class Writer(threading.Thread):
+    """Asserts facts about entities that nobody else uses until its node is gone; keeps what was answered 201."""
+
+    def __init__(self, node: RunningNode, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.answered: dict[str, str] = {}
+        self.failure: AssertionError | None = None
+        self._client = node.client()
+
+    def run(self) -> None:
+        number = 0
+        # The node dies under this connection: no more answers, and none that came half counts.
+        try:
+            while True:
+                entity = f"stigmem://org-a.example/{self.name}/{number}"
+                answer = self._client.send("POST", "/v1/facts", fact_about(entity))
+                self.answered[entity] = answer.expect(201)["id"]
+                number += 1
+        except (OSError, http.client.HTTPException):
+            return
+        except AssertionError as failure:
+            self.failure = failure
+
+
+def fact_about(entity: str):
+    return {
+        "entity": entity,
+        "relation": "memory:status",
+        "value": {"type": "string", "v": "written"},
+        "source": "stigmem://org-a.example/agent/assistant",
+        "scope": "company",
+    }
+
+
+def write_until_killed(node: RunningNode, name: str) -> dict[str, str]:
+    """Id by entity of every fact that was answered before the kill."""
+    writers = [Writer(node, f"{name}-{number}") for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    eventually(
+        lambda: sum(len(writer.answered) for writer in writers),
+        lambda answered: answered >= ANSWERED_BEFORE_THE_KILL or any(writer.failure for writer in writers),
+        within_s=30,
+        what="enough facts were answered",
+    )
+    node.kill()
+    for writer in writers:
+        writer.join(timeout=20)
+        assert not writer.is_alive(), "a writer still waits for an answer of a node that is gone"
+    assert [writer.failure for writer in writers if writer.failure] == []
+    return {entity: fact_id for writer in writers for entity, fact_id in writer.answered.items()}
+
+
+def independently_verified(data_dir: Path) -> None:
+    """Reads the log with a second reader, which shares no code with the node."""
+    command = [sys.executable, "-m", "tests.independent.verifier", str(data_dir)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_answered_write_is_there_once_after_kill_9(make_node, long_run):
+    node = make_node(ENTITY_URI="stigmem://org-a.example")
+    answered: dict[str, str] = {}
+    for round_number in range(20 if long_run else 3):
+        node.start()
+        answered |= write_until_killed(node, f"round-{round_number}")
+        head = node.verify_log()
+        assert re.fullmatch(r"head \d+:\S+", head), head
+
+    independently_verified(node.data_dir)
+    node.start()
+    client = node.client()
+    read = {entity: client.send("GET", f"/v1/facts/{fact_id}").expect(200) for entity, fact_id in answered.items()}
+    assert {entity: fact["id"] for entity, fact in read.items()} == answered
+    assert {fact["entity"] for fact in read.values()} == answered.keys()
+    listed = [fact["entity"] for fact in node.facts()]
+    assert len(listed) == len(set(listed))
+    assert answered.keys() <= set(listed)
+    total = client.send("GET", "/v1/facts?limit=1").expect(200)["total"]
+    assert total == min(len(listed), 10_000)
+    node.stop()
