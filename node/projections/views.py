@@ -95,12 +95,13 @@ def rebuild(views_dir: Path, log: Log) -> Views:
     """Fold the whole log into a new folder, then point CURRENT at it and delete the others."""
     views_dir.mkdir(parents=True, exist_ok=True)
     folder = max([int(path.name) for path in views_dir.iterdir() if path.name.isdecimal()], default=0) + 1
+    current = read_current(views_dir)
+    # What an earlier rebuild left behind when it failed.
+    _remove_all_but(views_dir, None if current is None else current.folder)
     views = Views(views_dir / str(folder))
     views.fold_forward(log, log.head().size)
     _write_current(views_dir, folder, is_closed=False)
-    for path in views_dir.iterdir():
-        if path.name.isdecimal() and int(path.name) != folder:
-            shutil.rmtree(path)
+    _remove_all_but(views_dir, folder)
     return views
 
 
@@ -140,6 +141,12 @@ def _is_sound(views_dir: Path, current: Current, log: Log) -> bool:
         return True
     with log.tree() as read:
         return read(0, checkpoint.size - 1) == checkpoint.leaf
+
+
+def _remove_all_but(views_dir: Path, folder: int | None) -> None:
+    for path in views_dir.iterdir():
+        if path.name.isdecimal() and int(path.name) != folder:
+            shutil.rmtree(path)
 
 
 def _checkpoint_of(path: Path) -> Checkpoint:

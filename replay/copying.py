@@ -1,0 +1,87 @@
+"""A private copy of an LMDB file, at rest and checked page by page before LMDB itself opens it.
+
+Always: the copied folder is only read (beside a node that commits, a reader's slot in LMDB's lock file is taken and given
+back); what LMDB is given to open has passed the structural check, because a torn or
+forged page can take the whole process down.
+Always: the copy is one committed state of the file, also while a node commits to it.
+
+Does not know what lies in the tables (see chain.py, verify.py).
+"""
+
+import mmap
+import shutil
+import struct
+from pathlib import Path
+
+import lmdb
+from lmdb.verify import VerifyError
+from lmdb.verify import verify as problems_of
+
+DATA_FILE = "data.mdb"
+_META_BYTES = 2 * mmap.PAGESIZE
+_TXNID = struct.Struct("=Q")
+# Behind the page header (16) and magic, version, address, map size, two tables and the last page of LMDB's format 1.
+_TXNID_AT = 16 + 24 + 96 + 8
+_PIN_ATTEMPTS = 20
+
+
+class CopyFailed(Exception):
+    """The file could not be copied in one state; the message is one line for the operator."""
+
+
+def copy_environment(source: Path, target: Path) -> None:
+    """Copy the LMDB file of folder `source` into the new folder `target`, in one committed state."""
+    target.mkdir(parents=True)
+    if not _copy_unchanged(source / DATA_FILE, target / DATA_FILE):
+        _copy_pinned(source, target / DATA_FILE)
+
+
+def structural_problem(folder: Path) -> str | None:
+    """The first thing wrong with the structure of the LMDB file in `folder`, or None. LMDB does not open it."""
+    try:
+        problems = problems_of(str(folder), subdir=True)
+    except (VerifyError, struct.error, ArithmeticError, LookupError, ValueError) as error:
+        # The walker reports what it foresaw; on bytes that nobody foresaw it stumbles, which says as much.
+        return str(error)
+    return problems[0] if problems else None
+
+
+def _copy_unchanged(source: Path, target: Path) -> bool:
+    """Copy, and say whether nothing was committed meanwhile."""
+    before = _metas(source)
+    shutil.copyfile(source, target)
+    return _metas(source) == before
+
+
+def _copy_pinned(source: Path, target: Path) -> None:
+    """Copy while holding a reader's slot, so that no page of its state is reused; then point the copy at that state."""
+    try:
+        environment = lmdb.open(str(source), readonly=True, create=False, max_dbs=0)
+    except lmdb.Error as error:
+        raise CopyFailed(f"{source} changes while it is read, and cannot be held still: {error}") from error
+    try:
+        metas = _pin(environment, source / DATA_FILE, target)
+    finally:
+        environment.close()
+    with target.open("r+b") as copy:
+        copy.write(metas)
+
+
+def _pin(environment: lmdb.Environment, source: Path, target: Path) -> bytes:
+    for _ in range(_PIN_ATTEMPTS):
+        metas = _metas(source)
+        # Beginning to read touches no page but these two, so it is safe before the structure was checked.
+        with environment.begin() as snapshot:
+            if snapshot.id() == _last_txnid(metas):
+                shutil.copyfile(source, target)
+                return metas
+    raise CopyFailed(f"{source} changes too fast to be copied: try again, or stop the node")
+
+
+def _metas(source: Path) -> bytes:
+    with source.open("rb") as file:
+        return file.read(_META_BYTES)
+
+
+def _last_txnid(metas: bytes) -> int:
+    return max(_TXNID.unpack_from(metas, start + _TXNID_AT)[0] for start in (0, mmap.PAGESIZE))

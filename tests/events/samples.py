@@ -1,0 +1,267 @@
+"""One sample of every event type, in an order that tells a story: a node is born, gets peers, facts, a quarantine.
+
+Always: a list in an event has more than one element somewhere, and text is not all ASCII, so that an encoding that only
+works for the plain case does not pass.
+"""
+
+from node.canonical import b64url_encode, canonical_json
+from node.events import EVENT_TYPES
+from node.events.event import Event, type_of
+from node.events.facts import Fact, FactAsserted, Judgement, Resolution, Value
+from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
+from node.events.identity import (
+    AdminKeyCreated,
+    ManifestPublished,
+    NodeCreated,
+    RefusalsCounted,
+    RequestRefused,
+    Settings,
+    SettingsChanged,
+)
+from node.events.peers import (
+    AttestationSigned,
+    BatchReceived,
+    BatchRefusal,
+    ExchangeRefused,
+    PageServed,
+    PeerChanged,
+    PeerRegistered,
+    PeerStatusSet,
+    PeerVerified,
+    Receipt,
+    Receipts,
+)
+from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked, Grant, Revocation
+from node.keys import Signer
+
+NODE_ID = "stigmem://org-a.example"
+PEER_NODE_ID = "stigmem://org-b.example"
+SIGNER = Signer.from_seed(bytes(range(32)))
+PEER_SIGNER = Signer.from_seed(bytes(range(1, 33)))
+AT = "2026-05-04T12:00:00.000Z"
+FORGET_MS = 1_777_896_600_000
+QUARANTINE_ID = "018f0000-0000-7000-8000-0000000000a1"
+
+JUDGEMENT = Judgement(
+    t=0.1625,
+    identity=0.5,
+    history=0.0,
+    scope_authority=0.25,
+    attestation=0.0,
+    weights=(0.2, 0.4, 0.25, 0.15),
+    rule="first_contact",
+    mode="strict",
+    threshold=0.2,
+)
+
+
+def fact_id(number: int) -> str:
+    return f"018f0000-0000-7000-8000-{number:012x}"
+
+
+def fact(number: int, *, is_foreign: bool = False, **changed: object) -> Fact:
+    """A fact of this node, or of the peer. Seal, CID and hash have the right form and are not computed."""
+    node_id = PEER_NODE_ID if is_foreign else NODE_ID
+    members: dict[str, object] = {
+        "id": fact_id(number),
+        "entity": f"{node_id}/company/münchen-{number % 3}",
+        "relation": "org:head_count",
+        "value": Value(type="number", v=float(number), interpret_as="content"),
+        "source": f"{node_id}/agent/crm",
+        "timestamp": AT,
+        "hlc": f"1777896000000.{number:03d}",
+        "confidence": 0.9,
+        "scope": "company",
+        "valid_until": None,
+        "garden_id": None,
+        "received_from": node_id if is_foreign else None,
+        "supersedes": (),
+        "resolves": None,
+        "origin": node_id,
+        "seal": "c2VhbA",
+        "source_trust": 0.1625 if is_foreign else None,
+        "derived_from": (),
+        "attestation_chain": (),
+        "attestation_chain_issuers": (),
+        "attestation_verified": (),
+        "cid": f"sha256:{number:064x}",
+        "fact_hash": f"{number:064x}",
+        "warnings": (),
+    }
+    return Fact(**(members | changed))
+
+
+def samples() -> list[Event]:
+    """One of each type in EVENT_TYPES, of the common ones more; NodeCreated first."""
+    events = [*_of_the_node(), *_of_peers(), *_of_facts(), *_of_quarantine(), *_of_exchange(), *_of_tokens()]
+    missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
+    if missing:
+        raise LookupError(f"no sample of {sorted(missing)}: add one")
+    return events
+
+
+def _of_the_node() -> list[Event]:
+    return [
+        NodeCreated(node_id=NODE_ID, public_key=SIGNER.public_key_b64, software="stigmem-node 1.1.0"),
+        AdminKeyCreated(key_hash="ab" * 32),
+        ManifestPublished(manifest_id="m-1", manifest=_manifest(NODE_ID, SIGNER)),
+        GardenCreated(
+            id=QUARANTINE_ID,
+            slug="quarantine",
+            name="Quarantäne",
+            scope="company",
+            description="",
+            is_quarantine=True,
+            created_by=NODE_ID,
+        ),
+        SettingsChanged(
+            settings=Settings(
+                quarantine_garden_id=QUARANTINE_ID,
+                trust_mode="strict",
+                quarantine_trust_threshold=0.2,
+                trust_weights=(0.2, 0.4, 0.25, 0.15),
+                blocked_sources=("user:mallory", "stigmem://org-x.example"),
+            )
+        ),
+        RequestRefused(code="insufficient_permission", detail='needs "admin" \u2028 so', subject="PUT /v1/settings"),
+        RefusalsCounted(principal="agent:cto", code="insufficient_permission", count=41, minute="2026-05-04T12:00Z"),
+    ]
+
+
+def _of_peers() -> list[Event]:
+    return [
+        PeerRegistered(
+            peer_id="peer-1",
+            node_id=PEER_NODE_ID,
+            node_url="https://org-b.example:8765",
+            allowed_scopes=("company", "public"),
+            declared_key=PEER_SIGNER.public_key_b64,
+            declared_at=AT,
+        ),
+        PeerVerified(
+            peer_id="peer-1",
+            node_id=PEER_NODE_ID,
+            public_key=PEER_SIGNER.public_key_b64,
+            is_manifest_proven=True,
+            checkpoint="org-b.example/stigmem-log\n3\nroot\n\nsigned\n",
+            warnings=("insecure_transport",),
+            manifest=_manifest(PEER_NODE_ID, PEER_SIGNER),
+        ),
+        PeerChanged(
+            peer_id="peer-1",
+            node_id=PEER_NODE_ID,
+            allowed_scopes=("company", "public"),
+            delegated_sources=("agent:cto", "user:alice"),
+        ),
+    ]
+
+
+def _of_facts() -> list[Event]:
+    resolution = Resolution(conflict_id="c-1", superseded=(fact_id(1),))
+    return [
+        FactAsserted(judgement=None, fact=fact(1)),
+        FactAsserted(judgement=JUDGEMENT, fact=fact(2, source="user:alice", value=_text("Zürich"), confidence=0.5)),
+        FactAsserted(judgement=None, fact=fact(3, supersedes=(fact_id(1),), resolves=resolution)),
+        FactAsserted(judgement=None, fact=fact(4, value=_null(), confidence=0.0)),
+    ]
+
+
+def _of_quarantine() -> list[Event]:
+    promoted, rejected = fact(5, source="user:bob"), fact(6, source="user:bob", warnings=("informal_uri",))
+    return [
+        FactQuarantined(garden_id=QUARANTINE_ID, reason="trust_below_threshold", judgement=JUDGEMENT, fact=promoted),
+        FactQuarantined(garden_id=QUARANTINE_ID, reason="instruction", judgement=None, fact=rejected),
+        FactPromoted(
+            fact_id=promoted.id, origin=NODE_ID, garden_id=QUARANTINE_ID, target_garden_id=None, reason="checked"
+        ),
+        FactRejected(fact_id=rejected.id, origin=NODE_ID, garden_id=QUARANTINE_ID, reason=""),
+    ]
+
+
+def _of_exchange() -> list[Event]:
+    held = fact(8, is_foreign=True)
+    receipts = (
+        Receipt(fact=fact(7, is_foreign=True), judgement=JUDGEMENT, quarantine_garden_id=None, quarantine_reason=None),
+        Receipt(fact=held, judgement=JUDGEMENT, quarantine_garden_id=QUARANTINE_ID, quarantine_reason="first_contact"),
+    )
+    refused = BatchRefusal(fact_id=fact_id(9), source="agent:eve", event_type="rejected_fact", reason="seal_invalid")
+    return [
+        BatchReceived(
+            node_id=PEER_NODE_ID, cursor="cursor-2", known=1, outcome=Receipts(refused=(refused,)), receipts=receipts
+        ),
+        BatchReceived(node_id=PEER_NODE_ID, cursor="cursor-3", known=2, outcome=Receipts(refused=()), receipts=()),
+        FactPromoted(
+            fact_id=held.id, origin=PEER_NODE_ID, garden_id=QUARANTINE_ID, target_garden_id=None, reason="known"
+        ),
+        PageServed(
+            node_id=PEER_NODE_ID,
+            nonce="nonce-1",
+            forget_ms=FORGET_MS,
+            scope="company",
+            cursor=None,
+            limit=100,
+        ),
+        AttestationSigned(
+            node_id=PEER_NODE_ID,
+            nonce="nonce-2",
+            forget_ms=FORGET_MS,
+            token_id="token-1",
+            fact_hash=f"{7:064x}",
+            fact_body=b'{"entity":"stigmem://org-b.example/company/1"}',
+        ),
+        ExchangeRefused(
+            node_id=PEER_NODE_ID,
+            nonce="nonce-3",
+            forget_ms=FORGET_MS,
+            event_type="scope_violation",
+            reason="scope_not_permitted",
+            detail="team",
+        ),
+        PeerStatusSet(
+            peer_id="peer-1", node_id=PEER_NODE_ID, status="revoked", reason="operator", detail="contract ended"
+        ),
+    ]
+
+
+def _of_tokens() -> list[Event]:
+    grant = Grant(
+        token_version=1,
+        token_id="token-1",
+        issuer=NODE_ID,
+        subject=f"{NODE_ID}/agent/crm",
+        verb="write",
+        object=f"{NODE_ID}/company",
+        issued_at=AT,
+        expiry="2026-05-05T12:00:00.000Z",
+        nonce="bm9uY2U",
+        key_id=SIGNER.key_id,
+    )
+    return [
+        CapabilityIssued(grant=grant),
+        CapabilityRevoked(reason="lost", revocation=Revocation(token_id="token-1", revoked_at=AT)),
+        CapabilityAccepted(token_id="token-of-org-b"),
+        GardenDeleted(garden_id=QUARANTINE_ID),
+    ]
+
+
+def _manifest(node_id: str, signer: Signer) -> bytes:
+    members = {
+        "manifest_version": 1,
+        "entity_uri": node_id,
+        "public_key": signer.public_key_b64,
+        "key_id": signer.key_id,
+        "entities": [node_id],
+        "rotation_events": [],
+        "issued_at": AT,
+        "expires_at": "2027-05-04T12:00:00.000Z",
+    }
+    signature = b64url_encode(signer.sign(canonical_json(members)))
+    return canonical_json(members | {"signature": signature})
+
+
+def _text(text: str) -> Value:
+    return Value(type="string", v=text, interpret_as="content")
+
+
+def _null() -> Value:
+    return Value(type="null", v=None, interpret_as="content")
