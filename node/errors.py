@@ -254,6 +254,12 @@ class QuarantineHasPendingFacts(Conflict):
     code = "quarantine_has_pending_facts"
 
 
+class GardenInUse(Conflict):
+    """It is the designated quarantine garden: facts could arrive there at any moment."""
+
+    code = "garden_in_use"
+
+
 class FactNotQuarantinePending(Conflict):
     code = "fact_not_quarantine_pending"
 
@@ -317,12 +323,6 @@ class InvalidObject(Invalid):
     """The token's object or issuer lies outside this node's authority (PROTOCOL §8.1)."""
 
     code = "invalid_object"
-
-
-class IssuerNotOwned(Invalid):
-    """A token is issued in this node's own name only (PROTOCOL §8.1)."""
-
-    code = "issuer_not_owned"
 
 
 class InvalidExpiry(Invalid):

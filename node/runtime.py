@@ -17,7 +17,6 @@ from msgspec import Struct
 from node.clock import Clock
 from node.commands.decision import Context, Principal
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
-from node.commands.manifests import parse_stored
 from node.config import Config
 from node.errors import Refusal
 from node.events.log import Head, Log
@@ -26,7 +25,6 @@ from node.keys import Signer, equal_secrets, keyed_hash
 from node.projections.view import View
 from node.projections.views import Views, close_current, open_current
 from node.refusals import RefusalLimiter
-from node.times import parse_rfc3339
 from node.writer import Outcome, Writer
 
 ADMIN_KEY_PURPOSE = "admin-key"
@@ -103,6 +101,7 @@ class Node:
             config=self.config,
             signer=self.signer,
             clock=self.clock,
+            refusals=self._refusals,
             at_ms=self.clock.at_ms(),
             hlc="",
         )
@@ -177,6 +176,7 @@ class Node:
             signer=self.signer,
             config=self.config,
             node_id=self.node_id,
+            refusals=self._refusals,
         )
         if not head.size:
             await self.execute(FoundNode())
@@ -214,9 +214,7 @@ class Node:
             own = view.identity.manifest()
         if own is None:
             return True
-        manifest = parse_stored(own.manifest)
-        issued_ms, expires_ms = parse_rfc3339(manifest.issued_at), parse_rfc3339(manifest.expires_at)
-        return self.clock.now_ms() > expires_ms - (expires_ms - issued_ms) // 3
+        return self.clock.now_ms() > own.expires_ms - (own.expires_ms - own.issued_ms) // 3
 
     async def _release(self) -> None:
         """Let go of whatever an interrupted start had taken."""

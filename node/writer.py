@@ -27,6 +27,7 @@ from node.keys import Signer
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
+from node.refusals import RefusalLimiter
 
 MAX_WAITING = 10_000
 MAX_BATCH = 512
@@ -56,9 +57,19 @@ class _Done(Struct):
 class Writer:
     """Executes commands one after another against the log and the views it owns."""
 
-    def __init__(self, *, log: Log, views: Views, clock: Clock, signer: Signer, config: Config, node_id: str) -> None:
+    def __init__(
+        self,
+        *,
+        log: Log,
+        views: Views,
+        clock: Clock,
+        signer: Signer,
+        config: Config,
+        node_id: str,
+        refusals: RefusalLimiter,
+    ) -> None:
         self._log, self._views, self._clock, self._signer = log, views, clock, signer
-        self._config, self._node_id = config, node_id
+        self._config, self._node_id, self._refusals = config, node_id, refusals
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="stigmem-log")
         self._task = asyncio.create_task(self._run(), name="stigmem-writer")
@@ -130,6 +141,7 @@ class Writer:
             config=self._config,
             signer=self._signer,
             clock=self._clock,
+            refusals=self._refusals,
             at_ms=self._clock.at_ms(),
             hlc=self._clock.tick(),
         )

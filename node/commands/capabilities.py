@@ -90,8 +90,9 @@ def check_token(token: CapabilityToken, view: View, context: Context) -> Grant:
         raise UnknownIssuer("this node did not issue that token")
     if token.object != "*" and authority_of(token.object) != context.node_id:
         raise UnknownIssuer("the token's object lies outside this node's authority")
-    if view.identity.manifest() is None:
-        raise UnknownIssuer("this node has published no manifest")
+    own = view.identity.manifest()
+    if own is None or own.expires_ms <= context.at_ms:
+        raise UnknownIssuer("this node's manifest has expired")
     is_signed = verify(context.signer.public_key, token.signed_bytes(), b64url_decode(token.signature))
     if not is_signed or token.key_id != context.signer.key_id:
         raise TokenSignatureInvalid("the token's signature does not hold")

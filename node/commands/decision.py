@@ -18,6 +18,7 @@ from node.events.facts import TrustMode
 from node.events.tokens import Grant
 from node.keys import Signer
 from node.projections.view import View
+from node.refusals import RefusalLimiter
 
 Via = Literal["node", "admin", "anonymous", "capability", "peer"]
 
@@ -58,6 +59,7 @@ class Context(Struct, frozen=True, kw_only=True):
     config: Config
     signer: Signer
     clock: Clock
+    refusals: RefusalLimiter
     at_ms: int
     hlc: str
 

@@ -171,6 +171,9 @@ def _answer(claims: Claims, view: View, context: Context, act: Callable[[Peer], 
     try:
         check_claims(claims, view, context)
     except Unauthenticated as refusal:
+        # No nonce is taken here, so nothing but this limit keeps somebody with one captured token from filling the log.
+        if not context.refusals.admit(claims.iss, refusal.code, context.at_ms):
+            return Decision(refusal=refusal)
         return Decision(events=(_refusal_event(claims, refusal, None, context),), actor=actor, refusal=refusal)
     try:
         event, reply = act(peer)
@@ -299,12 +302,13 @@ def _receipt(
         now_ms=context.at_ms,
     )
     if reason is not None:
-        return Receipt(
-            fact=structs.replace(fact, hlc=fact.hlc or context.hlc, source_trust=judgement.t if judgement else None),
-            judgement=judgement,
-            quarantine_garden_id=rules.quarantine_garden_id if reason else None,
-            quarantine_reason=reason,
-        )
+        _require_place(examined, batch, rules, view)
+    return Receipt(
+        fact=structs.replace(fact, hlc=fact.hlc or context.hlc, source_trust=judgement.t if judgement else None),
+        judgement=judgement,
+        quarantine_garden_id=rules.quarantine_garden_id if reason else None,
+        quarantine_reason=reason,
+    )
 
 
 def _known_hash(fact: Fact, batch: dict[str, Receipt], view: View) -> str | None:

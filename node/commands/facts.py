@@ -249,7 +249,9 @@ def _reason_to_hold(
     view: View,
     context: Context,
 ) -> str | None:
-    if origin_of(draft.normal_source, context.node_id) == context.node_id:
+    # What an operator writes is this node's own doing, whoever it quotes; only what came from outside is held (PROTOCOL §6.3).
+    is_own = origin_of(draft.normal_source, context.node_id) == context.node_id
+    if is_own or command.principal.via != "capability":
         return None
     issuers = command.attestation_chain_issuers
     return hold_reason(
@@ -261,8 +263,7 @@ def _reason_to_hold(
         judgement=judgement,
         is_instruction=draft.value.interpret_as == "instruction",
         is_provenance_sound=True,
-        lacks_attestation=command.principal.via == "capability"
-        and not is_attested_by_source(draft.normal_source, issuers, verified),
+        lacks_attestation=not is_attested_by_source(draft.normal_source, issuers, verified),
         now_ms=context.at_ms,
     )
 

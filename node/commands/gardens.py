@@ -12,6 +12,7 @@ from node.errors import (
     FactNotFound,
     FactNotQuarantinePending,
     GardenExists,
+    GardenInUse,
     GardenNotFound,
     GardenScopeMismatch,
     InsufficientPermission,
@@ -92,7 +93,7 @@ def decide_delete_garden(command: DeleteGarden, view: View, context: Context) ->
     if view.gardens.has_pending(garden.id):
         raise QuarantineHasPendingFacts("facts wait there for a moderator")
     if view.identity.settings().quarantine_garden_id == garden.id:
-        raise QuarantineHasPendingFacts("it is the designated quarantine garden")
+        raise GardenInUse("it is the designated quarantine garden")
     return Decision(events=(GardenDeleted(garden_id=garden.id),), actor=command.principal.actor())
 
 

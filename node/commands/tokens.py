@@ -13,7 +13,6 @@ from node.errors import (
     InvalidExpiry,
     InvalidField,
     InvalidObject,
-    IssuerNotOwned,
     TokenAlreadyRevoked,
     TokenNotFound,
 )
@@ -53,7 +52,7 @@ class AcceptCapability(Struct, frozen=True, kw_only=True):
 def decide_issue_capability(command: IssueCapability, view: View, context: Context) -> Decision:
     require_operator(command.principal)
     if normal_uri(command.issuer) != context.node_id:
-        raise IssuerNotOwned("issuer: a token is issued in this node's own name")
+        raise InvalidObject("issuer: a token is issued in this node's own name")
     if command.verb not in get_args(Verb):
         raise InvalidField("verb: not a verb that a token can grant")
     check_name("subject", command.subject)

@@ -1,6 +1,6 @@
 """/v1/gardens and /v1/quarantine: gardens, and the moderation of what waits in them (PROTOCOL §6)."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 from aiohttp import web
@@ -44,7 +44,7 @@ class RejectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class QueueQuery(Struct, frozen=True, kw_only=True):
-    quarantine_status: QuarantineStatus = "pending"
+    quarantine_status: QuarantineStatus | None = None
     garden_id: str | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -141,10 +141,12 @@ async def list_quarantine(request: web.Request) -> web.Response:
 
 def _queue(asked: QueueQuery, view: View, node: Node) -> dict[str, object]:
     gardens = [find_garden(asked.garden_id, view)] if asked.garden_id else view.gardens.all()
+    statuses = get_args(QuarantineStatus) if asked.quarantine_status is None else (asked.quarantine_status,)
     waiting = [
         place
         for garden in gardens
-        for place in view.gardens.queue(garden.id, asked.quarantine_status, before=LAST_PLACE)
+        for status in statuses
+        for place in view.gardens.queue(garden.id, status, before=LAST_PLACE)
     ]
     waiting.sort(reverse=True)
     before = _queue_place(asked.cursor)

@@ -7,6 +7,7 @@ from msgspec import Struct
 from node.events.entry import Entry
 from node.events.identity import AdminKeyCreated, ManifestPublished, NodeCreated, Settings, SettingsChanged
 from node.projections.base import Projection, TableSpec
+from node.projections.manifest_dates import dates_of
 
 DEFAULT_SETTINGS = Settings(
     quarantine_garden_id=None,
@@ -32,6 +33,8 @@ class OwnManifest(Struct, frozen=True, array_like=True):
     manifest_id: str
     manifest: bytes
     published_ms: int
+    issued_ms: int
+    expires_ms: int
 
 
 _BIRTH = TableSpec("identity/birth", Birth)
@@ -63,7 +66,8 @@ class Identity(Projection):
             case NodeCreated(node_id=node_id, public_key=public_key):
                 self.table(_BIRTH).put(_ONLY, Birth(node_id, public_key, entry.leaf[:8]))
             case ManifestPublished(manifest_id=manifest_id, manifest=manifest):
-                row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms)
+                dates = dates_of(manifest)
+                row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms, *dates)
                 self.table(_MANIFEST).put(_ONLY, row)
             case SettingsChanged(settings=settings):
                 self.table(_SETTINGS).put(_ONLY, settings)

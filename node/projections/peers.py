@@ -8,7 +8,6 @@ Does not fetch or verify anything (see `node/commands/peers.py`, `node/sync.py`)
 
 from typing import ClassVar
 
-import msgspec
 from msgspec import Struct, structs
 
 from node.events.entry import Entry
@@ -24,7 +23,8 @@ from node.events.peers import (
     PeerVerified,
 )
 from node.projections.base import Projection, TableSpec, text_key
-from node.times import format_ms, parse_rfc3339
+from node.projections.manifest_dates import dates_of
+from node.times import format_ms
 
 
 class Peer(Struct, frozen=True, array_like=True):
@@ -144,7 +144,7 @@ class Peers(Projection):
             verified_at=format_ms(entry.at_ms),
             public_key=verified.public_key,
             manifest=verified.manifest or None,
-            manifest_expires_ms=_expires_ms(verified.manifest),
+            manifest_expires_ms=dates_of(verified.manifest)[1] if verified.manifest else 0,
             is_manifest_proven=verified.is_manifest_proven,
             checkpoint=verified.checkpoint,
             warnings=verified.warnings,
@@ -180,17 +180,6 @@ class Peers(Projection):
         peer = self.of_node(node_id)
         if peer is not None:
             self.table(_BY_NODE_ID).put(text_key(node_id), structs.replace(peer, **changes))
-
-
-def _expires_ms(manifest: bytes) -> int:
-    return parse_rfc3339(_dates.decode(manifest).expires_at) if manifest else 0
-
-
-class _Dates(Struct):
-    expires_at: str
-
-
-_dates = msgspec.json.Decoder(_Dates)
 
 
 def _rules_of(settings: Settings) -> tuple[object, ...]:
