@@ -4,7 +4,8 @@
 .PHONY: help demo test test-long serve bench lint need-venv need-demo need-test
 
 VENV ?= .venv
-KEEP ?=
+# `make demo --keep` too: make itself takes that word for --keep-going, which says nothing else in a Makefile without -j.
+KEEP ?= $(findstring k,$(filter-out --%,$(firstword $(MAKEFLAGS))))
 ARGS ?=
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
