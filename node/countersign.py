@@ -14,16 +14,18 @@ from msgspec import Struct, structs
 from node.commands.attestations import holds, known_key
 from node.commands.facts import AssertFact, plan
 from node.commands.peer_tokens import mint_token
-from node.errors import PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
+from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
 from node.runtime import Node
+from node.strict_json import scan_json
 from node.uris import authority_of
 
 TIMEOUT_S = 2.0
 MAX_IN_FLIGHT = 8
 MAX_FAILURES = 3
 REST_S = 30.0
+_FAILURES = (PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden, TimeoutError, MalformedJson, msgspec.MsgspecError)
 
 _log = structlog.get_logger("stigmem.countersign")
 
@@ -79,7 +81,7 @@ class Countersigner:
         line.in_flight += 1
         try:
             answer = await self._post(peer, body, token)
-        except (PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden, TimeoutError, msgspec.MsgspecError) as error:
+        except _FAILURES as error:
             line.failures += 1
             if line.failures >= MAX_FAILURES:
                 line.failures, line.resting_until = 0, time.monotonic() + REST_S
@@ -104,4 +106,5 @@ class Countersigner:
             raw = await self._client.post_json(
                 f"{peer.node_url}/v1/federation/attest", request, token=bearer, timeout_s=TIMEOUT_S
             )
+        scan_json(raw)
         return msgspec.json.decode(raw, type=AttestAnswer).attestation

@@ -378,10 +378,6 @@ class ManifestRolledBack(Malformed):
     code = "manifest_rolled_back"
 
 
-class ManifestExpired(Invalid):
-    code = "manifest_expired"
-
-
 # Peers (PROTOCOL §5.1).
 class FederationDisabled(Forbidden):
     code = "federation_disabled"
@@ -397,12 +393,6 @@ class PeerIdTaken(Invalid):
 
 class PeerUrlForbidden(Invalid):
     code = "peer_url_forbidden"
-
-
-class PeerEntityMismatch(Invalid):
-    """The document at the peer's URL speaks for another entity than the one registered."""
-
-    code = "entity_mismatch"
 
 
 class DeclarationInvalid(Invalid):
@@ -546,10 +536,6 @@ class NotReady(Unavailable):
     """The node lives and takes no writes (`/readyz`)."""
 
     code = "not_ready"
-
-
-class Rebuilding(Unavailable):
-    code = "rebuilding"
 
 
 class Internal(Refusal):

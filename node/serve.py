@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 from pathlib import Path
 
 import structlog
@@ -31,11 +32,15 @@ _log = structlog.get_logger("stigmem.serve")
 
 async def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT. Raises StartupError and its kin before anything is served."""
+    _make_data_folder(Path(config.data_dir))
     clock = Clock.system()
     signer = open_signer(config, clock)
     node = await Node.open(config=config, clock=clock, signer=signer)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.close)
+        # At once: the log holds its hash by now, so no later start would show it, whatever keeps this one from serving.
+        if node.made_admin_key is not None:
+            print(f"admin key, shown this once: {node.made_admin_key}", flush=True)
         client = _peer_client(config)
         await client.start()
         stack.push_async_callback(client.close)
@@ -66,8 +71,14 @@ def open_signer(config: Config, clock: Clock) -> Signer:
         raise StartupError(
             f"{path} is missing, and the log beside it was signed with it: restore it or name the key file"
         )
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return create_key_file(path, clock.random_bytes(32))
+
+
+def _make_data_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartupError(f"STIGMEM_DATA_DIR: cannot make the folder {folder}: {error.strerror}") from error
 
 
 def _peer_client(config: Config) -> PeerClient:
@@ -88,13 +99,19 @@ async def _listen(runner: GuardedRunner, config: Config) -> None:
     try:
         await web.TCPSite(runner, config.host, config.port).start()
     except OSError as error:
-        busy = "it is in use by another process" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-        raise StartupError(f"STIGMEM_PORT: cannot listen on {config.host}:{config.port}: {busy}") from error
+        raise StartupError(_why_not_listening(error, config)) from error
+
+
+def _why_not_listening(error: OSError, config: Config) -> str:
+    where = f"cannot listen on {config.host}:{config.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"STIGMEM_PORT: {where}: it is in use by another process"
+    # asyncio puts its own words around what the system said; a name that does not resolve has no number to look up.
+    said = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+    return f"{'STIGMEM_PORT' if error.errno == errno.EACCES else 'STIGMEM_HOST'}: {where}: {said}"
 
 
 def _announce(node: Node) -> None:
-    if node.made_admin_key is not None:
-        print(f"admin key, shown this once: {node.made_admin_key}", flush=True)
     _log.info(
         "serving",
         version=VERSION,

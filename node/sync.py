@@ -85,6 +85,7 @@ class Sync:
 
     async def start(self) -> None:
         self._supervisor = asyncio.create_task(self._supervise(), name="stigmem-sync")
+        self._supervisor.add_done_callback(_report_end)
 
     async def close(self) -> None:
         tasks = [task for task in (self._supervisor, *self._tasks.values()) if task is not None]
@@ -120,7 +121,9 @@ class Sync:
         for peer in peers:
             self.state_of(peer.node_id).news.set()
             if peer.node_id not in self._tasks:
-                self._tasks[peer.node_id] = asyncio.create_task(self._tend(peer.node_id), name=f"pull-{peer.peer_id}")
+                task = asyncio.create_task(self._tend(peer.node_id), name=f"pull-{peer.peer_id}")
+                task.add_done_callback(_report_end)
+                self._tasks[peer.node_id] = task
 
     async def _tend(self, node_id: str) -> None:
         state = self.state_of(node_id)
@@ -254,6 +257,12 @@ class Sync:
         interval_s = self._node.config.federation_pull_interval_s
         ceiling_s = min(MAX_BACKOFF_S, MAX_BACKOFF_INTERVALS * interval_s)
         return _jittered(min(ceiling_s, 2.0 ** min(failures - 1, 10)))
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    # These tasks end by being cancelled; one that ends otherwise is a bug that nobody would see.
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("sync_task_failed", task=task.get_name(), exc_info=task.exception())
 
 
 def _check_delay_s(failures: int) -> float:

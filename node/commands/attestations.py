@@ -11,6 +11,8 @@ from node.projections.view import View
 from node.uris import authority_of, lies_under
 
 MAX_CHAIN = 16
+# 64 bytes are 86 characters of base64url, 88 with padding.
+SIGNATURE_CHARS = 88
 
 
 def check_attestations(

@@ -33,6 +33,7 @@ from node.uris import (
 
 NAME_BYTES = 2048
 TEXT_BYTES = 65_536
+TIME_CHARS = 64
 SIGNED_WINDOW_MS = 300_000
 _TEXT_TYPES = ("string", "text", "ref", "datetime")
 
@@ -210,6 +211,9 @@ def _timestamp(stated: str | None, now_ms: int) -> str:
 
 
 def _time(field: str, text: str) -> int:
+    # RFC 3339 bounds no fraction, and a signed fact keeps its time as it came.
+    if len(text) > TIME_CHARS:
+        raise InvalidField(f"{field}: more than {TIME_CHARS} characters")
     try:
         return parse_rfc3339(text)
     except ValueError as error:

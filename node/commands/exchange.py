@@ -5,14 +5,15 @@ Always: the facts of a page and the cursor behind them are one event, so a crash
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
-from node.canonical import b64url_decode, b64url_encode, fact_body, fact_hash
+from node.canonical import b64url_decode, b64url_encode
 from node.clock import parse_hlc
 from node.commands.capabilities import check_dates, parse_token
 from node.commands.decision import Context, Decision, Rules, rules_in_force
-from node.commands.drafts import SIGNED_WINDOW_MS, StatedValue, check_name, value_of
+from node.commands.drafts import Draft, StatedValue, draft_of
 from node.commands.ingest import Examined
 from node.commands.peer_tokens import Claims, check_claims, forget_ms
 from node.commands.quarantine import hold_reason, require_room
@@ -20,7 +21,6 @@ from node.commands.trust import judge
 from node.errors import (
     AttestationRefused,
     IdCollision,
-    InvalidField,
     NonceAlreadySeen,
     Refusal,
     ScopeNotPermitted,
@@ -43,7 +43,6 @@ from node.keys import verify
 from node.projections.federation_page import read_cursor
 from node.projections.peers import Peer
 from node.projections.view import View
-from node.times import parse_rfc3339
 from node.uris import authority_of, lies_under, normal_uri, origin_of
 
 
@@ -81,7 +80,7 @@ class FactBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     value: StatedValue
     scope: Scope
     source: str
-    confidence: float
+    confidence: Annotated[float, Meta(ge=0.0, le=1.0)]
     ts: str
 
 
@@ -215,52 +214,49 @@ def _served(command: ServePage, peer: Peer, view: View, context: Context) -> tup
 
 
 def _attested(command: SignAttestation, peer: Peer, view: View, context: Context) -> tuple[Event, object]:
-    token_id = _check_attestable(command, peer, view, context)
     body = command.body
-    value = value_of(body.value)
-    signed = fact_body(
+    draft = draft_of(
         entity=body.entity,
         relation=body.relation,
-        value_type=value.type,
-        value_v=value.v,
-        interpret_as=value.interpret_as,
-        scope=body.scope,
+        value=body.value,
         source=body.source,
         confidence=body.confidence,
+        scope=body.scope,
+        valid_until=None,
         timestamp=body.ts,
+        now_ms=context.at_ms,
+        is_signed=True,
     )
+    token_id = _check_attestable(command, draft, peer, view, context)
     event = AttestationSigned(
         node_id=peer.node_id,
         nonce=str(command.claims.nonce),
         forget_ms=forget_ms(command.claims, context),
         token_id=token_id,
-        fact_hash=fact_hash(signed),
-        fact_body=signed,
+        fact_hash=draft.hash(),
+        # Built from what was checked, never the document that was sent (PROTOCOL §2.4).
+        fact_body=draft.body(),
     )
-    return event, b64url_encode(context.signer.sign(signed))
+    return event, b64url_encode(context.signer.sign(event.fact_body))
 
 
-def _check_attestable(command: SignAttestation, peer: Peer, view: View, context: Context) -> str:
+def _check_attestable(command: SignAttestation, draft: Draft, peer: Peer, view: View, context: Context) -> str:
     """The id of the token under which this may be signed. Raises AttestationRefused, or what is wrong with the token."""
-    body, token = command.body, parse_token(command.token)
-    for field, text in (("entity", body.entity), ("relation", body.relation), ("source", body.source)):
-        check_name(field, text)
+    token = parse_token(command.token)
     if token.issuer != peer.node_id or token.verb != "write":
         raise AttestationRefused("token: not a write token of the node that asks")
     if not verify(b64url_decode(peer.public_key), token.signed_bytes(), b64url_decode(token.signature)):
         raise AttestationRefused("token: its signature does not hold")
     check_dates(token, context.at_ms)
-    subject, source = normal_uri(token.subject), normal_uri(body.source)
+    subject = normal_uri(token.subject)
     if subject == context.node_id or not lies_under(subject, context.node_id):
         raise AttestationRefused("token: its subject is not part of this organisation")
-    if not lies_under(source, subject):
+    if not lies_under(draft.normal_source, subject):
         raise AttestationRefused("source: it does not lie under the token's subject")
-    if authority_of(normal_uri(body.entity)) != peer.node_id:
+    if authority_of(draft.normal_entity) != peer.node_id:
         raise AttestationRefused("entity: it lies outside the authority of the node that asks")
-    if body.scope == "public":
+    if draft.scope == "public":
         raise AttestationRefused("scope: a public fact needs the author's own signature")
-    if abs(_ts(body.ts) - context.at_ms) > SIGNED_WINDOW_MS:
-        raise AttestationRefused("ts: more than five minutes from now")
     _check_policy(token.token_id, view, context)
     return token.token_id
 
@@ -269,13 +265,6 @@ def _check_policy(token_id: str, view: View, context: Context) -> None:
     policy = context.config.attestation_policy
     if policy == "off" or (policy == "accepted" and not view.tokens.is_accepted(token_id)):
         raise AttestationRefused("this node's attestation policy does not allow it")
-
-
-def _ts(text: str) -> int:
-    try:
-        return parse_rfc3339(text)
-    except ValueError as error:
-        raise InvalidField("ts: not an RFC 3339 time") from error
 
 
 def _receipt(

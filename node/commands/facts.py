@@ -190,12 +190,16 @@ def _check_parents(command: AssertFact, view: View, rules: Rules) -> tuple[str, 
 
 
 def _is_known(parent: str, access: Access, view: View) -> bool:
-    if len(parent) == 64 and set(parent) <= _HEX:
-        return any(is_readable(row, access) for row in view.facts.by_hash(parent))
-    if not is_fact_id(parent):
+    if not is_parent_name(parent):
         raise ProvenanceHashInvalid("derived_from: neither a fact hash nor a fact id")
+    rows = view.facts.by_hash(parent) if len(parent) == 64 else view.facts.all_by_id(parent)
     # Only what the writer may read counts as known: else this would tell what exists in places closed to it.
-    return any(is_readable(row, access) for row in view.facts.all_by_id(parent))
+    return any(is_readable(row, access) for row in rows)
+
+
+def is_parent_name(text: str) -> bool:
+    """Whether the text is a fact hash (64 hex digits) or a fact id."""
+    return (len(text) == 64 and set(text) <= _HEX) or is_fact_id(text)
 
 
 def is_fact_id(text: str) -> bool:

@@ -9,15 +9,24 @@ from msgspec import Struct
 
 from node.canonical import b64url_decode, fact_body, fact_cid, fact_hash, seal_message, value_text
 from node.clock import parse_hlc
-from node.commands.attestations import check_attestations, is_attested_by_source
+from node.commands.attestations import SIGNATURE_CHARS, check_attestations, is_attested_by_source
 from node.commands.decision import Context
-from node.commands.drafts import StatedValue, check_name, check_reserved, require_signable, value_of
-from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_fact_id
+from node.commands.drafts import (
+    NAME_BYTES,
+    TIME_CHARS,
+    StatedValue,
+    check_name,
+    check_reserved,
+    require_signable,
+    value_of,
+)
+from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_fact_id, is_parent_name
 from node.errors import (
     CidMismatch,
     HlcSkew,
     InvalidFact,
     InvalidHlc,
+    ProvenanceHashInvalid,
     Refusal,
     ScopeViolation,
     SealInvalid,
@@ -103,9 +112,29 @@ def _decode(raw: bytes) -> WireFact:
         raise InvalidFact(str(error)) from error
     if not is_fact_id(fact.id) or not 0.0 <= fact.confidence <= 1.0:
         raise InvalidFact("id or confidence")
+    _check_bounds(fact)
+    return fact
+
+
+def _check_bounds(fact: WireFact) -> None:
+    """Nothing of a peer's fact is stored that no fact of ours could hold: a log never forgets what once went in."""
+    if len(fact.timestamp) > TIME_CHARS or len(fact.valid_until or "") > TIME_CHARS:
+        raise InvalidFact("timestamp or valid_until: too long")
     if len(fact.derived_from) > MAX_PARENTS or len(fact.supersedes or ()) > MAX_SUPERSEDED:
         raise InvalidFact("derived_from or supersedes: too many")
-    return fact
+    if not all(map(is_parent_name, fact.derived_from)):
+        raise ProvenanceHashInvalid("derived_from: neither a fact hash nor a fact id")
+    named = (*(fact.supersedes or ()), *(fact.resolves.superseded if fact.resolves else ()))
+    if not all(map(is_fact_id, named)) or len(named) > 2 * MAX_SUPERSEDED:
+        raise InvalidFact("supersedes or resolves: not fact ids")
+    if any(len(signature) > SIGNATURE_CHARS for signature in fact.attestation_chain):
+        raise InvalidFact("attestation_chain: too long a signature")
+    if any(len(name) > NAME_BYTES for name in (*fact.attestation_chain_issuers, _conflict_of(fact))):
+        raise InvalidFact("attestation_chain_issuers or resolves: too long a name")
+
+
+def _conflict_of(fact: WireFact) -> str:
+    return fact.resolves.conflict_id if fact.resolves else ""
 
 
 def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Examined:

@@ -16,6 +16,7 @@ from node.errors import (
     IatInFuture,
     InvalidSignature,
     InvalidSub,
+    MalformedJson,
     MalformedToken,
     MissingNonce,
     NonceAlreadySeen,
@@ -25,6 +26,7 @@ from node.errors import (
 )
 from node.keys import Signer, verify
 from node.projections.view import View
+from node.strict_json import scan_json
 
 TOKEN_LIFE_MS = 300_000
 MAX_LIFETIME_MS = 3_600_000
@@ -71,11 +73,12 @@ def parse_peer_token(text: str) -> PeerToken:
         raise MalformedToken("not a JWT")
     try:
         header, body, signature = map(b64url_decode, parts)
-        # A dictionary first: msgspec would take the second of two `alg` members without a word.
-        if len(header) > 64 or msgspec.json.decode(header) != _HEADER:
+        if scan_json(header) != _HEADER:
             raise MalformedToken("the header is not that of a peer token")
+        # Of two equal claims one reader takes the first and another the last: whoever signs that means neither.
+        scan_json(body)
         claims = msgspec.json.decode(body, type=Claims)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, MalformedJson) as error:
         raise MalformedToken("not a peer token") from error
     return PeerToken(claims=claims, signed=text.rpartition(".")[0].encode(), signature=signature)
 

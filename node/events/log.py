@@ -134,6 +134,8 @@ class Log:
                     for entry in self._of_types(from_offset, end, types):
                         yield entry
                     from_offset = end
+                    # A long stretch without a match must not hold up the loop.
+                    await asyncio.sleep(0)
                 if from_offset >= self._announced.size:
                     await news.wait()
         finally:

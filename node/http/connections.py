@@ -5,8 +5,10 @@ then 408 and closed. At most `max_idle` connections wait without a request; beyo
 Bodies arrive as they were sent: a compressed one is never inflated here, so its size limit cannot be fooled.
 What is no HTTP gets a bare 400 and one log line without the bytes, which are the stranger's.
 
-Rests on one private name of aiohttp, `RequestHandler._waiter`, set while a connection waits for its next request, as
-aiohttp's own keep-alive timer does; the tests fail when it goes.
+A connection that is being closed still takes the rest of the body that a handler waits for: SIGTERM finishes what is under way.
+
+Rests on private names of aiohttp's RequestHandler: `_waiter`, set while a connection waits for its next request, as its own
+keep-alive timer does, and `_close` and `_force_close`, set once it shuts down; the tests fail when one goes.
 
 Does not limit: the time a body takes (see node/http/body.py), or how slowly a peer reads an answer.
 """
@@ -121,7 +123,10 @@ class GuardedConnection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        if self._close or self._force_close:
+            self._take_while_closing(data)
+        else:
+            super().data_received(data)
         # A connection that still waits after these bytes has got a part of a header and no more.
         if self.is_idle:
             if data and self._header_deadline is None:
@@ -152,6 +157,16 @@ class GuardedConnection(web.RequestHandler):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         _log.error("connection_failed", cause=str(args[0]), exc_info=kw.get("exc_info", True))
+
+    def _take_while_closing(self, data: bytes) -> None:
+        """aiohttp drops what comes once it closes, so the request under way would wait in vain for the end of its body."""
+        closing = self._close, self._force_close
+        self._close = self._force_close = False
+        try:
+            super().data_received(data)
+        finally:
+            # A next request that came along is parsed and never begun: the connection ends with the one under way.
+            self._close, self._force_close = closing
 
     def _refuse_slow_header(self) -> None:
         self._header_deadline = None

@@ -7,8 +7,9 @@ from aiohttp import web
 from msgspec import Meta, Struct, structs
 
 from node.canonical import b64url_decode, b64url_encode, fact_body
+from node.commands.attestations import SIGNATURE_CHARS
 from node.commands.decision import Principal
-from node.commands.drafts import StatedValue
+from node.commands.drafts import NAME_BYTES, StatedValue
 from node.commands.facts import AssertFact, needs_attestation, row_of
 from node.commands.gardens import find_garden
 from node.errors import (
@@ -59,8 +60,8 @@ class FactRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     garden_id: str | None = None
     supersedes: bool | tuple[str, ...] = False
     derived_from: tuple[str | ParentRef, ...] = ()
-    attestation_chain: tuple[str, ...] = ()
-    attestation_chain_issuers: tuple[str, ...] = ()
+    attestation_chain: tuple[Annotated[str, Meta(max_length=SIGNATURE_CHARS)], ...] = ()
+    attestation_chain_issuers: tuple[Annotated[str, Meta(max_length=NAME_BYTES)], ...] = ()
     timestamp: str | None = None
     idempotency_key: str | None = None
     write_mode: Literal["assert", "summarize_with_provenance"] = "assert"
