@@ -18,7 +18,7 @@ set -euo pipefail
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 PORT_A=${PORT_A:-8100}
 PORT_B=${PORT_B:-8200}
-PEERS_DEADLINE_S=40
+PEERS_DEADLINE_S=10
 
 # shellcheck source=demo/walk.sh
 source "$REPO/demo/walk.sh"

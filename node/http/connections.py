@@ -25,7 +25,7 @@ from node.http.body import json_response
 HEADER_TIMEOUT_S = 30.0
 MAX_IDLE = 1000
 # aiohttp waits this long for handlers and again for what it cancelled; twice it must fit the 10 s of PROTOCOL §13.
-SHUTDOWN_TIMEOUT_S = 4.0
+SHUTDOWN_TIMEOUT_S = 3.0
 SWEEP_INTERVAL_S = 1.0
 
 _log = structlog.get_logger(__name__)

@@ -192,6 +192,9 @@ class RunningNode:
     def post(self, path: str, body: Any, bearer: str | None = ADMIN_KEY) -> Answer:
         return self.send("POST", path, body, bearer)
 
+    def log_size(self) -> int:
+        return int(self.get("/v1/log/checkpoint", bearer=None).body.split(b"\n")[1])
+
     def facts(self, query: str = "") -> list[dict[str, Any]]:
         """All facts that an ordinary read of the admin shows, page by page."""
         found, cursor, client = [], "", self.client()

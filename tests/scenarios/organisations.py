@@ -139,11 +139,11 @@ class Organisation:
         self.node.send("PATCH", "/v1/admin/config", {"quarantine_garden_id": garden_id}).expect(200)
         return garden_id
 
-    def issue_write_token(self, subject: str) -> dict[str, Any]:
+    def issue_token(self, subject: str, verb: str = "write") -> dict[str, Any]:
         request = {
             "issuer": self.entity_uri,
             "subject": subject,
-            "verb": "write",
+            "verb": verb,
             "object": f"{self.entity_uri}/scope/shared",
             "ttl_seconds": 86400,
         }

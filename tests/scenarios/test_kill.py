@@ -1,4 +1,4 @@
-"""kill -9 under load: what was answered 201 is there afterwards, once, and the log still proves itself."""
+"""kill -9 under load and between steps: what was answered is there afterwards, once, and the log still proves itself."""
 
 import http.client
 import re
@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from tests.scenarios.nodes import RunningNode, eventually
+from tests.scenarios.organisations import AUTO_QUARANTINE, Organisation, await_active
 
 REPO = Path(__file__).parents[2]
 WRITERS = 4
@@ -95,3 +96,50 @@ def test_every_answered_write_is_there_once_after_kill_9(make_node, long_run):
     total = client.send("GET", "/v1/facts?limit=1").expect(200)["total"]
     assert total == min(len(listed), 10_000)
     node.stop()
+
+
+def kill_and_start(*organisations: Organisation) -> None:
+    for organisation in organisations:
+        organisation.node.kill()
+    for organisation in organisations:
+        organisation.node.launch()
+    for organisation in organisations:
+        organisation.node.wait_until_ready()
+
+
+def test_the_tutorial_comes_out_the_same_with_kill_9_between_any_two_of_its_steps(make_organisation):
+    org_a, org_b = orgs = (make_organisation("org-a"), make_organisation("org-b"))
+    kill_and_start(*orgs)
+    for org in orgs:
+        org.publish()
+    kill_and_start(*orgs)
+    org_a.register(org_b)
+    kill_and_start(*orgs)
+    org_b.register(org_a)
+    kill_and_start(*orgs)
+    await_active((org_a, org_b), (org_b, org_a))
+    garden_id = org_a.create_garden("inbound-quarantine", quarantine=True)
+    kill_and_start(*orgs)
+    org_a.node.send("PATCH", "/v1/admin/config", {"quarantine_garden_id": garden_id}).expect(200)
+    kill_and_start(*orgs)
+    token = org_a.issue_token(org_b.bot)
+    kill_and_start(*orgs)
+    fact = org_a.fact("project/atlas", "active", scope="company") | {"source": org_b.bot}
+    held = org_a.node.post("/v1/facts", fact, token["token_json"]).expect(202)
+    assert (held["quarantine_garden_id"], held["quarantine_reason"]) == (garden_id, AUTO_QUARANTINE)
+    kill_and_start(*orgs)
+    admission = {"fact_id": held["fact_id"], "target_garden_id": None, "reason": "It was checked."}
+    org_a.node.post(f"/v1/gardens/{garden_id}/promote", admission).expect(200)
+    kill_and_start(*orgs)
+    org_a.node.post(f"/v1/federation/capability-tokens/{token['token_id']}/revoke", {}).expect(200)
+    kill_and_start(*orgs)
+
+    record = org_a.node.get(f"/v1/facts/{held['fact_id']}").expect(200)
+    assert (record["quarantine_status"], record["source_trust"]) == ("promoted", 0.15)
+    assert record["attestation_chain_issuers"] == [org_b.entity_uri]
+    assert [found["id"] for found in org_a.node.facts()] == [held["fact_id"]]
+    org_a.node.post("/v1/facts", fact, token["token_json"]).refused(403, "token_revoked")
+    for org in orgs:
+        org.node.stop()
+        org.node.verify_log()
+        independently_verified(org.node.data_dir)

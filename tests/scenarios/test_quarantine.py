@@ -9,7 +9,7 @@ from tests.scenarios.organisations import AUTO_QUARANTINE
 def write(two_orgs):
     """Writes a fact about project atlas to org A as org B's bot, each time with the same token; returns the answer."""
     org_a, org_b = two_orgs
-    token = org_a.issue_write_token(org_b.bot)["token_json"]
+    token = org_a.issue_token(org_b.bot)["token_json"]
 
     def write(relation: str, v: str = "active"):
         fact = org_a.fact("project/atlas", v, scope="company") | {"relation": relation, "source": org_b.bot}
@@ -76,17 +76,46 @@ def test_a_fact_admitted_into_a_garden_stands_in_that_garden(two_orgs, write):
     assert [found["id"] for found in org_a.node.facts(f"&garden_id={garden_id}")] == [fact["fact_id"]]
 
 
-def test_a_rejected_fact_counts_for_nothing_and_is_shown_to_the_admin_by_id_alone(two_orgs, write):
+@pytest.fixture
+def reader(two_orgs):
+    """What org B's bot reads at org A, which shared its company facts with it."""
+    org_a, org_b = two_orgs
+    token = org_a.issue_token(org_b.bot, "read")["token_json"]
+    return lambda path: org_a.node.get(path, bearer=token)
+
+
+def test_a_held_fact_is_shown_to_nobody_but_the_moderators_until_it_is_admitted(two_orgs, write, reader):
     org_a, _ = two_orgs
     fact = write("memory:status").expect(202)
-    reader = org_a.node.post("/v1/auth/keys", {"entity_uri": org_a.assistant, "permissions": ["read"]}).expect(201)
+    place = f"/v1/facts/{fact['fact_id']}"
+
+    reader(place).refused(404, "fact_not_found")
+    reader(f"{place}/body").refused(404, "fact_not_found")
+    reader(f"/v1/facts/{fact['cid']}").refused(404, "fact_not_found")
+    assert reader("/v1/facts").expect(200)["total"] == 0
+    reader("/v1/quarantine").refused(403, "insufficient_permission")
+    assert org_a.node.get(place).expect(200)["quarantine_status"] == "pending"
+
+    promote(org_a, fact["quarantine_garden_id"], fact["fact_id"]).expect(200)
+    assert reader(place).expect(200)["quarantine_status"] == "promoted"
+    assert reader("/v1/facts").expect(200)["total"] == 1
+
+
+def test_a_rejected_fact_counts_for_nothing_and_is_shown_to_the_admin_by_id_alone(two_orgs, write, reader):
+    org_a, _ = two_orgs
+    fact = write("memory:status").expect(202)
+    place, rejected = f"/v1/facts/{fact['fact_id']}", f"/v1/gardens/{fact['quarantine_garden_id']}/reject"
 
     rejection = {"fact_id": fact["fact_id"], "reason": "Nobody vouches for it."}
-    org_a.node.post(f"/v1/gardens/{fact['quarantine_garden_id']}/reject", rejection).expect(200)
+    answer = org_a.node.post(rejected, rejection).expect(200)
 
-    record = org_a.node.get(f"/v1/facts/{fact['fact_id']}").expect(200)
+    record = org_a.node.get(place).expect(200)
+    assert (list(answer), answer["rejected_by"]) == (["fact_id", "rejected_at", "rejected_by"], org_a.entity_uri)
     assert record["quarantine_status"] == "rejected"
     assert (record["confidence"], record["effective_confidence"], record["asserted_confidence"]) == (0.0, 0.0, 0.85)
     assert listed(org_a) == []
     assert org_a.held() == []
-    org_a.node.get(f"/v1/facts/{fact['fact_id']}", bearer=reader["raw_key"]).refused(404, "fact_not_found")
+    assert [item["fact_id"] for item in org_a.held("rejected")] == [fact["fact_id"]]
+    reader(place).refused(404, "fact_not_found")
+    org_a.node.get(place, bearer="sk_" + "A" * 43).refused(401, "invalid_credentials")
+    org_a.node.post(rejected, rejection).refused(409, "fact_not_quarantine_pending")

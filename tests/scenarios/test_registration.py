@@ -61,7 +61,7 @@ def test_what_two_organisations_agreed_on_survives_a_stop_and_a_kill(orgs):
     start_together(org_a, org_b)
     federate(org_a, org_b)
     garden_id = org_a.hold_inbound_facts()
-    kept, revoked = (org_a.issue_write_token(org_b.bot) for _ in range(2))
+    kept, revoked = (org_a.issue_token(org_b.bot) for _ in range(2))
     write = org_a.fact("project/atlas", "active", scope="company") | {"source": org_b.bot}
     fact_id = org_a.node.post("/v1/facts", write, kept["token_json"]).expect(202)["fact_id"]
     org_a.node.post("/v1/facts", write | {"relation": "memory:owner"}, kept["token_json"]).expect(202)

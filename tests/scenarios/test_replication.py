@@ -1,14 +1,26 @@
 """Facts travel from org A to org B by pulls, once each and as their origin made them, whatever dies in between."""
 
 import http.client
+import json
+import signal
 import threading
+import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
+from tests.independent.verifier import read_log
 from tests.scenarios.nodes import eventually
-from tests.scenarios.organisations import AUTO_QUARANTINE, Organisation, await_active, federate, start_together
+from tests.scenarios.organisations import (
+    AUTO_QUARANTINE,
+    Organisation,
+    await_active,
+    base64url,
+    federate,
+    start_together,
+)
 
 TRAVELS = (
     "id",
@@ -35,9 +47,21 @@ def make_publisher_and_subscriber(make_organisation):
         org_a, org_b = (make_organisation(name, **settings) for name in ("org-a", "org-b"))
         start_together(org_a, org_b)
         federate(org_a, org_b)
+        if trust_mode == "relaxed":
+            await_first_pulls(org_a, org_b)
         return org_a, org_b
 
     return make
+
+
+def await_first_pulls(org_a: Organisation, org_b: Organisation) -> None:
+    """A node pulls once, unasked, when a peer becomes active; a test's own pulls come after that one."""
+    for server, client in ((org_a, org_b), (org_b, org_a)):
+        eventually(
+            lambda server=server, client=client: server.peer(client)["pages_served"],
+            within_s=10,
+            what=f"{server.name} served its first page to {client.name}",
+        )
 
 
 def assert_many(org: Organisation, count: int) -> list[str]:
@@ -118,6 +142,52 @@ def test_reading_again_from_the_start_changes_nothing(make_publisher_and_subscri
     assert (again["ingested"], again["refused"]) == (0, 0)
     assert again["known"] >= len(asserted)
     assert org_b.node.facts() == before
+
+
+def test_the_facts_of_a_page_and_the_cursor_behind_them_are_one_event(make_publisher_and_subscriber):
+    org_a, org_b = make_publisher_and_subscriber("relaxed")
+    asserted = [org_a.assert_fact(f"item/{number}", "here") for number in range(5)]
+    cursor = org_b.pull(org_a)["cursor"]
+    assert org_b.pull(org_a)["cursor"] == cursor
+    assert org_b.pull(org_a, from_start=True)["cursor"] == cursor
+    org_b.node.stop()
+
+    batches = [entry for entry in read_log(org_b.node.data_dir) if entry.header["type"] == "batch.received.1"]
+
+    assert len(batches) == 1
+    parts = [json.loads(item.data) for _, item in sorted(batches[0].items.items())]
+    assert [part["cursor"] for part in parts if "cursor" in part] == [cursor]
+    assert ids_of(part["fact"] for part in parts if "fact" in part) == ids_of(asserted)
+
+
+def peer_token(issuer: Organisation, audience: Organisation) -> str:
+    """A token for one request of `issuer` to `audience`, signed by openssl."""
+    now_ms = time.time_ns() // 1_000_000
+    claims = {
+        "iss": issuer.entity_uri,
+        "sub": audience.entity_uri,
+        "iat": now_ms,
+        "exp": now_ms + 300_000,
+        "nonce": str(uuid.uuid4()),
+        "scopes": ["public"],
+    }
+    signed = ".".join(base64url(json.dumps(part).encode()) for part in ({"alg": "EdDSA", "typ": "JWT"}, claims))
+    return f"{signed}.{base64url(issuer.key.sign(signed.encode()))}"
+
+
+def test_a_page_is_served_once_for_each_signed_token_and_a_kill_forgets_none_of_them(make_publisher_and_subscriber):
+    org_a, org_b = make_publisher_and_subscriber("relaxed")
+    asserted = org_a.assert_fact("item/1", "here")
+    token = peer_token(org_b, org_a)
+
+    page = org_a.node.get("/v1/federation/facts", bearer=token).expect(200)
+
+    assert as_sent(page["facts"]) == as_sent([org_a.node.get(f"/v1/facts/{asserted['id']}").expect(200)])
+    org_a.node.get("/v1/federation/facts", bearer=token).refused(401, "nonce_already_seen")
+    org_a.node.kill()
+    org_a.node.start()
+    org_a.node.get("/v1/federation/facts", bearer=token).refused(401, "nonce_already_seen")
+    assert org_a.node.get("/v1/federation/facts", bearer=peer_token(org_b, org_a)).expect(200) == page
 
 
 def test_only_public_facts_travel_unless_more_was_granted(make_publisher_and_subscriber):
@@ -214,15 +284,26 @@ def test_a_strict_node_without_a_quarantine_garden_pauses_and_loses_nothing(make
     asserted = [org_a.assert_fact(f"item/{number}", "here") for number in range(3)]
     peer_id = org_b.peer(org_a)["peer_id"]
 
-    org_b.node.post(f"/v1/federation/peers/{peer_id}/pull", {})
+    org_b.node.post(f"/v1/federation/peers/{peer_id}/pull", {}).refused(409, "quarantine_garden_required")
 
-    eventually(
-        lambda: org_b.peer(org_a)["reason"],
-        lambda reason: reason == "quarantine_garden_required",
-        within_s=5,
-        what="org B says why it does not pull",
-    )
-    assert items(org_b) == []
+    assert org_b.peer(org_a)["reason"] == "quarantine_garden_required"
+    assert (items(org_b), org_b.held()) == ([], [])
     org_b.hold_inbound_facts()
     org_b.pull(org_a)
+    assert org_b.peer(org_a)["reason"] is None
     assert ids_of(org_b.held()) == ids_of(asserted)
+
+
+def test_sigterm_ends_a_node_in_time_that_waits_for_a_peer_that_hangs(make_publisher_and_subscriber):
+    org_a, org_b = make_publisher_and_subscriber("relaxed")
+    served = org_b.node.log_size()
+    org_a.node.process.send_signal(signal.SIGSTOP)
+    pulling = threading.Thread(target=pull_until_cut_off, args=(org_b, org_a))
+    pulling.start()
+    org_b.assert_fact("item/1", "it serves on meanwhile")
+
+    org_b.node.stop()
+
+    pulling.join(timeout=20)
+    assert not pulling.is_alive()
+    assert int(org_b.node.verify_log().split(":")[0].removeprefix("head ")) == served + 1

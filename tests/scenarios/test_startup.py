@@ -1,12 +1,21 @@
 """Starting, refusing to start, and stopping: what the person at the terminal sees."""
 
+import json
 import re
 import socket
 from pathlib import Path
 
 import pytest
 
-from tests.scenarios.nodes import ADMIN_KEY, RunningNode, free_port, run_stigmem
+from tests.scenarios.nodes import (
+    ADMIN_KEY,
+    REQUEST_DEADLINE_S,
+    STOP_DEADLINE_S,
+    RunningNode,
+    eventually,
+    free_port,
+    run_stigmem,
+)
 from tests.scenarios.organisations import KeyPair, openssl
 
 ORG_A = "stigmem://org-a.example"
@@ -21,7 +30,7 @@ FACT = {
 def serve_in_vain(folder: Path, **settings: str) -> str:
     """`stigmem serve` that is to end by itself; returns the one line that it says."""
     done = run_stigmem("serve", folder=folder, timeout_s=20, **settings)
-    assert done.returncode not in (0, None), f"it ended with 0:\n{done.stdout}{done.stderr}"
+    assert done.returncode == 1, f"it ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stdout + done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, f"more or less than one line:\n{done.stderr}"
@@ -39,11 +48,48 @@ def test_a_port_that_is_none_stops_the_start(tmp_path, port):
     assert "STIGMEM_PORT" in serve_in_vain(tmp_path, PORT=port)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("HOST", "203.0.113.9"),
+        ("DATA_DIR", "not-a-folder"),
+        ("ENTITY_URI", "https://org-a.example"),
+        ("TRUST_MODE", "paranoid"),
+        ("AT_REST_ENCRYPTION", "on"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(tmp_path, setting, value):
+    (tmp_path / "not-a-folder").touch()
+
+    said = serve_in_vain(tmp_path, **{"PORT": str(free_port()), "ADMIN_KEY": ADMIN_KEY, setting: value})
+
+    assert said.startswith(f"stigmem: STIGMEM_{setting}: ")
+
+
+def test_a_settings_file_that_cannot_be_read_stops_the_start(tmp_path):
+    (tmp_path / "stigmem.toml").write_text("port = eighty\n")
+
+    assert "stigmem.toml" in serve_in_vain(tmp_path, ADMIN_KEY=ADMIN_KEY)
+
+
 def test_a_busy_port_stops_the_start(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
 
         assert port in serve_in_vain(tmp_path, PORT=port, ADMIN_KEY=ADMIN_KEY)
+
+
+def test_an_admin_key_made_by_a_start_that_finds_its_port_busy_is_shown_and_works_later(make_node):
+    node = make_node()
+    del node.settings["ADMIN_KEY"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = node.settings | {"PORT": str(listener.getsockname()[1])}
+        done = run_stigmem("serve", folder=node.folder, timeout_s=20, **settings)
+    assert done.returncode == 1
+
+    node.start()
+
+    assert [works_as_admin(node, word) for word in words_of(done.stdout)] == [True]
 
 
 def test_a_second_process_on_the_same_folder_stops_and_leaves_the_first_alone(make_node, tmp_path):
@@ -146,10 +192,14 @@ def works_as_admin(node: RunningNode, bearer: str) -> bool:
     return node.get("/v1/admin/config", bearer=bearer).status == 200
 
 
+def words_of(text: str) -> list[str]:
+    """Every word that is long enough for a key."""
+    return sorted(set(re.findall(r"[A-Za-z0-9_-]{20,}", text)))
+
+
 def shown_admin_keys(node: RunningNode) -> list[str]:
     """Every word on the terminal that the node takes as its admin key."""
-    words = set(re.findall(r"[A-Za-z0-9_-]{20,}", node.said()))
-    return [word for word in sorted(words) if works_as_admin(node, word)]
+    return [word for word in words_of(node.said()) if works_as_admin(node, word)]
 
 
 def test_an_admin_key_is_made_and_shown_at_the_first_start_and_at_no_other(make_node):
@@ -193,6 +243,36 @@ def test_sigterm_ends_a_node_in_the_middle_of_a_request(make_node):
         connection.sendall(head.encode() + b'Content-Type: application/json\r\nContent-Length: 400\r\n\r\n{"entity": ')
 
         node.stop()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_sigterm_stops_accepting_and_answers_the_request_under_way(make_node):
+    node = make_node(ENTITY_URI=ORG_A).start()
+    idle = node.client()
+    idle.send("GET", "/healthz").expect(200)
+    body = json.dumps(FACT).encode()
+    head = (
+        f"POST /v1/facts HTTP/1.1\r\nHost: localhost:{node.port}\r\nAuthorization: Bearer {ADMIN_KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", node.port), timeout=REQUEST_DEADLINE_S) as connection:
+        connection.sendall(head.encode() + body[:20])
+        # Answered behind it, so the first bytes have arrived and the request is under way.
+        idle.send("GET", "/healthz").expect(200)
+        node.process.terminate()
+        eventually(lambda: not is_listening(node.port), within_s=5, what="the node accepts no more connections")
+        connection.sendall(body[20:])
+        answer = connection.makefile("rb").read()
+
+    assert node.process.wait(STOP_DEADLINE_S) == 0, node.said()
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    fact_id = json.loads(answer.partition(b"\r\n\r\n")[2])["id"]
+    node.start()
+    assert [fact["id"] for fact in node.facts()] == [fact_id]
 
 
 def test_the_log_holds_every_answered_write_after_sigterm(make_node):

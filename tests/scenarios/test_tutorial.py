@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.nodes import environment, eventually, free_port
+from tests.scenarios.nodes import environment, eventually, free_port, run_stigmem
 from tests.scenarios.organisations import AUTO_QUARANTINE, KeyPair, from_base64url
 
 TUTORIAL = Path(__file__).parents[2] / "demo" / "tutorial.sh"
@@ -76,6 +76,21 @@ def test_discovery_names_the_node_by_its_entity_and_key(walk, org):
     assert discovery["node_id"] == f"stigmem://org-{org}.example"
     assert from_base64url(discovery["federation_pubkey"]) == key.raw_public
     assert discovery["federation"] == "enabled"
+
+
+@pytest.mark.parametrize("org", ["a", "b"])
+def test_the_data_folder_appears_in_the_current_one_and_its_log_proves_itself(walk, org):
+    folder = walk.work / f"stigmem-org-{org}"
+
+    done = run_stigmem("replay", "verify", "--data-dir", "stigmem-data", folder=folder)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"head [1-9]\d*:[0-9a-f]{64}", done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("org", ["a", "b"])
+def test_the_six_settings_of_the_tutorial_are_all_known(walk, org):
+    assert "STIGMEM_" not in (walk.work / f"org-{org}.log").read_text()
 
 
 @pytest.mark.parametrize("org", ["a", "b"])
