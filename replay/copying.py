@@ -19,7 +19,7 @@ from lmdb.verify import verify as problems_of
 
 DATA_FILE = "data.mdb"
 _META_BYTES = 2 * mmap.PAGESIZE
-_TXNID = struct.Struct("=Q")
+_TXNID = _PAGE_NUMBER = struct.Struct("=Q")
 # Behind the page header (16) and magic, version, address, map size, two tables and the last page of LMDB's format 1.
 _TXNID_AT = 16 + 24 + 96 + 8
 _PIN_ATTEMPTS = 20
@@ -69,12 +69,13 @@ def _copy_pinned(source: Path, target: Path) -> None:
 
 def _pin(environment: lmdb.Environment, source: Path, target: Path) -> bytes:
     for _ in range(_PIN_ATTEMPTS):
-        metas = _metas(source)
-        # Beginning to read touches no page but these two, so it is safe before the structure was checked.
+        # Beginning to read touches no page but the two metas, so it is safe before the structure was checked.
         with environment.begin() as snapshot:
-            if snapshot.id() == _last_txnid(metas):
+            # Commits write the two by turns: the pinned state's own is there until the second commit after it.
+            meta = _meta_of(snapshot.id(), _metas(source))
+            if meta is not None:
                 shutil.copyfile(source, target)
-                return metas
+                return _metas_at(snapshot.id(), meta)
     raise CopyFailed(f"{source} changes too fast to be copied: try again, or stop the node")
 
 
@@ -83,5 +84,20 @@ def _metas(source: Path) -> bytes:
         return file.read(_META_BYTES)
 
 
-def _last_txnid(metas: bytes) -> int:
-    return max(_TXNID.unpack_from(metas, start + _TXNID_AT)[0] for start in (0, mmap.PAGESIZE))
+def _meta_of(txnid: int, metas: bytes) -> bytes | None:
+    """The meta page of one state, if it is still there."""
+    for start in (0, mmap.PAGESIZE):
+        if _TXNID.unpack_from(metas, start + _TXNID_AT)[0] == txnid:
+            return metas[start : start + mmap.PAGESIZE]
+    return None
+
+
+def _metas_at(txnid: int, meta: bytes) -> bytes:
+    """Both meta pages of a file that stands at one state: its own where its number puts it, beside it one that is older."""
+    pages = []
+    for number in (0, 1):
+        page = bytearray(meta)
+        _PAGE_NUMBER.pack_into(page, 0, number)
+        _TXNID.pack_into(page, _TXNID_AT, txnid if txnid % 2 == number else txnid - 1)
+        pages.append(bytes(page))
+    return b"".join(pages)

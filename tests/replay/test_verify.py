@@ -231,7 +231,8 @@ def test_a_log_that_does_not_begin_with_the_birth_of_its_node_is_named(tmp_path)
 
 
 def test_an_entry_that_no_node_would_have_logged_is_named_when_it_cannot_be_folded(tmp_path):
-    write_log(tmp_path, [*SAMPLES[:7], FactAsserted(judgement=None, fact=fact(1, hlc="no clock")), *SAMPLES[7:]])
+    foreign = fact(1, hlc="no clock", source="stigmem://elsewhere.example/agent")
+    write_log(tmp_path, [*SAMPLES[:7], FactAsserted(judgement=None, fact=foreign), *SAMPLES[7:]])
     _assert_damaged(tmp_path, 7, "cannot be folded")
 
 
