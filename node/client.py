@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from node.canonical import b64url_encode
 from node.commands.drafts import StatedValue, draft_of
+from node.events.facts import body_of
 from node.keys import load_signer
 from node.times import format_ms
 from node.uris import authority_of, normal_uri
@@ -66,7 +67,7 @@ def _attestation(statement: Statement, key_file: str, passphrase: str | None) ->
         "entity": draft.entity,
         "source": draft.source,
         "timestamp": draft.timestamp,
-        "attestation_chain": [b64url_encode(signer.sign(draft.body()))],
+        "attestation_chain": [b64url_encode(signer.sign(body_of(draft)))],
         "attestation_chain_issuers": [authority_of(source) or source],
     }
 

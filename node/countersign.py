@@ -12,9 +12,11 @@ import structlog
 from msgspec import Struct, structs
 
 from node.commands.attestations import holds, known_key
+from node.commands.decision import rules_in_force
 from node.commands.facts import AssertFact, plan
 from node.commands.peer_tokens import mint_token
 from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
+from node.events.facts import body_of
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
 from node.runtime import Node
@@ -62,13 +64,14 @@ class Countersigner:
         Raises whatever already keeps the fact from being written: nobody is asked to sign what is refused anyway.
         """
         with self._node.view() as view:
-            planned = plan(command, view, self._node.context())
+            context = self._node.context()
+            planned = plan(command, rules_in_force(view, context.config), view, context)
             author = authority_of(command.principal.grant.subject)
             peer = None if author == self._node.node_id else view.peers.of_node(author)
-            key = known_key(author, view, self._node.context())
+            key = known_key(author, view, context)
         if peer is None:
             return command
-        body = planned.draft.body()
+        body = body_of(planned.draft)
         signature = await self._ask(peer, body, token)
         if signature is None or not holds(body, signature, key):
             return command

@@ -407,6 +407,12 @@ class PeerNotActive(Conflict):
     code = "peer_not_active"
 
 
+class TermsChanged(Conflict):
+    """A page was examined under terms that no longer stand: it is to be read again."""
+
+    code = "terms_changed"
+
+
 class QuarantineGardenRequired(Conflict):
     """Strict mode pulls nothing while there is no garden for what it would hold back (PROTOCOL §5.3)."""
 

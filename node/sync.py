@@ -65,7 +65,9 @@ class PeerState:
     """How the exchange with one peer goes in this run of the node."""
 
     def __init__(self) -> None:
+        # Where reading has come to, and under which terms (`Peer.terms_from`) that counts.
         self.cursor: str | None = None
+        self.terms_from = -1
         self.failures = 0
         self.last_contact_at: str | None = None
         self.last_error = ""
@@ -109,10 +111,7 @@ class Sync:
         """Give each peer its task, and wake it when the log says that something about it has changed."""
         start = self._node.log.announced().size
         self._wake_all()
-        async for entry in self._node.log.follow(start, types=_FEDERATION_TYPES):
-            if entry.type in ("peer.changed.1", "settings.changed.1"):
-                for state in self._states.values():
-                    state.cursor = None
+        async for _ in self._node.log.follow(start, types=_FEDERATION_TYPES):
             self._wake_all()
 
     def _wake_all(self) -> None:
@@ -183,12 +182,13 @@ class Sync:
         state = self.state_of(node_id)
         async with state.lock:
             peer = self._require_ready(node_id, state)
-            cursor = None if from_start else (state.cursor or peer.cursor)
+            held = state.cursor if state.terms_from == peer.terms_from else None
+            cursor = None if from_start else (held or peer.cursor)
             total = Cycle(ingested=0, known=0, refused=0, cursor=cursor)
             while True:
                 page = await self._fetch(peer, state, total.cursor)
                 done = await self._ingest(peer, page)
-                state.cursor = page.cursor
+                state.cursor, state.terms_from = page.cursor, peer.terms_from
                 # A peer that says there is more at the place where we stand would keep us here for ever.
                 is_stuck = page.cursor == total.cursor
                 total = Cycle(
@@ -243,6 +243,7 @@ class Sync:
         command = IngestBatch(
             node_id=peer.node_id,
             public_key=peer.public_key,
+            terms_from=peer.terms_from,
             outcomes=await self._node.read(examine_all),
             cursor=page.cursor,
         )

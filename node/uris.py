@@ -7,6 +7,7 @@ Does not check: lengths (see node/commands/facts.py), or whether a principal may
 """
 
 import re
+from functools import lru_cache
 
 from node.errors import InvalidField, InvalidUri
 
@@ -32,6 +33,8 @@ _TO_RESPELL = re.compile(r"%([0-9A-Fa-f]{2})?|\s+|[A-Z]+|[^a-z0-9\-._~!$&'()*+,;
 _UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]")
 
 
+# Deciding and folding one fact ask for the same names ten times.
+@lru_cache(maxsize=1024)
 def normal_uri(text: str) -> str:
     """The normal form of a `stigmem://` URI; an informal name only trimmed. InvalidUri for what is neither."""
     # Nearly every name arrives in normal form; one match settles that in a microsecond.

@@ -5,7 +5,8 @@ views committed and the callers answered.
 Always: the views transaction begins, commits and aborts on the loop's thread; the log's lives within one call on a thread of its
 own.
 
-Batches are natural: whatever arrived while the last append was on its way to disk. No timer, one fsync each.
+Batches are natural: whatever arrived while the last append was on its way to disk. No timer, one fsync each;
+the writer only lets the loop turn until nobody new comes.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ from node.refusals import RefusalLimiter
 MAX_WAITING = 10_000
 MAX_BATCH = 512
 MAX_BATCH_S = 0.05
+MAX_ARRIVAL_S = 0.005
+# A turn of the loop reads what arrived; the next two start the handler and bring its body.
+QUIET_TURNS = 3
 
 _log = structlog.get_logger("stigmem.writer")
 
@@ -97,6 +101,7 @@ class Writer:
     async def _run(self) -> None:
         while True:
             batch = [await self._queue.get()]
+            await self._let_arrive()
             while len(batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             rest = batch
@@ -105,15 +110,28 @@ class Writer:
             for _ in batch:
                 self._queue.task_done()
 
+    async def _let_arrive(self) -> None:
+        """Let requests in that are on their way already: callers just answered ask again together.
+
+        Without it the first of them would go to disk alone and the others wait for it: two fsyncs where one will do.
+        """
+        deadline, turns_without = time.monotonic() + MAX_ARRIVAL_S, 0
+        while turns_without < QUIET_TURNS and self._queue.qsize() < MAX_BATCH and time.monotonic() < deadline:
+            before = self._queue.qsize()
+            await asyncio.sleep(0)
+            turns_without = turns_without + 1 if self._queue.qsize() == before else 0
+
     async def _write(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Carry out commands of a batch in one append; returns those that its time did not suffice for."""
-        txn = self._views.begin(write=True)
+        txn: lmdb.Transaction | None = None
         try:
+            txn = self._views.begin(write=True)
             done, rest = self._decide_batch(txn, batch)
             await self._commit(txn, done)
         # One of two places that catch everything: a bug in one command must not end the writer for all.
         except Exception as error:
-            txn.abort()
+            if txn is not None:
+                txn.abort()
             await self._recover(batch, error)
             return []
         for item in done:

@@ -28,6 +28,8 @@ def check_attestations(
 
     Raises AttestationChainMismatch, AttestationChainTooLong, and in strict mode ProvenanceInvalid for one that does not hold.
     """
+    if not chain and not issuers:
+        return (), ()
     if len(chain) != len(issuers):
         raise AttestationChainMismatch("attestation_chain: one issuer for each signature")
     if len(chain) > MAX_CHAIN:

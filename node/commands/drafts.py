@@ -8,7 +8,6 @@ from datetime import datetime
 
 from msgspec import UNSET, Struct, UnsetType
 
-from node.canonical import fact_body, fact_cid, fact_hash, value_text
 from node.errors import (
     FieldTooLong,
     InvalidField,
@@ -60,34 +59,6 @@ class Draft(Struct, frozen=True, kw_only=True):
     normal_entity: str
     normal_source: str
     warnings: tuple[str, ...]
-
-    def body(self) -> bytes:
-        """The bytes that an attestation signs (PROTOCOL §2.4)."""
-        return fact_body(
-            entity=self.entity,
-            relation=self.relation,
-            value_type=self.value.type,
-            value_v=self.value.v,
-            interpret_as=self.value.interpret_as,
-            scope=self.scope,
-            source=self.source,
-            confidence=self.confidence,
-            timestamp=self.timestamp,
-        )
-
-    def cid(self) -> str:
-        return fact_cid(
-            confidence=self.confidence,
-            entity=self.entity,
-            relation=self.relation,
-            scope=self.scope,
-            source=self.source,
-            value_type=self.value.type,
-            value_v=value_text(self.value.type, self.value.v),
-        )
-
-    def hash(self) -> str:
-        return fact_hash(self.body())
 
 
 def draft_of(

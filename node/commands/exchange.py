@@ -9,7 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
-from node.canonical import b64url_decode, b64url_encode
+from node.canonical import b64url_decode, b64url_encode, fact_hash
 from node.clock import parse_hlc
 from node.commands.capabilities import check_dates, parse_token
 from node.commands.decision import Context, Decision, Rules, rules_in_force
@@ -24,12 +24,13 @@ from node.errors import (
     NonceAlreadySeen,
     Refusal,
     ScopeNotPermitted,
+    TermsChanged,
     TrustBelowThreshold,
     Unauthenticated,
     UnknownOrInactivePeer,
 )
 from node.events.event import Actor, Event
-from node.events.facts import Fact, Judgement, Scope
+from node.events.facts import Fact, Judgement, Scope, body_of
 from node.events.peers import (
     AttestationSigned,
     BatchReceived,
@@ -56,10 +57,14 @@ class ServePage(Struct, frozen=True, kw_only=True):
 
 
 class IngestBatch(Struct, frozen=True, kw_only=True):
-    """A page of a peer's facts, each examined, and the cursor behind them. `public_key` is the one they were checked under."""
+    """A page of a peer's facts, each examined, and the cursor behind them.
+
+    `public_key` and `terms_from` are those of the peer they were examined under.
+    """
 
     node_id: str
     public_key: str | None
+    terms_from: int
     outcomes: tuple[Examined | BatchRefusal, ...]
     cursor: str
 
@@ -118,6 +123,9 @@ def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> D
     peer = view.peers.of_node(command.node_id)
     if peer is None or peer.status != "active" or peer.public_key != command.public_key:
         raise UnknownOrInactivePeer()
+    if peer.terms_from != command.terms_from:
+        # Its cursor was put back to the beginning meanwhile; this page's would undo that.
+        raise TermsChanged("the peer's terms changed while its page was read")
     rules = rules_in_force(view, context.config)
     receipts: dict[str, Receipt] = {}
     refused, known = [], 0
@@ -228,16 +236,17 @@ def _attested(command: SignAttestation, peer: Peer, view: View, context: Context
         is_signed=True,
     )
     token_id = _check_attestable(command, draft, peer, view, context)
+    # Built from what was checked, never the document that was sent (PROTOCOL §2.4).
+    signed = body_of(draft)
     event = AttestationSigned(
         node_id=peer.node_id,
         nonce=str(command.claims.nonce),
         forget_ms=forget_ms(command.claims, context),
         token_id=token_id,
-        fact_hash=draft.hash(),
-        # Built from what was checked, never the document that was sent (PROTOCOL §2.4).
-        fact_body=draft.body(),
+        fact_hash=fact_hash(signed),
+        fact_body=signed,
     )
-    return event, b64url_encode(context.signer.sign(event.fact_body))
+    return event, b64url_encode(context.signer.sign(signed))
 
 
 def _check_attestable(command: SignAttestation, draft: Draft, peer: Peer, view: View, context: Context) -> str:

@@ -7,7 +7,7 @@ Does not ask a peer for its attestation: that happens before the command (see `n
 
 from msgspec import Struct
 
-from node.canonical import b64url_encode, seal_message
+from node.canonical import b64url_encode, fact_hash, seal_message
 from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
@@ -27,7 +27,7 @@ from node.errors import (
     SupersededNotOwned,
     TrustBelowThreshold,
 )
-from node.events.facts import Fact, FactAsserted, Judgement, Scope
+from node.events.facts import Fact, FactAsserted, Judgement, Scope, body_of, cid_of
 from node.events.gardens import FactQuarantined
 from node.projections.access import Access
 from node.projections.fact_queries import is_readable
@@ -71,7 +71,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
-def plan(command: AssertFact, view: View, context: Context) -> Plan:
+def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Plan:
     """Check all of a command that needs no answer from elsewhere. Raises the refusal."""
     draft = draft_of(
         entity=command.entity,
@@ -87,7 +87,6 @@ def plan(command: AssertFact, view: View, context: Context) -> Plan:
     )
     garden = _garden(command, view)
     _require_right(command, draft, garden, view, context)
-    rules = rules_in_force(view, context.config)
     parent_warnings = _check_parents(command, view, rules)
     return Plan(
         draft=draft,
@@ -98,10 +97,11 @@ def plan(command: AssertFact, view: View, context: Context) -> Plan:
 
 
 def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Decision:
-    planned = plan(command, view, context)
     rules = rules_in_force(view, context.config)
+    planned = plan(command, rules, view, context)
+    body = body_of(planned.draft)
     verified, warnings = check_attestations(
-        planned.draft.body(),
+        body,
         command.attestation_chain,
         command.attestation_chain_issuers,
         view=view,
@@ -109,7 +109,7 @@ def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Dec
         is_strict=rules.mode == "strict",
     )
     judgement = _judge(command, planned.draft, verified, rules, view, context)
-    fact = _fact(command, planned, verified, judgement, context, (*planned.warnings, *warnings))
+    fact = _fact(command, planned, fact_hash(body), verified, judgement, context, (*planned.warnings, *warnings))
     reason = _reason_to_hold(command, planned.draft, judgement, verified, rules, view, context)
     return _hold(command, fact, judgement, reason, rules, view) if reason else _accept(command, fact, judgement)
 
@@ -275,12 +275,13 @@ def _reason_to_hold(
 def _fact(
     command: AssertFact,
     planned: Plan,
+    body_hash: str,
     verified: tuple[bool, ...],
     judgement: Judgement | None,
     context: Context,
     warnings: tuple[str, ...],
 ) -> Fact:
-    draft, fact_id, fact_hash = planned.draft, context.clock.new_id(), planned.draft.hash()
+    draft, fact_id = planned.draft, context.clock.new_id()
     return Fact(
         id=fact_id,
         entity=draft.entity,
@@ -297,19 +298,19 @@ def _fact(
         supersedes=planned.supersedes,
         resolves=None,
         origin=context.node_id,
-        seal=_seal(command, planned, fact_id, fact_hash, context),
+        seal=_seal(command, planned, fact_id, body_hash, context),
         source_trust=judgement.t if judgement else None,
         derived_from=command.derived_from,
         attestation_chain=command.attestation_chain,
         attestation_chain_issuers=command.attestation_chain_issuers,
         attestation_verified=verified,
-        cid=draft.cid(),
-        fact_hash=fact_hash,
+        cid=cid_of(draft),
+        fact_hash=body_hash,
         warnings=warnings,
     )
 
 
-def _seal(command: AssertFact, planned: Plan, fact_id: str, fact_hash: str, context: Context) -> str | None:
+def _seal(command: AssertFact, planned: Plan, fact_id: str, body_hash: str, context: Context) -> str | None:
     """This node's seal, made at write for what may ever be served; a local fact never leaves (bench/README.md has the cost)."""
     if planned.draft.scope == "local" or planned.garden is not None:
         return None
@@ -317,7 +318,7 @@ def _seal(command: AssertFact, planned: Plan, fact_id: str, fact_hash: str, cont
         origin=context.node_id,
         id=fact_id,
         hlc=context.hlc,
-        fact_hash=fact_hash,
+        fact_hash=body_hash,
         valid_until=planned.draft.valid_until,
         derived_from=command.derived_from,
         supersedes=planned.supersedes,

@@ -7,13 +7,14 @@ Always: every check here comes before any look at what is stored, and what is si
 import msgspec
 from msgspec import Struct
 
-from node.canonical import b64url_decode, fact_body, fact_cid, fact_hash, seal_message, value_text
+from node.canonical import b64url_decode, fact_hash, seal_message, value_text
 from node.clock import parse_hlc
 from node.commands.attestations import SIGNATURE_CHARS, check_attestations, is_attested_by_source
 from node.commands.decision import Context
 from node.commands.drafts import (
     NAME_BYTES,
     TIME_CHARS,
+    Draft,
     StatedValue,
     check_name,
     check_reserved,
@@ -32,7 +33,7 @@ from node.errors import (
     SealInvalid,
     SourceNotOwned,
 )
-from node.events.facts import Fact, Resolution, Scope, Value
+from node.events.facts import Fact, Resolution, Scope, body_of, cid_of
 from node.events.peers import BatchRefusal
 from node.keys import verify
 from node.projections.peers import Peer
@@ -138,32 +139,26 @@ def _conflict_of(fact: WireFact) -> str:
 
 
 def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Examined:
-    for field, text in (("entity", wire.entity), ("relation", wire.relation), ("source", wire.source)):
-        check_name(field, text)
-    entity, source = normal_uri(wire.entity), normal_uri(wire.source)
-    require_signable(normal_relation(wire.relation), wire.source)
-    check_reserved(entity, normal_relation(wire.relation), source)
-    value = value_of(wire.value)
+    draft = _draft(wire)
     if wire.scope not in peer.allowed_scopes:
         raise ScopeViolation(f"{wire.scope} facts are not exchanged with this peer")
-    body = _body(wire, value)
-    is_sealed = _check_source(wire, source, body, peer)
+    body = body_of(draft)
+    is_sealed = _check_source(wire, draft.normal_source, body, peer)
     _check_hlc(wire, context)
-    cid = _checked_cid(wire, value)
     verified, warnings = check_attestations(
         body, wire.attestation_chain, wire.attestation_chain_issuers, view=view, context=context, is_strict=False
     )
     fact = Fact(
         id=wire.id,
-        entity=wire.entity,
-        relation=wire.relation,
-        value=value,
-        source=wire.source,
-        timestamp=wire.timestamp,
+        entity=draft.entity,
+        relation=draft.relation,
+        value=draft.value,
+        source=draft.source,
+        timestamp=draft.timestamp,
         hlc=wire.hlc or "",
-        confidence=wire.confidence + 0.0,
-        scope=wire.scope,
-        valid_until=wire.valid_until,
+        confidence=draft.confidence,
+        scope=draft.scope,
+        valid_until=draft.valid_until,
         garden_id=None,
         received_from=peer.node_id,
         supersedes=wire.supersedes or (),
@@ -175,15 +170,37 @@ def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Exami
         attestation_chain=wire.attestation_chain,
         attestation_chain_issuers=wire.attestation_chain_issuers,
         attestation_verified=verified,
-        cid=cid,
+        cid=_checked_cid(wire, draft),
         fact_hash=fact_hash(body),
         warnings=warnings if is_sealed else (*warnings, "unsealed"),
     )
     return Examined(
         fact=fact,
-        source=source,
-        is_attested=is_attested_by_source(source, wire.attestation_chain_issuers, verified),
+        source=draft.normal_source,
+        is_attested=is_attested_by_source(draft.normal_source, wire.attestation_chain_issuers, verified),
         is_provenance_sound=all(verified),
+    )
+
+
+def _draft(wire: WireFact) -> Draft:
+    """The fact's own fields, checked like a local writer's but stored as they came: their origin signed them so."""
+    for field, text in (("entity", wire.entity), ("relation", wire.relation), ("source", wire.source)):
+        check_name(field, text)
+    normal_entity, normal_source = normal_uri(wire.entity), normal_uri(wire.source)
+    require_signable(normal_relation(wire.relation), wire.source)
+    check_reserved(normal_entity, normal_relation(wire.relation), normal_source)
+    return Draft(
+        entity=wire.entity,
+        relation=wire.relation,
+        value=value_of(wire.value),
+        source=wire.source,
+        timestamp=wire.timestamp,
+        confidence=wire.confidence + 0.0,
+        scope=wire.scope,
+        valid_until=wire.valid_until,
+        normal_entity=normal_entity,
+        normal_source=normal_source,
+        warnings=(),
     )
 
 
@@ -232,38 +249,12 @@ def _check_hlc(wire: WireFact, context: Context) -> None:
         raise HlcSkew("hlc: too far ahead of this node's clock")
 
 
-def _checked_cid(wire: WireFact, value: Value) -> str:
-    text = value_text(value.type, value.v)
-    cid = _cid(wire, text)
+def _checked_cid(wire: WireFact, draft: Draft) -> str:
+    cid = cid_of(draft)
     if wire.cid in (None, cid):
         return cid
     # PROTOCOL §2.3: some nodes hash the integer text of a number that they send as a float.
-    if value.type == "number" and text.endswith(".0") and wire.cid == _cid(wire, text[:-2]):
+    text = value_text(draft.value.type, draft.value.v)
+    if draft.value.type == "number" and text.endswith(".0") and wire.cid == cid_of(draft, text[:-2]):
         return wire.cid
     raise CidMismatch("cid: not this fact's")
-
-
-def _cid(wire: WireFact, text: str) -> str:
-    return fact_cid(
-        confidence=wire.confidence,
-        entity=wire.entity,
-        relation=wire.relation,
-        scope=wire.scope,
-        source=wire.source,
-        value_type=wire.value.type,
-        value_v=text,
-    )
-
-
-def _body(wire: WireFact, value: Value) -> bytes:
-    return fact_body(
-        entity=wire.entity,
-        relation=wire.relation,
-        value_type=value.type,
-        value_v=value.v,
-        interpret_as=value.interpret_as,
-        scope=wire.scope,
-        source=wire.source,
-        confidence=wire.confidence,
-        timestamp=wire.timestamp,
-    )

@@ -1,9 +1,10 @@
 """Facts as they enter the log, and the event of one being asserted here."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from msgspec import Struct
 
+from node.canonical import fact_body, fact_cid, value_text
 from node.events.event import Event
 
 Scope = Literal["local", "team", "company", "public"]
@@ -57,6 +58,46 @@ class Fact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cid: str
     fact_hash: str
     warnings: tuple[str, ...]
+
+
+class Stated(Protocol):
+    """Whatever states a fact: a draft, a fact in the log."""
+
+    entity: str
+    relation: str
+    value: Value
+    source: str
+    timestamp: str
+    confidence: float
+    scope: Scope
+
+
+def body_of(stated: Stated) -> bytes:
+    """The bytes that an attestation signs (PROTOCOL §2.4)."""
+    return fact_body(
+        entity=stated.entity,
+        relation=stated.relation,
+        value_type=stated.value.type,
+        value_v=stated.value.v,
+        interpret_as=stated.value.interpret_as,
+        scope=stated.scope,
+        source=stated.source,
+        confidence=stated.confidence,
+        timestamp=stated.timestamp,
+    )
+
+
+def cid_of(stated: Stated, number_text: str | None = None) -> str:
+    """The CID (PROTOCOL §2.3); `number_text` is another spelling of a number's text than ours."""
+    return fact_cid(
+        confidence=stated.confidence,
+        entity=stated.entity,
+        relation=stated.relation,
+        scope=stated.scope,
+        source=stated.source,
+        value_type=stated.value.type,
+        value_v=value_text(stated.value.type, stated.value.v) if number_text is None else number_text,
+    )
 
 
 class Judgement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

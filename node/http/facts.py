@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, structs
 
-from node.canonical import b64url_decode, b64url_encode, fact_body
+from node.canonical import b64url_decode, b64url_encode
 from node.commands.attestations import SIGNATURE_CHARS
 from node.commands.decision import Principal
 from node.commands.drafts import NAME_BYTES, StatedValue
@@ -22,7 +22,7 @@ from node.errors import (
     UnsupportedField,
     UnsupportedParameter,
 )
-from node.events.facts import Scope
+from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, known_to, principal_of, readable_by
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import COUNTERSIGNER, NODE
@@ -135,18 +135,7 @@ async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     node, access = request.app[NODE], readable_by(principal_of(request))
     with node.view() as view:
-        fact = _find(request.match_info["fact_id"], access, view).fact
-    body = fact_body(
-        entity=fact.entity,
-        relation=fact.relation,
-        value_type=fact.value.type,
-        value_v=fact.value.v,
-        interpret_as=fact.value.interpret_as,
-        scope=fact.scope,
-        source=fact.source,
-        confidence=fact.confidence,
-        timestamp=fact.timestamp,
-    )
+        body = body_of(_find(request.match_info["fact_id"], access, view).fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 

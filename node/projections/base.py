@@ -8,6 +8,7 @@ Does not open environments or move the checkpoint (see `views.py`, `apply.py`).
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -91,9 +92,13 @@ class Projection:
 
     def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
         self._txn, self._handles = txn, handles
+        self._tables: dict[TableSpec, Table] = {}
 
     def table(self, spec: TableSpec[Row]) -> Table[Row]:
-        return Table(spec, self._txn, self._handles[spec.name])
+        table = self._tables.get(spec)
+        if table is None:
+            table = self._tables[spec] = Table(spec, self._txn, self._handles[spec.name])
+        return table
 
     def fold(self, entry: Entry) -> None:
         """Bring the tables from the state before `entry` to the one after it."""
@@ -117,6 +122,8 @@ def place_of(key: bytes) -> Place:
     return _PLACE.unpack(key[-PLACE_BYTES:])
 
 
+# One write makes the keys of its source, its organisation and its peer a dozen times.
+@lru_cache(maxsize=1024)
 def text_key(*texts: str) -> bytes:
     """A fixed-length key for texts of any length: LMDB keys are at most 511 bytes."""
     joined = "\x00".join(texts) if len(texts) > 1 else texts[0]

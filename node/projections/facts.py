@@ -236,7 +236,9 @@ class Facts(Projection):
             self._txn.put(prefix + here, b"", db=self._handles[spec.name])
 
     def _show(self, entry: Entry, row: FactRow) -> None:
-        self._apply_earlier_withdrawals(row)
+        # Our own word has the newest clock here, so nothing that withdraws it can have come before it.
+        if not is_own_word(row.fact):
+            self._apply_earlier_withdrawals(row)
         if row.fact.confidence == 0.0:
             self._retract(row)
         for fact_id in row.fact.supersedes:
@@ -294,14 +296,18 @@ def is_servable(row: FactRow) -> bool:
     fact = row.fact
     return (
         fact.seal is not None
-        and fact.received_from is None
         and fact.scope != "local"
         and row.garden_id is None
         # What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
-        and origin_of(normal_uri(fact.source), fact.origin) == fact.origin
+        and is_own_word(fact)
         and not is_reserved_relation(fact.relation)
         and not is_reserved_entity(fact.entity)
     )
+
+
+def is_own_word(fact: Fact) -> bool:
+    """Whether the fact was written here by a source of this node's own."""
+    return fact.received_from is None and origin_of(normal_uri(fact.source), fact.origin) == fact.origin
 
 
 def _index_for(entity: str | None, relation: str | None, source: str | None) -> tuple[TableSpec, bytes] | None:

@@ -28,7 +28,8 @@ from node.times import format_ms
 
 
 class Peer(Struct, frozen=True, array_like=True):
-    """A peer as it stands. Times are RFC 3339; `public_key` (base64url) and `manifest` are None until it was verified.
+    """A peer as it stands. `terms_from` is the offset since which its facts are
+    judged as they are now. Times are RFC 3339; `public_key` (base64url) and `manifest` are None until it was verified.
 
     `manifest_expires_ms` is 0 where there is none; `cursor` is our place in its log, None for the beginning.
     Counts are of facts, but for `pages_served`.
@@ -53,6 +54,7 @@ class Peer(Struct, frozen=True, array_like=True):
     checkpoint: str | None
     warnings: tuple[str, ...]
     cursor: str | None
+    terms_from: int
     accepted: int
     held: int
     refused: int
@@ -92,19 +94,22 @@ class Peers(Projection):
                 self._change(node_id, status=status, reason=reason, detail=detail)
             case PeerChanged(node_id=node_id, allowed_scopes=scopes, delegated_sources=delegated):
                 # What was refused under the old terms may pass under the new ones: read its log from the start again.
-                self._change(node_id, allowed_scopes=scopes, delegated_sources=delegated, cursor=None)
+                self._change(
+                    node_id, allowed_scopes=scopes, delegated_sources=delegated, cursor=None, terms_from=entry.offset
+                )
             case PageServed(node_id=node_id):
                 self._count_served(entry, node_id)
             case BatchReceived() as batch:
                 self._count_received(entry, batch)
             case SettingsChanged(settings=settings):
-                self._judge_again(settings)
+                self._judge_again(entry, settings)
             case _:
                 pass  # no other event is about a peer
 
     def _register(self, entry: Entry, registered: PeerRegistered) -> None:
         old = self.of_node(registered.node_id)
         keeps_pin = old is not None and old.status != "revoked"
+        keeps_terms = keeps_pin and old.allowed_scopes == registered.allowed_scopes
         peer = Peer(
             peer_id=registered.peer_id,
             node_id=registered.node_id,
@@ -124,7 +129,8 @@ class Peers(Projection):
             is_manifest_proven=keeps_pin and old.is_manifest_proven,
             checkpoint=old.checkpoint if keeps_pin else None,
             warnings=(),
-            cursor=old.cursor if keeps_pin and old.allowed_scopes == registered.allowed_scopes else None,
+            cursor=old.cursor if keeps_terms else None,
+            terms_from=old.terms_from if keeps_terms else entry.offset,
             accepted=old.accepted if old else 0,
             held=old.held if old else 0,
             refused=old.refused if old else 0,
@@ -169,12 +175,12 @@ class Peers(Projection):
             last_received_at=format_ms(entry.at_ms),
         )
 
-    def _judge_again(self, settings: Settings) -> None:
+    def _judge_again(self, entry: Entry, settings: Settings) -> None:
         old = self.table(_JUDGED_BY).get(b"settings")
         self.table(_JUDGED_BY).put(b"settings", settings)
         if old is None or _rules_of(old) != _rules_of(settings):
             for peer in self.all():
-                self._change(peer.node_id, cursor=None)
+                self._change(peer.node_id, cursor=None, terms_from=entry.offset)
 
     def _change(self, node_id: str, **changes: object) -> None:
         peer = self.of_node(node_id)

@@ -156,7 +156,7 @@ VALUE = '"value":{"type":"string","v":"x"}'
         ('{"entity":"a",' + VALUE + ',"colour":1}', UnknownField, "colour"),
         ('{"entity":"a","value":{"type":"string","v":"x","w":1}}', UnknownField, "value.w"),
         ('{"entity":"a",' + VALUE + ',"parents":[{"type":"string","v":"x","w":1}]}', UnknownField, "parents[0].w"),
-        ('{"entity":7,' + VALUE + '}', InvalidField, "entity: Expected `str`, got `int`"),
+        ('{"entity":7,' + VALUE + "}", InvalidField, "entity: Expected `str`, got `int`"),
         ('{"entity":"a",' + VALUE + ',"confidence":2}', InvalidField, "confidence: Expected `float` <= 1.0"),
         ('{"entity":"a","value":{"type":"secret","v":"x"}}', InvalidField, "value.type: not an allowed value"),
         ("[]", InvalidField, "body: Expected `object`, got `array`"),

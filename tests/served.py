@@ -1,0 +1,173 @@
+"""A node in the test's own process, served over a real socket, with a fixed clock and a known key.
+
+Always: storage, signatures and HTTP are real; only the clock with its ids and random bytes is counted, so a log is reproducible.
+`closed` compares the live tables with a fresh fold of the log: every test that used a node ends with that.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientSession, web
+from yarl import URL
+
+from node.commands.decision import Principal
+from node.config import Config
+from node.events.entry import Entry
+from node.http.app import make_app
+from node.http.connections import GuardedRunner
+from node.keys import Signer
+from node.peer_client import PeerClient
+from node.projections.views import Views
+from node.runtime import Node
+from node.sync import Sync
+from tests.clocks import CountedClock
+
+ADMIN_KEY = "the-admin-key-of-the-tests-0123456789"
+NODE_ID = "stigmem://org-a.example"
+SEED = bytes(range(32))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One HTTP answer; `json` decodes its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def expect(self, status: int) -> Any:
+        assert self.status == status, f"expected {status}, was answered {self.status}: {self.body[:2000]!r}"
+        return self.json if self.body else None
+
+    def refused(self, status: int, code: str) -> dict[str, Any]:
+        body = self.expect(status)
+        assert body["error"] == code, body
+        self.assert_well_formed()
+        return body
+
+    def assert_well_formed(self) -> None:
+        """What every answer owes (PROTOCOL §1, §16): nosniff, and a JSON body with words where it is no success."""
+        assert self.headers["X-Content-Type-Options"] == "nosniff"
+        if self.status >= 400 and self.body:
+            assert self.headers["Content-Type"] == "application/json"
+            assert isinstance(self.json["error"], str) and isinstance(self.json["detail"], str) and self.json["detail"]
+
+
+class Served:
+    """A node and everything around it that `stigmem serve` would start, except for the pulling tasks."""
+
+    def __init__(self, folder: Path, clock: CountedClock, signer: Signer, config: Config) -> None:
+        self.folder, self.clock, self.signer, self.config = folder, clock, signer, config
+        self.node: Node
+        self.sync: Sync
+        self.port = 0
+        self._client: PeerClient
+        self._runner: GuardedRunner
+        self._session: ClientSession
+
+    async def start(self) -> "Served":
+        self.node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
+        self._client = PeerClient(allow_loopback=True, allow_private=False, allow_insecure_http=False)
+        await self._client.start()
+        self.sync = Sync(self.node, self._client)
+        self._runner = GuardedRunner(make_app(node=self.node, client=self._client, sync=self.sync))
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
+        self._session = ClientSession()
+        return self
+
+    async def stop(self) -> None:
+        await self._session.close()
+        await self._runner.cleanup()
+        await self._client.close()
+        await self.node.close()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def closed(self) -> None:
+        """Stop; live tables and a fresh fold of the log must be equal."""
+        live, folded = await self.digests(), self.folded_anew()
+        await self.stop()
+        assert live == folded
+
+    @property
+    def admin(self) -> Principal:
+        return Principal(via="admin", entity=self.node.node_id)
+
+    @property
+    def size(self) -> int:
+        return self.node.log.head().size
+
+    def entries(self, start: int) -> list[Entry]:
+        return self.node.log.read(start, 10_000)
+
+    async def digests(self) -> dict[str, str]:
+        return await self.node.read(lambda view: view.digests())
+
+    def folded_anew(self) -> dict[str, str]:
+        folders = len(list(self.folder.glob("fresh-*")))
+        views = Views(self.folder / f"fresh-{folders}")
+        try:
+            views.fold_forward(self.node.log, self.size)
+            return views.digests()
+        finally:
+            views.close()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        bearer: str | None = ADMIN_KEY,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """`body` is sent as it is where it is bytes, else as JSON; `path` is sent as it stands."""
+        sent = {"Content-Type": "application/json"} if body is not None else {}
+        sent |= {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
+        sent |= headers or {}
+        content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
+        skipped = () if "Content-Type" in sent else ("Content-Type",)
+        async with self._session.request(
+            method, url, data=content, headers=sent, skip_auto_headers=skipped, allow_redirects=False
+        ) as answer:
+            return Answer(answer.status, dict(answer.headers), await answer.read())
+
+    async def get(self, path: str, **query: object) -> Answer:
+        words = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in query.items()}
+        url = URL(path).with_query(words)
+        return await self.send("GET", str(url))
+
+    async def post(self, path: str, body: object, *, bearer: str | None = ADMIN_KEY) -> Answer:
+        return await self.send("POST", path, body, bearer=bearer)
+
+    async def write(self, *, bearer: str | None = ADMIN_KEY, **fields: object) -> dict[str, Any]:
+        """Assert a fact and expect it to stand; returns its record."""
+        return (await self.post("/v1/facts", fact(**fields), bearer=bearer)).expect(201)
+
+
+def config_for(folder: Path, **settings: object) -> Config:
+    given = {"data_dir": str(folder), "entity_uri": NODE_ID, "admin_key": ADMIN_KEY, "federation_enabled": True}
+    return Config(**given | settings)
+
+
+def fact(**fields: object) -> dict[str, object]:
+    """The body of a plain assertion, with what a test wants otherwise."""
+    plain = {
+        "entity": f"{NODE_ID}/project/apollo",
+        "relation": "memory:status",
+        "value": {"type": "string", "v": "green"},
+        "source": f"{NODE_ID}/agent/scribe",
+    }
+    return plain | fields
