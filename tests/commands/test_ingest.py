@@ -353,6 +353,15 @@ async def test_a_retraction_holds_whatever_the_order_of_arrival(
     assert (await http.get("/v1/facts")).json["total"] == 0
 
 
+@pytest.mark.parametrize(("later", "left"), [("1777895940000.10", 0), ("1777895940000.2", 1), ("999999999999.999", 1)])
+async def test_clocks_are_compared_as_numbers(http: Served, org_b: Organisation, peer_id: str, later: str, left: int):
+    await org_b.receive(http, org_b.served_fact(number=1, hlc="1777895940000.9"))
+
+    await org_b.receive(http, org_b.served_fact(number=2, hlc=later, value={"type": "null"}, confidence=0.0))
+
+    assert (await http.get("/v1/facts")).json["total"] == left
+
+
 async def test_a_page_of_a_peer_that_is_gone_is_not_taken(http: Served, org_b: Organisation, peer_id: str):
     peer = org_b.peer_at(http)
     await http.send("DELETE", f"/v1/federation/peers/{peer_id}")

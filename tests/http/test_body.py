@@ -21,8 +21,8 @@ from node.errors import (
     UnknownField,
 )
 from node.http.body import decode_query, json_response, read_json
-from node.strict_json import decode, scan_json
 from node.http.connections import GuardedRunner
+from node.strict_json import decode, scan_json
 
 MAX_BYTES = 100
 

@@ -10,7 +10,7 @@ import pytest
 from node.keys import Signer, verify
 from node.times import format_ms
 from tests.clocks import START_MS
-from tests.organisations import Organisation, b64url, body_of, cid_of, seal_message
+from tests.organisations import Organisation, b64url, be_strict, body_of, cid_of, seal_message
 from tests.served import NODE_ID, Served, fact
 
 APOLLO = f"{NODE_ID}/project/apollo"
@@ -348,6 +348,13 @@ async def test_the_admin_may_not_speak_for_a_registered_peer_in_any_spelling(htt
     await refused(http, 403, "source_not_owned", source=org_b.assistant, timestamp=format_ms(START_MS))
 
 
+async def test_a_removed_peer_s_name_is_no_peer_s(http: Served, org_b: Organisation):
+    peer_id = await org_b.join(http)
+    assert (await http.send("DELETE", f"/v1/federation/peers/{peer_id}")).status == 204
+
+    await http.write(source=org_b.assistant)
+
+
 async def test_a_name_that_only_begins_like_a_peer_s_is_not_the_peer_s(http: Served, org_b: Organisation):
     await org_b.join(http)
 
@@ -510,6 +517,23 @@ async def test_pages_repeat_nothing_and_miss_nothing_while_writes_go_on(http: Se
             break
 
     assert seen == (written if order == "asc" else written[::-1])
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_what_is_promoted_between_two_pages_is_in_neither(http: Served, org_b: Organisation, order: str):
+    await org_b.join(http)
+    garden = await be_strict(http)
+    written = [(await http.write(value=text("0")))["id"]]
+    await org_b.receive(http, org_b.served_fact())
+    written.append((await http.write(value=text("1")))["id"])
+    first = await listed(http, limit=1, order=order)
+
+    (await http.post(f"/v1/gardens/{garden}/promote", {"fact_id": org_b.served_fact()["id"]})).expect(200)
+
+    second = await listed(http, order=order, cursor=first["cursor"])
+    seen = [record["id"] for page in (first, second) for record in page["facts"]]
+    assert seen == (written if order == "asc" else written[::-1])
+    assert (await listed(http))["total"] == 3
 
 
 async def test_a_page_that_holds_the_last_fact_has_no_cursor(http: Served):
