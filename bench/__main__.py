@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import load, parts, report, served, yardstick
+from bench import load, parts, report, served, stages, yardstick
 
 NEEDS_WRK = frozenset({"node", "reference"})
-KINDS = ("yardstick", "node", "reference", "seal", "sync")
+KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync")
 
 
 def main() -> int:
@@ -51,6 +51,9 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
     if "reference" in kinds:
         with _fresh_folder() as folder:
             _note(figures, _load_figures("plain", 64, served.plain_requests_per_second(folder, 64, seconds)))
+    if "stages" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, stages.stages_us(folder))
     if "seal" in kinds:
         _note(figures, parts.seal_us())
     if "sync" in kinds:

@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import median
 
 import lmdb
-import rfc8785
-from nacl.signing import SigningKey
+
+from node.canonical import b64url_encode, seal_message
+from node.keys import Signer
 
 SEAL = {
     "origin": "stigmem://bench.example",
@@ -29,12 +30,12 @@ PAGE_BYTES = 4096
 
 
 def seal_us() -> dict[str, float]:
-    """Canonical JSON of the seal document, and the signature over it."""
-    key = SigningKey.generate()
-    document = rfc8785.dumps(SEAL)
+    """What the node does for one seal: the message and the signature over it."""
+    signer = Signer.from_seed(os.urandom(32))
+    message = seal_message(**SEAL)
     return {
-        "seal: canonical JSON": _median_us(lambda: rfc8785.dumps(SEAL), SEALS),
-        "seal: sign": _median_us(lambda: key.sign(b"stigmem-fact/v1\n" + document).signature, SEALS),
+        "seal: message": _median_us(lambda: seal_message(**SEAL), SEALS),
+        "seal: sign": _median_us(lambda: b64url_encode(signer.sign(message)), SEALS),
     }
 
 

@@ -24,7 +24,7 @@ def verdicts(figures: Figures) -> list[str]:
         ratio = median(ratios["N(64)/G(64)"])
         lines.append(f"N(64)/G(64) = {ratio:.2f}, target >= {TARGET:.2f}: {'met' if ratio >= TARGET else 'missed'}")
     if "seal: sign" in figures and "N(64)" in figures:
-        seal = median(figures["seal: canonical JSON"]) + median(figures["seal: sign"])
+        seal = median(figures["seal: message"]) + median(figures["seal: sign"])
         write = 1e6 / median(figures["N(64)"])
         lines.append(
             f"a seal costs {seal:.0f} us, {seal / write:.0%} of the {write:.0f} us that a write takes at 64 connections"

@@ -11,6 +11,8 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+import uvloop
+
 from node import VERSION, client
 from node.commands.drafts import StatedValue
 from node.config import SETTINGS, Config, ConfigError, from_environ
@@ -84,7 +86,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         for warning in warnings:
             print(f"stigmem: warning: {warning}", file=sys.stderr)
         configure_logging(config.log_level)
-        asyncio.run(serve(config))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config))
     except _CANNOT_START as error:
         return _fail(error)
     return 0

@@ -42,7 +42,7 @@ class Clock:
 
     @classmethod
     def system(cls) -> Self:
-        return cls(lambda: time.time_ns() // 1_000_000, os.urandom)
+        return cls(lambda: time.time_ns() // 1_000_000, _RandomPool().draw)
 
     def now_ms(self) -> int:
         """The machine's wall clock, which may jump back."""
@@ -88,3 +88,18 @@ class Clock:
 
     def _move_to(self, hlc: tuple[int, int]) -> None:
         self._wall_ms, self._counter = max((self._wall_ms, self._counter), hlc)
+
+
+class _RandomPool:
+    """The system's random bytes, fetched a few kilobytes at a time: a write draws twice, and each fetch is a system call."""
+
+    _POOL_BYTES = 4096
+
+    def __init__(self) -> None:
+        self._pool, self._at = b"", 0
+
+    def draw(self, n: int) -> bytes:
+        if self._at + n > len(self._pool):
+            self._pool, self._at = os.urandom(max(self._POOL_BYTES, n)), 0
+        self._at += n
+        return self._pool[self._at - n : self._at]

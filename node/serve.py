@@ -129,7 +129,7 @@ def _announce(node: Node) -> None:
 
 def _rest_collector() -> None:
     # By default it looks for cycles every 700 objects, which a handful of requests make, and walks all that start-up left:
-    # a tenth of a write at 64 connections. Requests leave few cycles, so looking seldom costs little memory.
+    # a twentieth of a write at 64 connections. Requests leave few cycles, so looking seldom costs little memory.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
 

@@ -57,7 +57,8 @@ ROUTES = (
 
 def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Application:
     """The application over an open node. Bodies are bounded by each handler, not by aiohttp."""
-    app = web.Application(middlewares=[answer_refusals, guard_open_node], client_max_size=0)
+    guards = [] if node.config.auth_required else [guard_open_node]
+    app = web.Application(middlewares=[answer_refusals, *guards], client_max_size=0)
     app[NODE], app[PEERS], app[SYNC] = node, client, sync
     app[COUNTERSIGNER] = Countersigner(node, client)
     for route in ROUTES:
@@ -69,10 +70,9 @@ def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Applicatio
 @web.middleware
 async def guard_open_node(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A node without authentication answers only to its own name: else any web page could speak to it (DNS rebinding)."""
-    if not request.app[NODE].config.auth_required:
-        origin = request.headers.get("Origin")
-        if not _is_own_host(request.host) or (origin is not None and not _is_own_host(origin.partition("://")[2])):
-            raise WrongHost("this node answers to loopback names only")
+    origin = request.headers.get("Origin")
+    if not _is_own_host(request.host) or (origin is not None and not _is_own_host(origin.partition("://")[2])):
+        raise WrongHost("this node answers to loopback names only")
     return await handler(request)
 
 

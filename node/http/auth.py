@@ -36,9 +36,9 @@ def principal_of(request: web.Request) -> Principal:
     """Whoever the request speaks for; kept on the request. Raises what PROTOCOL §3 or §8.2 says."""
     node, bearer = request.app[NODE], bearer_of(request)
     principal = _recognised(request, node, bearer)
-    trace = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
-    if trace is not None:
-        principal = structs.replace(principal, trace_id=trace[1])
+    if "traceparent" in request.headers:
+        trace = _TRACEPARENT.fullmatch(request.headers["traceparent"])
+        principal = structs.replace(principal, trace_id=trace[1] if trace else None)
     request[PRINCIPAL] = principal
     return principal
 

@@ -130,11 +130,11 @@ class GuardedConnection(web.RequestHandler):
         # A connection that still waits after these bytes has got a part of a header and no more.
         if self.is_idle:
             if data and self._header_deadline is None:
-                loop = asyncio.get_running_loop()
-                self._header_deadline = loop.call_later(self._header_timeout_s, self._refuse_slow_header)
+                self._header_deadline = self._loop.call_later(self._header_timeout_s, self._refuse_slow_header)
             return
-        self.last_request_at = asyncio.get_running_loop().time()
-        self._drop_header_deadline()
+        self.last_request_at = self._loop.time()
+        if self._header_deadline is not None:
+            self._drop_header_deadline()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._drop_header_deadline()

@@ -30,7 +30,7 @@ from node.http.records import held_answer, record_of
 from node.projections.access import Access
 from node.projections.base import Place
 from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
-from node.projections.facts import FactRow
+from node.projections.facts import FactRow, is_own_word
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -106,8 +106,12 @@ async def assert_fact(request: web.Request) -> web.Response:
         command = await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
     outcome = await node.execute(command)
     entry = outcome.entries[0]
-    with node.view() as view:
-        record = record_of(row_of(entry.event, entry.offset), view, node)
+    row = row_of(entry.event, entry.offset)
+    if is_own_word(row.fact):
+        record = record_of(row, None, node)
+    else:
+        with node.view() as view:
+            record = record_of(row, view, node)
     if record.quarantine_status is None:
         return json_response(record, 201)
     return json_response(held_answer(record), 202)

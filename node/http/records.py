@@ -65,8 +65,8 @@ def shown_value(value: Value) -> ShownValue:
     )
 
 
-def record_of(row: FactRow, view: View, node: Node) -> Record:
-    """The record of a fact as the view stands."""
+def record_of(row: FactRow, view: View | None, node: Node) -> Record:
+    """The record of a fact as the view stands; our own word needs none."""
     fact, is_rejected = row.fact, row.quarantine_status == "rejected"
     return Record(
         id=fact.id,
@@ -119,10 +119,10 @@ def _members(record: Record) -> dict[str, object]:
     return {name: value for name, value in members if value is not UNSET}
 
 
-def _effective_confidence(fact: Fact, view: View, node: Node) -> float:
-    source = normal_uri(fact.source)
-    if origin_of(source, fact.origin) == node.node_id:
+def _effective_confidence(fact: Fact, view: View | None, node: Node) -> float:
+    if view is None or origin_of(normal_uri(fact.source), fact.origin) == node.node_id:
         return fact.confidence
+    source = normal_uri(fact.source)
     rules = rules_in_force(view, node.config)
     if rules.mode == "off":
         return fact.confidence

@@ -125,11 +125,13 @@ class Facts(Projection):
 
     def by_cid(self, cid: str) -> Iterator[FactRow]:
         """Facts of that CID, newest first."""
-        return self._newest_first(_BY_CID, text_key(cid))
+        key = _hex_key(cid.removeprefix("sha256:"))
+        return iter(()) if key is None else self._newest_first(_BY_CID, key)
 
     def by_hash(self, fact_hash: str) -> Iterator[FactRow]:
         """Facts of that fact hash, newest first."""
-        return self._newest_first(_BY_HASH, text_key(fact_hash))
+        key = _hex_key(fact_hash)
+        return iter(()) if key is None else self._newest_first(_BY_HASH, key)
 
     def indexed(
         self, *, entity: str | None, relation: str | None, source: str | None, before: Place
@@ -226,8 +228,8 @@ class Facts(Projection):
         if key is not None:
             self._by_id.put(key + text_key(fact.origin), here)
         for spec, prefix in (
-            (_BY_CID, text_key(fact.cid)),
-            (_BY_HASH, text_key(fact.fact_hash)),
+            (_BY_CID, _hex_key(fact.cid.removeprefix("sha256:"))),
+            (_BY_HASH, _hex_key(fact.fact_hash)),
             (_BY_ENTITY, text_key(entity)),
             (_BY_SUBJECT, text_key(entity, relation)),
             (_BY_RELATION, text_key(relation)),
@@ -358,6 +360,14 @@ def _retracts(retraction: Retraction, by: Fact, said: Fact) -> bool:
 
 def _hlc_key(hlc: str) -> bytes:
     return _HLC.pack(*parse_hlc(hlc))
+
+
+def _hex_key(digest: str) -> bytes | None:
+    """The first half of a SHA-256 in hex; None for what is none."""
+    try:
+        return bytes.fromhex(digest[:32]) if len(digest) == 64 else None
+    except ValueError:
+        return None
 
 
 def _id_key(fact_id: str) -> bytes | None:

@@ -53,11 +53,16 @@ class Sources(Projection):
     version: ClassVar[int] = 1
     tables: ClassVar[tuple[TableSpec, ...]] = (_HISTORY, _HELD)
 
+    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+        super().__init__(txn, handles)
+        # Rows this transaction has seen: one source's writes come in runs, and each asks for the same two.
+        self._seen: dict[bytes, History] = {}
+
     def of_source(self, organisation: str, source: str) -> History:
-        return self.table(_HISTORY).get(_source_key(organisation, source)) or NO_HISTORY
+        return self._history(_source_key(organisation, source))
 
     def of_organisation(self, organisation: str) -> History:
-        return self.table(_HISTORY).get(_organisation_key(organisation)) or NO_HISTORY
+        return self._history(_organisation_key(organisation))
 
     def fold(self, entry: Entry) -> None:
         match entry.event:
@@ -92,8 +97,7 @@ class Sources(Projection):
         counts = {"admitted": 1} if is_admitted else {"failed": 1}
         self._count(entry, source.decode(), origin, **counts)
         key = _organisation_key(origin_of(normal_uri(source.decode()), origin))
-        history = self.table(_HISTORY).get(key) or NO_HISTORY
-        self.table(_HISTORY).put(key, History(history.days, is_admitted))
+        self._put(key, History(self._history(key).days, is_admitted))
 
     def _count_refused(self, entry: Entry, refused: BatchRefusal, node_id: str) -> None:
         if lies_under(refused.source, node_id):
@@ -108,7 +112,7 @@ class Sources(Projection):
         self._add(entry, _organisation_key(organisation), admitted, failed)
 
     def _add(self, entry: Entry, key: bytes, admitted: int, failed: int) -> None:
-        history = self.table(_HISTORY).get(key) or NO_HISTORY
+        history = self._history(key)
         today = entry.at_ms // _DAY_MS
         days = history.days
         if days and days[-1].day == today:
@@ -117,7 +121,17 @@ class Sources(Projection):
         else:
             kept = tuple(tally for tally in days if tally.day > today - WINDOW_DAYS)
             days = (*kept, Tally(today, admitted, failed))
-        self.table(_HISTORY).put(key, History(days, history.is_admitted))
+        self._put(key, History(days, history.is_admitted))
+
+    def _history(self, key: bytes) -> History:
+        history = self._seen.get(key)
+        if history is None:
+            history = self._seen[key] = self.table(_HISTORY).get(key) or NO_HISTORY
+        return history
+
+    def _put(self, key: bytes, history: History) -> None:
+        self._seen[key] = history
+        self.table(_HISTORY).put(key, history)
 
 
 def _source_key(organisation: str, source: str) -> bytes:
