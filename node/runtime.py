@@ -17,6 +17,7 @@ from msgspec import Struct
 from node.clock import Clock
 from node.commands.decision import Context, Principal
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
+from node.commands.seals import SealFacts
 from node.config import Config
 from node.errors import Refusal
 from node.events.log import Head, Log
@@ -181,6 +182,8 @@ class Node:
         if not head.size:
             await self.execute(FoundNode())
         await self._set_up_admin_key()
+        while self.config.federation_enabled and (await self.execute(SealFacts())).reply:
+            pass  # each turn seals one batch of what was written while federation was off
         if self._is_manifest_due():
             await self.execute(RenewManifest())
 

@@ -5,14 +5,15 @@ Always: everything is refused before anything is stored; what trust decided, and
 Does not ask a peer for its attestation: that happens before the command (see `node/http/facts.py`), with `plan` telling whether.
 """
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from node.canonical import b64url_encode, fact_hash, seal_message
+from node.canonical import fact_hash
 from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
 from node.commands.quarantine import hold_reason, require_room
+from node.commands.seals import seal_of
 from node.commands.trust import judge
 from node.errors import (
     GardenForbidden,
@@ -31,7 +32,7 @@ from node.events.facts import Fact, FactAsserted, Judgement, Scope, body_of, cid
 from node.events.gardens import FactQuarantined
 from node.projections.access import Access
 from node.projections.fact_queries import is_readable
-from node.projections.facts import FactRow, new_row
+from node.projections.facts import FactRow, may_travel, new_row
 from node.projections.gardens import Garden
 from node.projections.view import View
 from node.uris import authority_of, lies_under, origin_of
@@ -110,6 +111,9 @@ def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Dec
     )
     judgement = _judge(command, planned.draft, verified, rules, view, context)
     fact = _fact(command, planned, fact_hash(body), verified, judgement, context, (*planned.warnings, *warnings))
+    # A node that exchanges nothing seals nothing: a second signature would be a fifth of its write (bench/README.md).
+    if context.config.federation_enabled and may_travel(new_row((0, 0), fact, None)):
+        fact = structs.replace(fact, seal=seal_of(fact, context.signer))
     reason = _reason_to_hold(command, planned.draft, judgement, verified, rules, view, context)
     return _hold(command, fact, judgement, reason, rules, view) if reason else _accept(command, fact, judgement)
 
@@ -281,9 +285,9 @@ def _fact(
     context: Context,
     warnings: tuple[str, ...],
 ) -> Fact:
-    draft, fact_id = planned.draft, context.clock.new_id()
+    draft = planned.draft
     return Fact(
-        id=fact_id,
+        id=context.clock.new_id(),
         entity=draft.entity,
         relation=draft.relation,
         value=draft.value,
@@ -298,7 +302,7 @@ def _fact(
         supersedes=planned.supersedes,
         resolves=None,
         origin=context.node_id,
-        seal=_seal(command, planned, fact_id, body_hash, context),
+        seal=None,
         source_trust=judgement.t if judgement else None,
         derived_from=command.derived_from,
         attestation_chain=command.attestation_chain,
@@ -308,20 +312,3 @@ def _fact(
         fact_hash=body_hash,
         warnings=warnings,
     )
-
-
-def _seal(command: AssertFact, planned: Plan, fact_id: str, body_hash: str, context: Context) -> str | None:
-    """This node's seal, made at write for what may ever be served; a local fact never leaves (bench/README.md has the cost)."""
-    if planned.draft.scope == "local" or planned.garden is not None:
-        return None
-    message = seal_message(
-        origin=context.node_id,
-        id=fact_id,
-        hlc=context.hlc,
-        fact_hash=body_hash,
-        valid_until=planned.draft.valid_until,
-        derived_from=command.derived_from,
-        supersedes=planned.supersedes,
-        resolves=None,
-    )
-    return b64url_encode(context.signer.sign(message))

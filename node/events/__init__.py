@@ -21,6 +21,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         gardens.FactPromoted,
         gardens.FactRejected,
         facts.FactAsserted,
+        facts.FactsSealed,
         tokens.CapabilityIssued,
         tokens.CapabilityRevoked,
         tokens.CapabilityAccepted,

@@ -123,3 +123,17 @@ class FactAsserted(Event, tag="fact.asserted.1"):
     parts: ClassVar[tuple[str, ...]] = ("fact",)
     judgement: Judgement | None
     fact: Fact
+
+
+class Seal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A fact of this node's own and the seal it was given later, base64url."""
+
+    fact_id: str
+    seal: str
+
+
+class FactsSealed(Event, tag="facts.sealed.1"):
+    """Facts written while the node exchanged nothing with anybody were sealed, so that peers may be given them."""
+
+    origin: str
+    seals: tuple[Seal, ...]

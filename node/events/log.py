@@ -16,7 +16,7 @@ from pathlib import Path
 import lmdb
 from msgspec import Struct
 
-from node.errors import LogDamaged, Refusal
+from node.errors import LogDamaged, Refusal, StorageFailed
 from node.events.entry import Entry, Item, open_entry, open_header
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, ReadNode
@@ -92,10 +92,12 @@ class Log:
         with storage_errors(), self._store.begin(write=True) as txn:
             if _size(txn, self._store.table("headers")) != expected_offset:
                 raise WrongOffset("another process has written to this log")
+            closed = []
             for entry in entries:
                 if entry.offset != frontier.size:
                     raise WrongOffset(f"the entry of offset {entry.offset} cannot stand at {frontier.size}")
-                self._put(txn, entry, frontier.append(entry.leaf))
+                closed += frontier.append(entry.leaf)
+            self._put(txn, entries, closed)
         self._keys.update(entry.public_key for entry in entries)
         self._frontier, self._leaf = frontier, entries[-1].leaf if entries else self._leaf
         return self.head()
@@ -183,17 +185,24 @@ class Log:
                 "open it with the version that wrote it"
             )
 
-    def _put(self, txn: lmdb.Transaction, entry: Entry, closed: list[tuple[int, int, bytes]]) -> None:
-        store = self._store
-        if entry.public_key not in self._keys:
-            txn.put(bytes.fromhex(key_id_of(entry.public_key)), entry.public_key, db=store.table("keys"))
-        txn.put(OFFSET_KEY.pack(entry.offset), entry.stored, db=store.table("headers"), append=True)
-        items = store.table("items")
-        for index, item in enumerate(entry.items):
-            txn.put(ITEM_KEY.pack(entry.offset, index), _CLEAR + item.salt + item.content, db=items, append=True)
-        tree = store.table("tree")
-        for level, index, node in closed:
-            txn.put(NODE_KEY.pack(level, index), node, db=tree)
+    def _put(self, txn: lmdb.Transaction, entries: Sequence[Entry], closed: list[tuple[int, int, bytes]]) -> None:
+        # One call per table: each call gives up the interpreter, and beside a busy loop it is long in coming back.
+        new_keys = {entry.public_key for entry in entries} - self._keys
+        items = [
+            (ITEM_KEY.pack(entry.offset, index), _CLEAR + item.salt + item.content)
+            for entry in entries
+            for index, item in enumerate(entry.items)
+        ]
+        self._put_all(txn, "keys", [(bytes.fromhex(key_id_of(key)), key) for key in new_keys])
+        self._put_all(txn, "headers", [(OFFSET_KEY.pack(entry.offset), entry.stored) for entry in entries])
+        self._put_all(txn, "items", items)
+        self._put_all(txn, "tree", [(NODE_KEY.pack(level, index), node) for level, index, node in closed])
+
+    def _put_all(self, txn: lmdb.Transaction, table: str, rows: list[tuple[bytes, bytes]]) -> None:
+        with txn.cursor(db=self._store.table(table)) as cursor:
+            consumed, _ = cursor.putmulti(rows)
+        if consumed != len(rows):
+            raise StorageFailed(f"{table}: {len(rows) - consumed} rows were not taken")
 
     def _open(self, txn: lmdb.Transaction, offset: int) -> Entry:
         try:

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from node.clock import parse_hlc
 from node.events.entry import Entry
-from node.events.facts import Fact, FactAsserted, Scope
+from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, Receipt
 from node.projections.base import LAST_PLACE, Place, Projection, TableSpec, place_key, place_of, text_key
@@ -73,6 +73,7 @@ _WITHDRAWN = TableSpec("facts/withdrawn", Withdrawal)
 _RETRACTIONS = TableSpec("facts/retractions", Retraction)
 _SUPERSEDED = TableSpec("facts/superseded_ids", Place)
 _SERVABLE = TableSpec("facts/servable", Servable)
+_UNSEALED = TableSpec("facts/unsealed", bytes)
 
 
 class Facts(Projection):
@@ -91,6 +92,7 @@ class Facts(Projection):
         _RETRACTIONS,
         _SUPERSEDED,
         _SERVABLE,
+        _UNSEALED,
     )
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
@@ -162,6 +164,11 @@ class Facts(Projection):
         for key, row in self.table(_SERVABLE).scan(prefix, after=prefix + place_key(after)):
             yield place_of(key), row
 
+    def unsealed(self) -> Iterator[FactRow]:
+        """Facts that may travel and carry no seal yet, oldest first."""
+        for key, _ in self.table(_UNSEALED).scan():
+            yield self.at(place_of(key))
+
     def leaf_start_at(self, place: Place) -> bytes | None:
         """How the leaf hash of the entry starts that made a fact servable at this place; None where none did."""
         for prefix in _SCOPE_KEYS.values():
@@ -193,6 +200,9 @@ class Facts(Projection):
                     self._add(entry, index, receipt.fact, _hold_of(receipt))
             case FactPromoted(fact_id=fact_id, origin=origin, target_garden_id=target):
                 self._promote(entry, origin, fact_id, target)
+            case FactsSealed(origin=origin, seals=seals):
+                for index, seal in enumerate(seals):
+                    self._seal(entry, index, origin, seal)
             case FactRejected(fact_id=fact_id, origin=origin):
                 self._decide(origin, fact_id, quarantine_status="rejected")
             case _:
@@ -245,9 +255,24 @@ class Facts(Projection):
             self._retract(row)
         for fact_id in row.fact.supersedes:
             self._supersede(row, fact_id)
-        if is_servable(row):
-            key = _SCOPE_KEYS[row.fact.scope] + place_key(row.shown_from)
-            self.table(_SERVABLE).put(key, Servable(row.place, entry.leaf[:8]))
+        if not may_travel(row):
+            return
+        if row.fact.seal is None:
+            self.table(_UNSEALED).put(place_key(row.place), b"")
+        else:
+            self._serve_from(row.shown_from, entry, row)
+
+    def _seal(self, entry: Entry, index: int, origin: str, seal: Seal) -> None:
+        row = self.of_origin(origin, seal.fact_id)
+        if row is not None:
+            row = structs.replace(row, fact=structs.replace(row.fact, seal=seal.seal))
+            self._by_place.put(place_key(row.place), row)
+            self.table(_UNSEALED).delete(place_key(row.place))
+            self._serve_from((entry.offset, index), entry, row)
+
+    def _serve_from(self, place: Place, entry: Entry, row: FactRow) -> None:
+        key = _SCOPE_KEYS[row.fact.scope] + place_key(place)
+        self.table(_SERVABLE).put(key, Servable(row.place, entry.leaf[:8]))
 
     def _retract(self, row: FactRow) -> None:
         fact = row.fact
@@ -293,12 +318,11 @@ def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
     return FactRow(place, fact, None, None, "pending", hold[0], hold[1])
 
 
-def is_servable(row: FactRow) -> bool:
-    """Whether peers may be given the fact at all: this node's own speech, sealed, outside gardens, above `local`."""
+def may_travel(row: FactRow) -> bool:
+    """Whether peers may be given the fact once it is sealed: this node's own word, outside gardens, above `local`."""
     fact = row.fact
     return (
-        fact.seal is not None
-        and fact.scope != "local"
+        fact.scope != "local"
         and row.garden_id is None
         # What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
         and is_own_word(fact)

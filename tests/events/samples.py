@@ -7,7 +7,7 @@ works for the plain case does not pass.
 from node.canonical import b64url_encode, canonical_json
 from node.events import EVENT_TYPES
 from node.events.event import Event, type_of
-from node.events.facts import Fact, FactAsserted, Judgement, Resolution, Value
+from node.events.facts import Fact, FactAsserted, FactsSealed, Judgement, Resolution, Seal, Value
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
 from node.events.identity import (
     AdminKeyCreated,
@@ -163,6 +163,8 @@ def _of_facts() -> list[Event]:
         FactAsserted(judgement=JUDGEMENT, fact=fact(2, source="user:alice", value=_text("Zürich"), confidence=0.5)),
         FactAsserted(judgement=None, fact=fact(3, supersedes=(fact_id(1),), resolves=resolution)),
         FactAsserted(judgement=None, fact=fact(4, value=_null(), confidence=0.0)),
+        FactAsserted(judgement=None, fact=fact(5, seal=None, scope="public")),
+        FactsSealed(origin=fact(5).origin, seals=(Seal(fact_id=fact_id(5), seal=fact(1).seal),)),
     ]
 
 

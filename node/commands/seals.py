@@ -1,0 +1,45 @@
+"""Seals: this node's signature on its own fact records, which lets them travel (PROTOCOL §2.4).
+
+Always: a node with federation on seals at write what may travel; what was written before is sealed when it is switched on.
+"""
+
+from itertools import islice
+
+from msgspec import Struct
+
+from node.canonical import b64url_encode, seal_message
+from node.commands.decision import Context, Decision
+from node.events.event import NODE_ITSELF
+from node.events.facts import Fact, FactsSealed, Seal
+from node.keys import Signer
+from node.projections.view import View
+
+MAX_SEALS = 500
+
+
+class SealFacts(Struct, frozen=True, kw_only=True):
+    """Seal a batch of what may travel and carries no seal; the reply is how many were."""
+
+
+def decide_seal_facts(command: SealFacts, view: View, context: Context) -> Decision:
+    rows = list(islice(view.facts.unsealed(), MAX_SEALS))
+    if not rows:
+        return Decision(reply=0)
+    seals = tuple(Seal(fact_id=row.fact.id, seal=seal_of(row.fact, context.signer)) for row in rows)
+    event = FactsSealed(origin=context.node_id, seals=seals)
+    return Decision(events=(event,), actor=NODE_ITSELF, reply=len(rows))
+
+
+def seal_of(fact: Fact, signer: Signer) -> str:
+    """The seal of a fact of this node's own, base64url."""
+    message = seal_message(
+        origin=fact.origin,
+        id=fact.id,
+        hlc=fact.hlc,
+        fact_hash=fact.fact_hash,
+        valid_until=fact.valid_until,
+        derived_from=fact.derived_from,
+        supersedes=fact.supersedes,
+        resolves=fact.resolves,
+    )
+    return b64url_encode(signer.sign(message))
