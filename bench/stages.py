@@ -64,7 +64,7 @@ class _Stages:
         txn = self._views.begin(write=True)
         view = View(txn, self._views.handles)
         entries = self._make_entries(requests, view)
-        for projection in view.projections():
+        for projection in view.projections:
             self._time(f"fold {projection.name}", lambda fold=projection.fold: [fold(entry) for entry in entries])
         move_checkpoint(txn, self._views.handles, entries[-1])
         self._time("log: put and sync", lambda: self._log.append(entries[0].offset, entries))

@@ -36,6 +36,8 @@ def parse_rfc3339(text: str) -> int:
     return epoch_ms
 
 
+# A write names its millisecond three times, and a batch shares a few.
+@lru_cache(maxsize=64)
 def format_ms(ms: int) -> str:
     """UTC with milliseconds and `Z` (PROTOCOL §1)."""
     day, rest = divmod(ms, _DAY_MS)

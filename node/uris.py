@@ -59,7 +59,7 @@ def is_normal(text: str) -> bool:
 
 def is_informal(text: str) -> bool:
     """Whether it is a name without authority, such as `user:alice`."""
-    return text.strip()[: len(_SCHEME)].lower() != _SCHEME
+    return not text.startswith(_SCHEME) and text.strip()[: len(_SCHEME)].lower() != _SCHEME
 
 
 def authority_of(uri: str) -> str | None:
@@ -82,6 +82,8 @@ def origin_of(source: str, first_node: str) -> str:
     return authority_of(source) or first_node
 
 
+# Few relations and sources are used again and again; what is refused is not kept.
+@lru_cache(maxsize=1024)
 def normal_relation(text: str) -> str:
     """Trimmed, the prefix in lower case; one without a prefix as it is (PROTOCOL §2.1)."""
     check_plain(text, "relation")
@@ -95,6 +97,7 @@ def has_prefix(relation: str) -> bool:
     return ":" in relation
 
 
+@lru_cache(maxsize=1024)
 def is_reserved_relation(relation: str) -> bool:
     prefix, colon, _ = relation.partition(":")
     return colon == ":" and _is_own(prefix, "stigmem")
@@ -102,10 +105,13 @@ def is_reserved_relation(relation: str) -> bool:
 
 def is_reserved_entity(entity: str) -> bool:
     """`stigmem:` names that are no URIs: the node speaks of itself under them."""
+    if entity.startswith(_SCHEME):
+        return False
     prefix, colon, _ = entity.partition(":")
     return colon == ":" and _is_own(prefix, "stigmem") and is_informal(entity)
 
 
+@lru_cache(maxsize=1024)
 def is_reserved_source(source: str) -> bool:
     return _is_own(source, RESERVED_SOURCE)
 

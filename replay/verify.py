@@ -183,7 +183,7 @@ def _compare_opened(live: Views, fresh: Views, log: Log) -> str:
 def _differing(live: Views, fresh: Views) -> list[str]:
     expected, names = fresh.digests(), []
     with live.begin() as txn:
-        for projection in live.view(txn).projections():
+        for projection in live.view(txn).projections:
             try:
                 found = projection.digest()
             except ValueError:

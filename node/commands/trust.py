@@ -56,7 +56,7 @@ def is_blocked(source: str, organisation: str, rules: Rules) -> bool:
 def is_covered_by_manifest(view: View, organisation: str, node_id: str, now_ms: int) -> bool:
     """Whether a manifest that was accepted and has not expired stands for the organisation."""
     if organisation == node_id:
-        return view.identity.manifest() is not None
+        return view.identity.has_manifest()
     peer = view.peers.of_node(organisation)
     return peer is not None and peer.status == "active" and peer.manifest_expires_ms > now_ms
 
@@ -86,7 +86,7 @@ def _identity(view: View, source: str, organisation: str, node_id: str, now_ms: 
     if organisation == node_id:
         if is_informal(source):
             return 0.4
-        return 1.0 if view.identity.manifest() is not None else 0.4
+        return 1.0 if view.identity.has_manifest() else 0.4
     if is_covered_by_manifest(view, organisation, node_id, now_ms):
         return 1.0 if view.peers.of_node(organisation).is_manifest_proven else 0.7
     return 0.5 if is_by_token else 0.1
@@ -123,6 +123,8 @@ def _scope_authority(
 
 
 def _has_write_token(view: View, source: str, scope: Scope, now_ms: int) -> bool:
+    if not view.tokens.is_any_issued():
+        return False
     subjects = [source]
     authority = authority_of(source)
     while authority is not None and subjects[-1] != authority:

@@ -6,6 +6,7 @@ Always: an opened entry's items match the commitments in its header.
 Does not check chain, signature or order against other entries (see `replay/verify.py`) and does not store anything.
 """
 
+from functools import lru_cache
 from hashlib import sha256
 
 import msgspec
@@ -67,7 +68,7 @@ def sign_entry(
     event: Event, actor: Actor, *, offset: int, prev: bytes, hlc: str, at_ms: int, signer: Signer, salts: bytes
 ) -> Entry:
     """Make the entry of an event. `salts` holds at least 16 random bytes per item (`salt_bytes_for`)."""
-    contents = [_encode_actor(actor), *items_of(event)]
+    contents = [_actor_bytes(actor), *items_of(event)]
     items = tuple(Item(salts[i * 16 : i * 16 + 16], content) for i, content in enumerate(contents))
     header = _header_bytes(event, items, offset=offset, prev=prev, hlc=hlc, at=format_ms(at_ms), key_id=signer.key_id)
     stored = header + signer.sign(SIGNED_PREFIX + header)
@@ -141,6 +142,12 @@ def open_entry(stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Ent
 _header_decoder = msgspec.json.Decoder(Header)
 _actor_decoder = msgspec.json.Decoder(Actor)
 _encode_actor = msgspec.json.Encoder().encode
+
+
+# One operator or agent writes many entries in a row.
+@lru_cache(maxsize=256)
+def _actor_bytes(actor: Actor) -> bytes:
+    return _encode_actor(actor)
 
 
 def _header_bytes(

@@ -27,7 +27,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 
 def apply(view: View, entry: Entry) -> None:
     """Fold one entry into all projections."""
-    for projection in view.projections():
+    for projection in view.projections:
         projection.fold(entry)
 
 

@@ -232,7 +232,7 @@ class Facts(Projection):
         return row
 
     def _index(self, place: Place, fact: Fact) -> None:
-        here = place_key(place)
+        here, put, handles = place_key(place), self._txn.put, self._handles
         entity, relation, source = normal_uri(fact.entity), _relation(fact), normal_uri(fact.source)
         key = _id_key(fact.id)
         if key is not None:
@@ -245,7 +245,7 @@ class Facts(Projection):
             (_BY_RELATION, text_key(relation)),
             (_BY_SOURCE, text_key(source)),
         ):
-            self._txn.put(prefix + here, b"", db=self._handles[spec.name])
+            put(prefix + here, b"", db=handles[spec.name])
 
     def _show(self, entry: Entry, row: FactRow) -> None:
         # Our own word has the newest clock here, so nothing that withdraws it can have come before it.

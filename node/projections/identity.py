@@ -49,14 +49,24 @@ class Identity(Projection):
     version: ClassVar[int] = 1
     tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY)
 
+    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+        super().__init__(txn, handles)
+        # Every decision asks for the settings; one view reads them once.
+        self._settings: Settings | None = None
+
     def birth(self) -> Birth | None:
         return self.table(_BIRTH).get(_ONLY)
 
     def manifest(self) -> OwnManifest | None:
         return self.table(_MANIFEST).get(_ONLY)
 
+    def has_manifest(self) -> bool:
+        return self.table(_MANIFEST).has(_ONLY)
+
     def settings(self) -> Settings:
-        return self.table(_SETTINGS).get(_ONLY) or DEFAULT_SETTINGS
+        if self._settings is None:
+            self._settings = self.table(_SETTINGS).get(_ONLY) or DEFAULT_SETTINGS
+        return self._settings
 
     def admin_key_hash(self) -> str | None:
         return self.table(_ADMIN_KEY).get(_ONLY)
@@ -70,6 +80,7 @@ class Identity(Projection):
                 row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms, *dates)
                 self.table(_MANIFEST).put(_ONLY, row)
             case SettingsChanged(settings=settings):
+                self._settings = settings
                 self.table(_SETTINGS).put(_ONLY, settings)
             case AdminKeyCreated(key_hash=key_hash):
                 self.table(_ADMIN_KEY).put(_ONLY, key_hash)

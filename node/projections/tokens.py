@@ -36,6 +36,9 @@ class Tokens(Projection):
     version: ClassVar[int] = 1
     tables: ClassVar[tuple[TableSpec, ...]] = (_ISSUED, _BY_SUBJECT, _ACCEPTED)
 
+    def is_any_issued(self) -> bool:
+        return next(self.table(_BY_SUBJECT).scan(), None) is not None
+
     def issued(self, token_id: str) -> IssuedToken | None:
         return self.table(_ISSUED).get(text_key(token_id))
 

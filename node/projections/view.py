@@ -49,10 +49,11 @@ class View:
     def identity(self) -> Identity:
         return Identity(self._txn, self._handles)
 
+    @cached_property
     def projections(self) -> list[Projection]:
         """All of them, in the order of PROJECTIONS."""
         return [getattr(self, projection.name) for projection in PROJECTIONS]
 
     def digests(self) -> dict[str, str]:
         """Each projection's digest by name. Reads everything: not for the event loop."""
-        return {projection.name: projection.digest() for projection in self.projections()}
+        return {projection.name: projection.digest() for projection in self.projections}
