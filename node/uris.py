@@ -62,6 +62,7 @@ def is_informal(text: str) -> bool:
     return not text.startswith(_SCHEME) and text.strip()[: len(_SCHEME)].lower() != _SCHEME
 
 
+@lru_cache(maxsize=1024)
 def authority_of(uri: str) -> str | None:
     """The organisation's own URI, `stigmem://authority`, of a URI in normal form; None for an informal name."""
     if not uri.startswith(_SCHEME):

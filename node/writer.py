@@ -11,6 +11,7 @@ the writer only lets the loop turn until nobody new comes.
 
 import asyncio
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
@@ -74,22 +75,27 @@ class Writer:
     ) -> None:
         self._log, self._views, self._clock, self._signer = log, views, clock, signer
         self._config, self._node_id, self._refusals = config, node_id, refusals
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        # Not asyncio.Queue: its bookkeeping for many takers costs as much as a lookup, and there is one.
+        self._waiting: deque[_Waiting] = deque()
+        self._news, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="stigmem-log")
         self._task = asyncio.create_task(self._run(), name="stigmem-writer")
 
     async def execute(self, command: Struct) -> Outcome:
         """Carry out a command; answers once its events are on disk. Raises its refusal, or Overloaded before it queues."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise Overloaded("too many writes are waiting")
         answer = asyncio.get_running_loop().create_future()
-        try:
-            self._queue.put_nowait(_Waiting(command, answer))
-        except asyncio.QueueFull as error:
-            raise Overloaded("too many writes are waiting") from error
+        self._waiting.append(_Waiting(command, answer))
+        self._news.set()
         return await answer
 
     async def close(self) -> None:
         """Finish what waits, then stop."""
-        await self._queue.join()
+        while self._waiting or not self._idle.is_set():
+            await self._idle.wait()
+            await asyncio.sleep(0)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._log_thread.shutdown()
@@ -100,15 +106,16 @@ class Writer:
 
     async def _run(self) -> None:
         while True:
-            batch = [await self._queue.get()]
+            await self._news.wait()
+            self._idle.clear()
             await self._let_arrive()
-            while len(batch) < MAX_BATCH and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             rest = batch
             while rest:
                 rest = await self._write(rest)
-            for _ in batch:
-                self._queue.task_done()
+            if not self._waiting:
+                self._news.clear()
+                self._idle.set()
 
     async def _let_arrive(self) -> None:
         """Let requests in that are on their way already: callers just answered ask again together.
@@ -116,10 +123,10 @@ class Writer:
         Without it the first of them would go to disk alone and the others wait for it: two fsyncs where one will do.
         """
         deadline, turns_without = time.monotonic() + MAX_ARRIVAL_S, 0
-        while turns_without < QUIET_TURNS and self._queue.qsize() < MAX_BATCH and time.monotonic() < deadline:
-            before = self._queue.qsize()
+        while turns_without < QUIET_TURNS and len(self._waiting) < MAX_BATCH and time.monotonic() < deadline:
+            before = len(self._waiting)
             await asyncio.sleep(0)
-            turns_without = turns_without + 1 if self._queue.qsize() == before else 0
+            turns_without = turns_without + 1 if len(self._waiting) == before else 0
 
     async def _write(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Carry out commands of a batch in one append; returns those that its time did not suffice for."""

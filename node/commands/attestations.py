@@ -58,7 +58,7 @@ def holds(body: bytes, signature: str, public_key: bytes | None) -> bool:
 def is_attested_by_source(source: str, issuers: tuple[str, ...], verified: tuple[bool, ...]) -> bool:
     """Whether the source's own organisation verifiably vouched for the fact."""
     # An issuer that vouches for somebody else's source proves nothing about that source.
-    return any(
+    return bool(issuers) and any(
         held and (lies_under(source, issuer) or authority_of(source) == issuer)
         for issuer, held in zip(issuers, verified, strict=True)
     )

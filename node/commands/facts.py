@@ -32,7 +32,7 @@ from node.events.facts import Fact, FactAsserted, Judgement, Scope, body_of, cid
 from node.events.gardens import FactQuarantined
 from node.projections.access import Access
 from node.projections.fact_queries import is_readable
-from node.projections.facts import FactRow, may_travel, new_row
+from node.projections.facts import FactRow, is_own_word, may_travel, new_row
 from node.projections.gardens import Garden
 from node.projections.view import View
 from node.uris import authority_of, lies_under, origin_of
@@ -119,7 +119,7 @@ def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Dec
 
 
 def _accept(command: AssertFact, fact: Fact, judgement: Judgement | None) -> Decision:
-    event = FactAsserted(judgement=judgement, fact=fact)
+    event = FactAsserted(judgement=None if is_own_word(fact) else judgement, fact=fact)
     return Decision(events=(event,), actor=command.principal.actor(), reply=fact)
 
 

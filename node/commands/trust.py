@@ -50,7 +50,8 @@ def judge(
 
 def is_blocked(source: str, organisation: str, rules: Rules) -> bool:
     """A block list entry covers what lies under it; informal sources are blocked by their name, or by their organisation's."""
-    return any(lies_under(source, name) or lies_under(organisation, name) for name in rules.blocked_sources)
+    names = rules.blocked_sources
+    return bool(names) and any(lies_under(source, name) or lies_under(organisation, name) for name in names)
 
 
 def is_covered_by_manifest(view: View, organisation: str, node_id: str, now_ms: int) -> bool:

@@ -1,6 +1,6 @@
 """Facts as they enter the log, and the event of one being asserted here."""
 
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -118,9 +118,12 @@ class Judgement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FactAsserted(Event, tag="fact.asserted.1"):
-    """A fact was written here and stands among the facts. `judgement` is None where trust is off or the source is our own."""
+    """A fact was written here and stands among the facts. `judgement` is None where trust is off or the source is
+    our own: then the score decides nothing.
 
-    parts: ClassVar[tuple[str, ...]] = ("fact",)
+    All of it is about the one fact, so it is one item: every write commits to it, hashes it and stores it.
+    """
+
     judgement: Judgement | None
     fact: Fact
 

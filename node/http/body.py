@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import StreamReader, web
+from multidict import CIMultiDict
 
 from node.errors import (
     BodyTooLarge,
@@ -31,6 +32,7 @@ from node.strict_json import refusal_of_validation, scan_json
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
+_JSON_HEADERS = CIMultiDict({"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"})
 _CONTENT_TYPE = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE)
 _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
@@ -64,7 +66,7 @@ def decode_query(request: web.Request, type: type[T]) -> T:
 
 
 def json_response(obj: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    sent = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+    sent = _JSON_HEADERS.copy()
     if headers:
         sent.update(headers)
     return web.Response(body=msgspec.json.encode(obj), status=status, headers=sent)
@@ -75,7 +77,8 @@ def _check_headers(request: web.Request, max_bytes: int) -> None:
     if any(encoding.strip().lower() != "identity" for encoding in encodings):
         raise UnsupportedEncoding("Content-Encoding: only identity")
     types = request.headers.getall("Content-Type", ())
-    if (types or request.can_read_body) and (len(types) != 1 or not _CONTENT_TYPE.fullmatch(types[0])):
+    is_plain = types == ["application/json"]
+    if not is_plain and (types or request.can_read_body) and (len(types) != 1 or not _CONTENT_TYPE.fullmatch(types[0])):
         raise UnsupportedMediaType("Content-Type: only application/json in UTF-8")
     if (request.content_length or 0) > max_bytes:
         raise BodyTooLarge(f"at most {max_bytes} bytes")

@@ -26,8 +26,8 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 
 
 def apply(view: View, entry: Entry) -> None:
-    """Fold one entry into all projections."""
-    for projection in view.projections:
+    """Fold one entry into all projections that it changes."""
+    for projection in view.folding(type(entry.event)):
         projection.fold(entry)
 
 

@@ -16,6 +16,7 @@ import lmdb
 import msgspec
 
 from node.events.entry import Entry
+from node.events.event import Event
 
 Row = TypeVar("Row")
 
@@ -84,11 +85,15 @@ class Table(Generic[Row]):
 
 
 class Projection:
-    """Tables folded from the log, over one transaction. Subclasses declare `name`, `version` and `tables`, and fold."""
+    """Tables folded from the log, over one transaction. Subclasses declare what is below, and fold.
+
+    `events` are the types that change its tables; `apply` passes it no others.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]
     tables: ClassVar[tuple[TableSpec, ...]]
+    events: ClassVar[tuple[type[Event], ...]]
 
     def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
         self._txn, self._handles = txn, handles

@@ -6,6 +6,7 @@ Always: a fact retracts, supersedes and is served only from where it is shown: a
 Does not judge expiry (the reader's time decides, see `fact_queries.py`) and does not detect contradictions.
 """
 
+import heapq
 import struct
 from collections.abc import Iterator
 from typing import ClassVar
@@ -14,6 +15,7 @@ from msgspec import Struct, structs
 
 from node.clock import parse_hlc
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, Receipt
@@ -65,7 +67,6 @@ _BY_PLACE = TableSpec("facts/by_place", FactRow)
 _BY_ID = TableSpec("facts/by_id", bytes)
 _BY_CID = TableSpec("facts/by_cid", bytes)
 _BY_HASH = TableSpec("facts/by_hash", bytes)
-_BY_ENTITY = TableSpec("facts/by_entity", bytes)
 _BY_SUBJECT = TableSpec("facts/by_entity_relation", bytes)
 _BY_RELATION = TableSpec("facts/by_relation", bytes)
 _BY_SOURCE = TableSpec("facts/by_source", bytes)
@@ -79,12 +80,19 @@ _UNSEALED = TableSpec("facts/unsealed", bytes)
 class Facts(Projection):
     name: ClassVar[str] = "facts"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (
+        FactAsserted,
+        FactQuarantined,
+        BatchReceived,
+        FactPromoted,
+        FactRejected,
+        FactsSealed,
+    )
     tables: ClassVar[tuple[TableSpec, ...]] = (
         _BY_PLACE,
         _BY_ID,
         _BY_CID,
         _BY_HASH,
-        _BY_ENTITY,
         _BY_SUBJECT,
         _BY_RELATION,
         _BY_SOURCE,
@@ -140,6 +148,9 @@ class Facts(Projection):
     ) -> Iterator[FactRow]:
         """Rows before a place, newest first, through the narrowest index; the caller still filters by what it asked for."""
         index = _index_for(entity, relation, source)
+        if entity is not None and relation is None:
+            streams = (self._places_back(_BY_SUBJECT, key, before) for key in self._subjects_of(entity))
+            return map(self.at, heapq.merge(*streams, reverse=True))
         if index is None:
             return (row for _, row in self._by_place.scan_back(b"", before=place_key(before)))
         return self._newest_first(*index, before)
@@ -148,6 +159,10 @@ class Facts(Projection):
         self, *, entity: str | None, relation: str | None, source: str | None, after: Place, end: int
     ) -> Iterator[FactRow]:
         """The same rows oldest first: behind a place, and before the offset `end`."""
+        if entity is not None and relation is None:
+            streams = (self._places_on(_BY_SUBJECT, key, after, end) for key in self._subjects_of(entity))
+            yield from map(self.at, heapq.merge(*streams))
+            return
         spec, prefix = _index_for(entity, relation, source) or (_BY_PLACE, b"")
         for key, row in self.table(spec).scan(prefix, after=prefix + place_key(after)):
             place = place_of(key)
@@ -179,7 +194,7 @@ class Facts(Projection):
 
     def said_by(self, entity: str, relation: str, scope: Scope, speaker: Speaker) -> Iterator[FactRow]:
         """Facts of one entity, relation, scope and source identity (PROTOCOL §2.2), newest first; names in normal form."""
-        for row in self._newest_first(_BY_SUBJECT, text_key(entity, relation)):
+        for row in self._newest_first(_BY_SUBJECT, text_key(entity) + text_key(relation)):
             if row.fact.scope == scope and self.speaker_of(row) == speaker:
                 yield row
 
@@ -240,22 +255,22 @@ class Facts(Projection):
         for spec, prefix in (
             (_BY_CID, _hex_key(fact.cid.removeprefix("sha256:"))),
             (_BY_HASH, _hex_key(fact.fact_hash)),
-            (_BY_ENTITY, text_key(entity)),
-            (_BY_SUBJECT, text_key(entity, relation)),
-            (_BY_RELATION, text_key(relation)),
+            (_BY_SUBJECT, text_key(entity) + (relation_key := text_key(relation))),
+            (_BY_RELATION, relation_key),
             (_BY_SOURCE, text_key(source)),
         ):
             put(prefix + here, b"", db=handles[spec.name])
 
     def _show(self, entry: Entry, row: FactRow) -> None:
         # Our own word has the newest clock here, so nothing that withdraws it can have come before it.
-        if not is_own_word(row.fact):
+        is_own = is_own_word(row.fact)
+        if not is_own:
             self._apply_earlier_withdrawals(row)
         if row.fact.confidence == 0.0:
             self._retract(row)
         for fact_id in row.fact.supersedes:
             self._supersede(row, fact_id)
-        if not may_travel(row):
+        if not is_own or not may_travel(row):
             return
         if row.fact.seal is None:
             self.table(_UNSEALED).put(place_key(row.place), b"")
@@ -306,9 +321,28 @@ class Facts(Projection):
         if not self.table(_WITHDRAWN).has(key):
             self.table(_WITHDRAWN).put(key, withdrawal)
 
+    def _subjects_of(self, entity: str) -> Iterator[bytes]:
+        """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
+        prefix = text_key(entity)
+        table, found = self.table(_BY_SUBJECT), prefix
+        while (key := next(table.scan(prefix, after=found), None)) is not None:
+            subject = key[0][: 2 * len(prefix)]
+            yield subject
+            found = subject + place_key(LAST_PLACE)
+
     def _newest_first(self, spec: TableSpec, prefix: bytes, before: Place = LAST_PLACE) -> Iterator[FactRow]:
+        return map(self.at, self._places_back(spec, prefix, before))
+
+    def _places_back(self, spec: TableSpec, prefix: bytes, before: Place) -> Iterator[Place]:
         for key, _ in self.table(spec).scan_back(prefix, before=prefix + place_key(before)):
-            yield self.at(place_of(key))
+            yield place_of(key)
+
+    def _places_on(self, spec: TableSpec, prefix: bytes, after: Place, end: int) -> Iterator[Place]:
+        for key, _ in self.table(spec).scan(prefix, after=prefix + place_key(after)):
+            place = place_of(key)
+            if place[0] >= end:
+                return
+            yield place
 
 
 def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
@@ -339,9 +373,7 @@ def is_own_word(fact: Fact) -> bool:
 def _index_for(entity: str | None, relation: str | None, source: str | None) -> tuple[TableSpec, bytes] | None:
     """The narrowest index and the prefix in it; None where only the table itself will do."""
     if entity is not None and relation is not None:
-        return _BY_SUBJECT, text_key(entity, relation)
-    if entity is not None:
-        return _BY_ENTITY, text_key(entity)
+        return _BY_SUBJECT, text_key(entity) + text_key(relation)
     if source is not None:
         return _BY_SOURCE, text_key(source)
     if relation is not None:

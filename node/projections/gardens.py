@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct, structs
 
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.facts import Scope
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
 from node.events.peers import BatchReceived
@@ -63,6 +64,14 @@ _PENDING_BY_ORGANISATION = TableSpec("gardens/pending_by_organisation", bytes)
 class Gardens(Projection):
     name: ClassVar[str] = "gardens"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (
+        GardenCreated,
+        GardenDeleted,
+        FactQuarantined,
+        BatchReceived,
+        FactPromoted,
+        FactRejected,
+    )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ID, _BY_SLUG, _HELD, _BY_STATUS, _PENDING_BY_ORGANISATION)
 
     # Reading

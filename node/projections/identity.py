@@ -5,6 +5,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.identity import AdminKeyCreated, ManifestPublished, NodeCreated, Settings, SettingsChanged
 from node.projections.base import Projection, TableSpec
 from node.projections.manifest_dates import dates_of
@@ -47,6 +48,7 @@ _ONLY = b"only"
 class Identity(Projection):
     name: ClassVar[str] = "identity"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (NodeCreated, ManifestPublished, SettingsChanged, AdminKeyCreated)
     tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY)
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:

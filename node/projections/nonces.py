@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import ClassVar
 
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.peers import AttestationSigned, ExchangeRefused, PageServed
 from node.projections.base import Projection, TableSpec
 
@@ -22,6 +23,7 @@ _MS = struct.Struct(">Q")
 class Nonces(Projection):
     name: ClassVar[str] = "nonces"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (PageServed, AttestationSigned, ExchangeRefused)
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NONCE, _BY_EXPIRY)
 
     def is_seen(self, nonce: str, now_ms: int) -> bool:

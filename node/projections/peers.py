@@ -11,6 +11,7 @@ from typing import ClassVar
 from msgspec import Struct, structs
 
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.facts import Scope
 from node.events.identity import Settings, SettingsChanged
 from node.events.peers import (
@@ -71,6 +72,15 @@ _JUDGED_BY = TableSpec("peers/judged_by", Settings)
 class Peers(Projection):
     name: ClassVar[str] = "peers"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (
+        PeerRegistered,
+        PeerVerified,
+        PeerStatusSet,
+        PeerChanged,
+        PageServed,
+        BatchReceived,
+        SettingsChanged,
+    )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _JUDGED_BY)
 
     def of_node(self, node_id: str) -> Peer | None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.facts import FactAsserted
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, BatchRefusal
@@ -38,8 +39,11 @@ class History(Struct, frozen=True, array_like=True):
     def within(self, now_ms: int) -> tuple[int, int]:
         """(admitted, failed) in the 30 days up to `now_ms`."""
         first = now_ms // _DAY_MS - WINDOW_DAYS + 1
-        seen = [tally for tally in self.days if tally.day >= first]
-        return sum(tally.admitted for tally in seen), sum(tally.failed for tally in seen)
+        admitted = failed = 0
+        for tally in self.days:
+            if tally.day >= first:
+                admitted, failed = admitted + tally.admitted, failed + tally.failed
+        return admitted, failed
 
 
 NO_HISTORY = History((), False)
@@ -51,6 +55,13 @@ _HELD = TableSpec("sources/held", bytes)
 class Sources(Projection):
     name: ClassVar[str] = "sources"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (
+        FactAsserted,
+        FactQuarantined,
+        BatchReceived,
+        FactPromoted,
+        FactRejected,
+    )
     tables: ClassVar[tuple[TableSpec, ...]] = (_HISTORY, _HELD)
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from node.events.entry import Entry
+from node.events.event import Event
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked, Grant
 from node.projections.base import Projection, TableSpec, text_key
 from node.times import format_ms
@@ -34,6 +35,7 @@ _ACCEPTED = TableSpec("tokens/accepted", str)
 class Tokens(Projection):
     name: ClassVar[str] = "tokens"
     version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (CapabilityIssued, CapabilityRevoked, CapabilityAccepted)
     tables: ClassVar[tuple[TableSpec, ...]] = (_ISSUED, _BY_SUBJECT, _ACCEPTED)
 
     def is_any_issued(self) -> bool:

@@ -4,6 +4,7 @@ from functools import cached_property
 
 import lmdb
 
+from node.events.event import Event
 from node.projections import PROJECTIONS
 from node.projections.base import Projection
 from node.projections.facts import Facts
@@ -20,6 +21,7 @@ class View:
 
     def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
         self._txn, self._handles = txn, handles
+        self._folding: dict[type[Event], list[Projection]] = {}
 
     @cached_property
     def facts(self) -> Facts:
@@ -53,6 +55,13 @@ class View:
     def projections(self) -> list[Projection]:
         """All of them, in the order of PROJECTIONS."""
         return [getattr(self, projection.name) for projection in PROJECTIONS]
+
+    def folding(self, event: type[Event]) -> list[Projection]:
+        """The projections that an event of this type changes."""
+        found = self._folding.get(event)
+        if found is None:
+            found = self._folding[event] = [projection for projection in self.projections if event in projection.events]
+        return found
 
     def digests(self) -> dict[str, str]:
         """Each projection's digest by name. Reads everything: not for the event loop."""

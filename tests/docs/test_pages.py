@@ -40,7 +40,9 @@ def test_the_dependencies_page_names_every_dependency():
     assert all(">=" in wish for wish in wanted)
 
 
-@pytest.mark.parametrize("page", sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]))
+@pytest.mark.parametrize(
+    "page", sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+)
 def test_a_page_links_to_nothing_that_is_not_there(page):
     path = ROOT / page
     links = re.findall(r"\]\(([^)#]+)\)", path.read_text())
