@@ -1,4 +1,6 @@
-"""Which refusals become events: those of a known principal for what it may not do, and not without end (PROTOCOL §16).
+"""What is bounded by the minute: signatures for a peer, and refusals that become events (PROTOCOL §9, §16).
+
+Of refusals, those of a known principal for what it may not do are events.
 
 Always: per principal and code, the first ten of a minute are recorded singly and the rest as one count, so nobody can make the
 log grow at will. Strangers' refusals are counters and log lines, never events.
@@ -17,6 +19,24 @@ class Overflow(Struct, frozen=True, kw_only=True):
     code: str
     count: int
     minute_ms: int
+
+
+class MinuteShare:
+    """How often each of several names did something in the running minute, in memory."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._per_minute = per_minute
+        self._taken: dict[str, tuple[int, int]] = {}
+
+    def take(self, name: str, now_ms: int) -> bool:
+        """Whether `name` may do it once more in this minute; if so, it has."""
+        minute = now_ms // _MINUTE_MS
+        last, count = self._taken.get(name, (minute, 0))
+        count = count + 1 if last == minute else 1
+        if count > self._per_minute:
+            return False
+        self._taken[name] = (minute, count)
+        return True
 
 
 class RefusalLimiter:

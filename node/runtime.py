@@ -25,10 +25,12 @@ from node.folder_lock import FolderLock
 from node.keys import Signer, equal_secrets, keyed_hash
 from node.projections.view import View
 from node.projections.views import Views, close_current, open_current
-from node.refusals import RefusalLimiter
+from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Outcome, Writer
 
 ADMIN_KEY_PURPOSE = "admin-key"
+# PROTOCOL §9: signatures that one peer may ask for.
+ATTESTATIONS_PER_MINUTE = 60
 Read = TypeVar("Read")
 
 
@@ -50,7 +52,7 @@ class Node:
         self._views: Views
         self._writer: Writer
         self._admin_hash: str | None = None
-        self._attestations: dict[str, tuple[int, int]] = {}
+        self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
         self._sign_of_life: dict[str, asyncio.Event] = {}
 
     @classmethod
@@ -103,6 +105,7 @@ class Node:
             signer=self.signer,
             clock=self.clock,
             refusals=self._refusals,
+            attestations=self._attestations,
             at_ms=self.clock.at_ms(),
             hlc="",
         )
@@ -119,14 +122,6 @@ class Node:
     def sign_of_life(self, node_id: str) -> asyncio.Event:
         """Set whenever a peer makes an authenticated request: whoever waits out a backoff towards it may stop waiting."""
         return self._sign_of_life.setdefault(node_id, asyncio.Event())
-
-    def take_attestation_share(self, node_id: str, per_minute: int) -> bool:
-        """Whether a peer may have one more signature in this minute (PROTOCOL §9)."""
-        minute = self.clock.now_ms() // 60_000
-        last, count = self._attestations.get(node_id, (minute, 0))
-        count = count + 1 if last == minute else 1
-        self._attestations[node_id] = (minute, count)
-        return count <= per_minute
 
     async def record_refusal(self, principal: Principal, refusal: Refusal, subject: str) -> None:
         """Make a known principal's refusal an event, unless it has had its share of them this minute."""
@@ -178,6 +173,7 @@ class Node:
             config=self.config,
             node_id=self.node_id,
             refusals=self._refusals,
+            attestations=self._attestations,
         )
         if not head.size:
             await self.execute(FoundNode())

@@ -35,6 +35,8 @@ from node.times import format_ms
 PAGE_BYTES = 8 << 20
 MAX_BACKOFF_S = 300.0
 MAX_BACKOFF_INTERVALS = 20
+# Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
+MAX_BARREN_PAGES = 20
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
 _EARLY_TRIES = 23
 _FEDERATION_TYPES = frozenset(
@@ -184,7 +186,7 @@ class Sync:
             peer = self._require_ready(node_id, state)
             held = state.cursor if state.terms_from == peer.terms_from else None
             cursor = None if from_start else (held or peer.cursor)
-            total = Cycle(ingested=0, known=0, refused=0, cursor=cursor)
+            total, barren = Cycle(ingested=0, known=0, refused=0, cursor=cursor), 0
             while True:
                 page = await self._fetch(peer, state, total.cursor)
                 done = await self._ingest(peer, page)
@@ -197,7 +199,8 @@ class Sync:
                     refused=total.refused + done.refused,
                     cursor=page.cursor,
                 )
-                if not page.has_more or is_stuck:
+                barren = 0 if done.ingested or done.known else barren + 1
+                if not page.has_more or is_stuck or barren == MAX_BARREN_PAGES:
                     return total
 
     def _require_ready(self, node_id: str, state: PeerState) -> Peer:
@@ -227,7 +230,7 @@ class Sync:
                 f"{peer.node_url}/v1/federation/facts", token=token, params=params, max_bytes=PAGE_BYTES
             )
         except PeerRefused as refusal:
-            if refusal.code == "cursor_foreign" and cursor is not None:
+            if refusal.code in ("cursor_foreign", "invalid_cursor") and cursor is not None:
                 # Its log is not the one the cursor was for: start over, what we have already is a no-op.
                 return await self._fetch(peer, state, None)
             raise

@@ -29,7 +29,7 @@ from node.keys import Signer
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
-from node.refusals import RefusalLimiter
+from node.refusals import MinuteShare, RefusalLimiter
 
 MAX_WAITING = 10_000
 MAX_BATCH = 512
@@ -72,9 +72,11 @@ class Writer:
         config: Config,
         node_id: str,
         refusals: RefusalLimiter,
+        attestations: MinuteShare,
     ) -> None:
         self._log, self._views, self._clock, self._signer = log, views, clock, signer
-        self._config, self._node_id, self._refusals = config, node_id, refusals
+        self._config, self._node_id = config, node_id
+        self._refusals, self._attestations = refusals, attestations
         # Not asyncio.Queue: its bookkeeping for many takers costs as much as a lookup, and there is one.
         self._waiting: deque[_Waiting] = deque()
         self._news, self._idle = asyncio.Event(), asyncio.Event()
@@ -167,6 +169,7 @@ class Writer:
             signer=self._signer,
             clock=self._clock,
             refusals=self._refusals,
+            attestations=self._attestations,
             at_ms=self._clock.at_ms(),
             hlc=self._clock.tick(),
         )

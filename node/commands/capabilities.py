@@ -156,4 +156,6 @@ def _covers(target: str, *, scope: Scope, entity: str, garden_uri: str | None) -
         return True
     if is_garden_uri(target):
         return garden_uri == target
-    return scope in scopes_of(target) or lies_under(entity, target)
+    scopes = scopes_of(target)
+    # An entity may be called like a scope: what names a scope grants that scope alone.
+    return scope in scopes if scopes else lies_under(entity, target)

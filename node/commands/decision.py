@@ -18,7 +18,7 @@ from node.events.facts import TrustMode
 from node.events.tokens import Grant
 from node.keys import Signer
 from node.projections.view import View
-from node.refusals import RefusalLimiter
+from node.refusals import MinuteShare, RefusalLimiter
 
 Via = Literal["node", "admin", "anonymous", "capability", "peer"]
 
@@ -60,6 +60,7 @@ class Context(Struct, frozen=True, kw_only=True):
     signer: Signer
     clock: Clock
     refusals: RefusalLimiter
+    attestations: MinuteShare
     at_ms: int
     hlc: str
 

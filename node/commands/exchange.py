@@ -19,6 +19,7 @@ from node.commands.peer_tokens import Claims, check_claims, forget_ms
 from node.commands.quarantine import hold_reason, require_room
 from node.commands.trust import judge
 from node.errors import (
+    AttestationQuotaExceeded,
     AttestationRefused,
     IdCollision,
     NonceAlreadySeen,
@@ -141,15 +142,19 @@ def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> D
         if receipt is None:
             known += 1
         else:
-            receipts[outcome.fact.id] = receipt
+            receipts[outcome.fact.id.lower()] = receipt
     reply = Ingested(ingested=len(receipts), known=known, refused=len(refused))
-    if not receipts and not refused:
+    # A peer chooses how much of its pages is refused: past the limit that is counted, or it could fill our disk.
+    recorded = tuple(
+        refusal for refusal in refused if context.refusals.admit(command.node_id, refusal.reason, context.at_ms)
+    )
+    if not receipts and not recorded:
         return Decision(reply=reply)
     event = BatchReceived(
         node_id=command.node_id,
         cursor=command.cursor,
         known=known,
-        outcome=Receipts(refused=tuple(refused)),
+        outcome=Receipts(refused=recorded),
         receipts=tuple(receipts.values()),
     )
     latest = max((receipt.fact.hlc for receipt in receipts.values()), default=None, key=parse_hlc)
@@ -267,6 +272,9 @@ def _check_attestable(command: SignAttestation, draft: Draft, peer: Peer, view: 
     if draft.scope == "public":
         raise AttestationRefused("scope: a public fact needs the author's own signature")
     _check_policy(token.token_id, view, context)
+    # Last: only what would be signed counts, or others' mistakes would use up a peer's share.
+    if not context.attestations.take(peer.node_id, context.at_ms):
+        raise AttestationQuotaExceeded("that peer has had its signatures of this minute", retry_after=60)
     return token.token_id
 
 
@@ -310,8 +318,9 @@ def _receipt(
 
 
 def _known_hash(fact: Fact, batch: dict[str, Receipt], view: View) -> str | None:
-    if fact.id in batch:
-        return batch[fact.id].fact.fact_hash
+    # A UUID is the same in either case; two facts under one would be moderated as one.
+    if fact.id.lower() in batch:
+        return batch[fact.id.lower()].fact.fact_hash
     row = view.facts.of_origin(fact.origin, fact.id)
     return None if row is None else row.fact.fact_hash
 

@@ -30,6 +30,7 @@ from node.errors import (
 )
 from node.events.facts import Fact, FactAsserted, Judgement, Scope, body_of, cid_of
 from node.events.gardens import FactQuarantined
+from node.events.tokens import Grant
 from node.projections.access import Access
 from node.projections.fact_queries import is_readable
 from node.projections.facts import FactRow, is_own_word, may_travel, new_row
@@ -153,10 +154,17 @@ def _require_right(command: AssertFact, draft: Draft, garden: Garden | None, vie
         require_write(principal.grant, scope=draft.scope, entity=draft.normal_entity, garden_uri=uri)
         if not lies_under(draft.normal_source, principal.grant.subject):
             raise SourceNotOwned("source: it does not lie under the token's subject")
+        _require_no_own_instruction(draft, principal.grant, context)
     elif principal.via == "admin":
         _require_admin_source(draft.normal_source, view, context)
     elif principal.via != "anonymous":
         raise InsufficientPermission("this credential does not write facts")
+
+
+def _require_no_own_instruction(draft: Draft, grant: Grant, context: Context) -> None:
+    # Another organisation's instruction is always held; our own agent's would stand at once (PROTOCOL §8.4).
+    if draft.value.interpret_as == "instruction" and authority_of(grant.subject) == context.node_id:
+        raise InsufficientPermission("value.interpret_as: instructions need instruction:write, which no token grants")
 
 
 def _require_admin_source(source: str, view: View, context: Context) -> None:

@@ -1,5 +1,7 @@
 """The application: the one route table, its middlewares, and its parts."""
 
+import re
+
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
@@ -11,6 +13,8 @@ from node.http.errors import answer_refusals
 from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
 from node.peer_client import PeerClient
 from node.runtime import Node
+
+_IPV6_HOST = re.compile(r"\[([0-9a-fA-F:.]+)\](?::[0-9]+)?")
 
 ROUTES = (
     web.get("/.well-known/stigmem", identity.discovery),
@@ -77,8 +81,8 @@ async def guard_open_node(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _is_own_host(host: str) -> bool:
-    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-    return is_loopback_host(name)
+    literal = _IPV6_HOST.fullmatch(host)
+    return is_loopback_host(literal[1] if literal else host.partition(":")[0])
 
 
 async def _accept_expect(request: web.Request) -> None:

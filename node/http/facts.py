@@ -17,6 +17,7 @@ from node.errors import (
     GardenForbidden,
     GardenNotFound,
     InvalidCursor,
+    InvalidField,
     InvalidParameter,
     InvalidUri,
     UnsupportedField,
@@ -193,7 +194,7 @@ def _listing(asked: FactsQuery, access: Access, view: View, node: Node) -> dict[
 def _query(asked: FactsQuery, access: Access, view: View) -> FactQuery:
     return FactQuery(
         entity=_name("entity", asked.entity),
-        relation=None if asked.relation is None else normal_relation(asked.relation),
+        relation=_relation(asked.relation),
         source=_name("source", asked.source),
         scope=asked.scope,
         garden_id=_garden_id(asked.garden_id, access, view),
@@ -223,6 +224,13 @@ def _name(parameter: str, text: str | None) -> str | None:
         return None if text is None else normal_uri(text)
     except InvalidUri as error:
         raise InvalidParameter(f"{parameter}: not a name that a fact can carry") from error
+
+
+def _relation(text: str | None) -> str | None:
+    try:
+        return None if text is None else normal_relation(text)
+    except InvalidField as error:
+        raise InvalidParameter("relation: not one that a fact can carry") from error
 
 
 def _time(parameter: str, text: str | None) -> int | None:

@@ -11,7 +11,7 @@ from node.commands.decision import rules_in_force
 from node.commands.identity import ChangeSettings, PublishManifest
 from node.commands.manifests import Manifest, parse_stored
 from node.commands.trust import judge
-from node.errors import ManifestNotFound, MissingField
+from node.errors import InvalidParameter, InvalidUri, ManifestNotFound, MissingField
 from node.events.checkpoint import origin_of
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, manifest_log_entry
@@ -127,7 +127,10 @@ async def explain_trust(request: web.Request) -> web.Response:
     asked = decode_query(request, TrustQuery)
     if asked.source is None:
         raise MissingField("source")
-    source = normal_uri(asked.source)
+    try:
+        source = normal_uri(asked.source)
+    except InvalidUri as error:
+        raise InvalidParameter("source: not a name that a fact can carry") from error
     with node.view() as view:
         rules = rules_in_force(view, node.config)
         judgement = judge(

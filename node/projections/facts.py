@@ -7,6 +7,7 @@ Does not judge expiry (the reader's time decides, see `fact_queries.py`) and doe
 """
 
 import heapq
+import re
 import struct
 from collections.abc import Iterator
 from typing import ClassVar
@@ -24,6 +25,8 @@ from node.uris import is_reserved_entity, is_reserved_relation, normal_relation,
 
 _SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 # The identity of a source: (origin, source in normal form).
 Speaker = tuple[str, str]
@@ -136,12 +139,14 @@ class Facts(Projection):
     def by_cid(self, cid: str) -> Iterator[FactRow]:
         """Facts of that CID, newest first."""
         key = _hex_key(cid.removeprefix("sha256:"))
-        return iter(()) if key is None else self._newest_first(_BY_CID, key)
+        rows = iter(()) if key is None else self._newest_first(_BY_CID, key)
+        return (row for row in rows if row.fact.cid == cid)
 
     def by_hash(self, fact_hash: str) -> Iterator[FactRow]:
         """Facts of that fact hash, newest first."""
         key = _hex_key(fact_hash)
-        return iter(()) if key is None else self._newest_first(_BY_HASH, key)
+        rows = iter(()) if key is None else self._newest_first(_BY_HASH, key)
+        return (row for row in rows if row.fact.fact_hash == fact_hash)
 
     def indexed(
         self, *, entity: str | None, relation: str | None, source: str | None, before: Place
@@ -300,13 +305,13 @@ class Facts(Projection):
 
     def _supersede(self, row: FactRow, fact_id: str) -> None:
         speaker = _speaker(row.fact)
-        self.table(_SUPERSEDED).put(text_key(fact_id, *speaker), row.shown_from)
+        self.table(_SUPERSEDED).put(text_key(fact_id.lower(), *speaker), row.shown_from)
         for old in self.all_by_id(fact_id):
             if _speaker(old.fact) == speaker and old.place != row.place:
                 self._withdraw(old, Withdrawal(row.shown_from, "superseded"))
 
     def _apply_earlier_withdrawals(self, row: FactRow) -> None:
-        superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id, *_speaker(row.fact)))
+        superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id.lower(), *_speaker(row.fact)))
         if superseded_from is not None:
             self._withdraw(row, Withdrawal(superseded_from, "superseded"))
         prefix = text_key(*_speech(row.fact))
@@ -419,17 +424,10 @@ def _hlc_key(hlc: str) -> bytes:
 
 
 def _hex_key(digest: str) -> bytes | None:
-    """The first half of a SHA-256 in hex; None for what is none."""
-    try:
-        return bytes.fromhex(digest[:32]) if len(digest) == 64 else None
-    except ValueError:
-        return None
+    """The first half of a SHA-256 in lower-case hex, enough for an index; None for what is none."""
+    return bytes.fromhex(digest[:32]) if _SHA256.fullmatch(digest) else None
 
 
 def _id_key(fact_id: str) -> bytes | None:
     """The 16 bytes of a UUID; None for what is no UUID, which no fact has."""
-    try:
-        raw = bytes.fromhex(fact_id.replace("-", ""))
-    except ValueError:
-        return None
-    return raw if len(raw) == 16 and len(fact_id) == 36 else None
+    return bytes.fromhex(fact_id.replace("-", "")) if _UUID.fullmatch(fact_id) else None

@@ -187,7 +187,7 @@ class Gardens(Projection):
 
 
 def _held_prefix(garden_id: str, fact_id: str) -> bytes:
-    return text_key(garden_id, fact_id)
+    return text_key(garden_id, fact_id.lower())
 
 
 def _status_prefix(garden_id: str, status: QuarantineStatus) -> bytes:

@@ -98,13 +98,13 @@ class Sources(Projection):
                 pass  # no other event says anything about a source
 
     def _remember(self, fact_id: str, source: str, origin: str) -> None:
-        self.table(_HELD).put(text_key(origin, fact_id), source.encode())
+        self.table(_HELD).put(_held_key(origin, fact_id), source.encode())
 
     def _moderate(self, entry: Entry, fact_id: str, origin: str, *, is_admitted: bool) -> None:
-        source = self.table(_HELD).get(text_key(origin, fact_id))
+        source = self.table(_HELD).get(_held_key(origin, fact_id))
         if source is None:
             return
-        self.table(_HELD).delete(text_key(origin, fact_id))
+        self.table(_HELD).delete(_held_key(origin, fact_id))
         counts = {"admitted": 1} if is_admitted else {"failed": 1}
         self._count(entry, source.decode(), origin, **counts)
         key = _organisation_key(origin_of(normal_uri(source.decode()), origin))
@@ -151,3 +151,7 @@ def _source_key(organisation: str, source: str) -> bytes:
 
 def _organisation_key(organisation: str) -> bytes:
     return text_key("organisation", organisation)
+
+
+def _held_key(origin: str, fact_id: str) -> bytes:
+    return text_key(origin, fact_id.lower())
