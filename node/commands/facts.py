@@ -33,7 +33,7 @@ from node.events.gardens import FactQuarantined
 from node.events.tokens import Grant
 from node.projections.access import Access
 from node.projections.fact_queries import is_readable
-from node.projections.facts import FactRow, is_own_word, may_travel, new_row
+from node.projections.fact_rows import FactRow, is_own_word, may_travel, new_row, speaker_of
 from node.projections.gardens import Garden
 from node.projections.view import View
 from node.uris import authority_of, lies_under, origin_of
@@ -231,7 +231,7 @@ def _superseded(command: AssertFact, draft: Draft, view: View, context: Context)
     if len(command.supersedes) > MAX_SUPERSEDED:
         raise InvalidField(f"supersedes: more than {MAX_SUPERSEDED}")
     for fact_id in command.supersedes:
-        if not any(view.facts.speaker_of(row) == speaker for row in view.facts.all_by_id(fact_id)):
+        if not any(speaker_of(row.fact) == speaker for row in view.facts.all_by_id(fact_id)):
             raise SupersededNotOwned("supersedes: not a fact of this source")
     return command.supersedes
 

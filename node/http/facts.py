@@ -31,7 +31,7 @@ from node.http.records import held_answer, record_of
 from node.projections.access import Access
 from node.projections.base import Place
 from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
-from node.projections.facts import FactRow, is_own_word
+from node.projections.fact_rows import FactRow, is_own_word
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode

@@ -9,7 +9,7 @@ from node.commands.attestations import is_attested_by_source
 from node.commands.decision import rules_in_force
 from node.commands.trust import judge
 from node.events.facts import Fact, Interpretation, Scope, Value, ValueType
-from node.projections.facts import FactRow
+from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
 from node.uris import normal_uri, origin_of

@@ -13,7 +13,8 @@ from msgspec import Struct
 from node.events.facts import Fact, Scope
 from node.projections.access import Access
 from node.projections.base import LAST_PLACE, Place
-from node.projections.facts import FactRow, Facts
+from node.projections.fact_rows import FactRow
+from node.projections.facts import Facts
 from node.times import parse_rfc3339
 from node.uris import normal_relation, normal_uri
 

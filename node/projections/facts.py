@@ -21,27 +21,22 @@ from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, Receipt
 from node.projections.base import LAST_PLACE, Place, Projection, TableSpec, place_key, place_of, text_key
-from node.uris import is_reserved_entity, is_reserved_relation, normal_relation, normal_uri, origin_of
+from node.projections.fact_rows import (
+    FactRow,
+    Speaker,
+    is_own_word,
+    may_travel,
+    new_row,
+    relation_of,
+    speaker_of,
+    speech_of,
+)
+from node.uris import normal_uri
 
 _SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-# The identity of a source: (origin, source in normal form).
-Speaker = tuple[str, str]
-
-
-class FactRow(Struct, frozen=True, array_like=True):
-    """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected."""
-
-    place: Place
-    fact: Fact
-    shown_from: Place | None
-    garden_id: str | None
-    quarantine_status: str | None
-    quarantine_garden_id: str | None
-    quarantine_reason: str | None
 
 
 class Withdrawal(Struct, frozen=True, array_like=True):
@@ -200,12 +195,8 @@ class Facts(Projection):
     def said_by(self, entity: str, relation: str, scope: Scope, speaker: Speaker) -> Iterator[FactRow]:
         """Facts of one entity, relation, scope and source identity (PROTOCOL §2.2), newest first; names in normal form."""
         for row in self._newest_first(_BY_SUBJECT, text_key(entity) + text_key(relation)):
-            if row.fact.scope == scope and self.speaker_of(row) == speaker:
+            if row.fact.scope == scope and speaker_of(row.fact) == speaker:
                 yield row
-
-    def speaker_of(self, row: FactRow) -> Speaker:
-        """The identity of a fact's source: (origin, source)."""
-        return _speaker(row.fact)
 
     # Folding
 
@@ -253,7 +244,7 @@ class Facts(Projection):
 
     def _index(self, place: Place, fact: Fact) -> None:
         here, put, handles = place_key(place), self._txn.put, self._handles
-        entity, relation, source = normal_uri(fact.entity), _relation(fact), normal_uri(fact.source)
+        entity, relation, source = normal_uri(fact.entity), relation_of(fact), normal_uri(fact.source)
         key = _id_key(fact.id)
         if key is not None:
             self._by_id.put(key + text_key(fact.origin), here)
@@ -297,24 +288,24 @@ class Facts(Projection):
     def _retract(self, row: FactRow) -> None:
         fact = row.fact
         retraction = Retraction(row.place, fact.value.type, _retracted_value(fact))
-        key = text_key(*_speech(fact)) + _hlc_key(fact.hlc) + place_key(row.place)
+        key = text_key(*speech_of(fact)) + _hlc_key(fact.hlc) + place_key(row.place)
         self.table(_RETRACTIONS).put(key, retraction)
-        for said in self.said_by(normal_uri(fact.entity), _relation(fact), fact.scope, _speaker(fact)):
+        for said in self.said_by(normal_uri(fact.entity), relation_of(fact), fact.scope, speaker_of(fact)):
             if said.shown_from is not None and _retracts(retraction, fact, said.fact):
                 self._withdraw(said, Withdrawal(row.shown_from, "retracted"))
 
     def _supersede(self, row: FactRow, fact_id: str) -> None:
-        speaker = _speaker(row.fact)
+        speaker = speaker_of(row.fact)
         self.table(_SUPERSEDED).put(text_key(fact_id.lower(), *speaker), row.shown_from)
         for old in self.all_by_id(fact_id):
-            if _speaker(old.fact) == speaker and old.place != row.place:
+            if speaker_of(old.fact) == speaker and old.place != row.place:
                 self._withdraw(old, Withdrawal(row.shown_from, "superseded"))
 
     def _apply_earlier_withdrawals(self, row: FactRow) -> None:
-        superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id.lower(), *_speaker(row.fact)))
+        superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id.lower(), *speaker_of(row.fact)))
         if superseded_from is not None:
             self._withdraw(row, Withdrawal(superseded_from, "superseded"))
-        prefix = text_key(*_speech(row.fact))
+        prefix = text_key(*speech_of(row.fact))
         for _, retraction in self.table(_RETRACTIONS).scan(prefix, after=prefix + _hlc_key(row.fact.hlc)):
             by = self.at(retraction.place)
             if _retracts(retraction, by.fact, row.fact):
@@ -350,31 +341,6 @@ class Facts(Projection):
             yield place
 
 
-def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
-    """A fact's row when it comes in; `hold` is (quarantine garden, reason) where it is held back."""
-    if hold is None:
-        return FactRow(place, fact, place, fact.garden_id, None, None, None)
-    return FactRow(place, fact, None, None, "pending", hold[0], hold[1])
-
-
-def may_travel(row: FactRow) -> bool:
-    """Whether peers may be given the fact once it is sealed: this node's own word, outside gardens, above `local`."""
-    fact = row.fact
-    return (
-        fact.scope != "local"
-        and row.garden_id is None
-        # What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
-        and is_own_word(fact)
-        and not is_reserved_relation(fact.relation)
-        and not is_reserved_entity(fact.entity)
-    )
-
-
-def is_own_word(fact: Fact) -> bool:
-    """Whether the fact was written here by a source of this node's own."""
-    return fact.received_from is None and origin_of(normal_uri(fact.source), fact.origin) == fact.origin
-
-
 def _index_for(entity: str | None, relation: str | None, source: str | None) -> tuple[TableSpec, bytes] | None:
     """The narrowest index and the prefix in it; None where only the table itself will do."""
     if entity is not None and relation is not None:
@@ -390,19 +356,6 @@ def _hold_of(receipt: Receipt) -> tuple[str, str] | None:
     if receipt.quarantine_garden_id is None or receipt.quarantine_reason is None:
         return None
     return receipt.quarantine_garden_id, receipt.quarantine_reason
-
-
-def _relation(fact: Fact) -> str:
-    return normal_relation(fact.relation)
-
-
-def _speaker(fact: Fact) -> Speaker:
-    source = normal_uri(fact.source)
-    return origin_of(source, fact.origin), source
-
-
-def _speech(fact: Fact) -> tuple[str, ...]:
-    return (normal_uri(fact.entity), _relation(fact), fact.scope, *_speaker(fact))
 
 
 def _retracted_value(fact: Fact) -> str | None:

@@ -1,0 +1,66 @@
+"""A fact's row and what follows from the fact in it: whose word it is, what it is about, whether it may travel.
+
+Always: names are compared in normal form, and a source's identity is (origin, source) (PROTOCOL §1).
+"""
+
+from msgspec import Struct
+
+from node.events.facts import Fact
+from node.projections.base import Place
+from node.uris import is_reserved_entity, is_reserved_relation, normal_relation, normal_uri, origin_of
+
+# The identity of a source: (origin, source in normal form).
+Speaker = tuple[str, str]
+
+
+class FactRow(Struct, frozen=True, array_like=True):
+    """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected."""
+
+    place: Place
+    fact: Fact
+    shown_from: Place | None
+    garden_id: str | None
+    quarantine_status: str | None
+    quarantine_garden_id: str | None
+    quarantine_reason: str | None
+
+
+def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
+    """A fact's row when it comes in; `hold` is (quarantine garden, reason) where it is held back."""
+    if hold is None:
+        return FactRow(place, fact, place, fact.garden_id, None, None, None)
+    return FactRow(place, fact, None, None, "pending", hold[0], hold[1])
+
+
+def may_travel(row: FactRow) -> bool:
+    """Whether peers may be given the fact once it is sealed: this node's own word, outside gardens, above `local`."""
+    fact = row.fact
+    return (
+        fact.scope != "local"
+        and row.garden_id is None
+        # What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
+        and is_own_word(fact)
+        and not is_reserved_relation(fact.relation)
+        and not is_reserved_entity(fact.entity)
+    )
+
+
+def is_own_word(fact: Fact) -> bool:
+    """Whether the fact was written here by a source of this node's own."""
+    return fact.received_from is None and origin_of(normal_uri(fact.source), fact.origin) == fact.origin
+
+
+def relation_of(fact: Fact) -> str:
+    """The relation in normal form."""
+    return normal_relation(fact.relation)
+
+
+def speaker_of(fact: Fact) -> Speaker:
+    """The identity of the fact's source."""
+    source = normal_uri(fact.source)
+    return origin_of(source, fact.origin), source
+
+
+def speech_of(fact: Fact) -> tuple[str, ...]:
+    """What a retraction reaches: entity, relation, scope and source identity (PROTOCOL §2.2)."""
+    return (normal_uri(fact.entity), relation_of(fact), fact.scope, *speaker_of(fact))
