@@ -26,6 +26,7 @@ _PCHARS = r"[a-z0-9\-._~!$&'()*+,;=:@]*"
 _ESCAPE = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|[46]0|5[B-E]|7[B-DF])"
 _SEGMENT = rf"(?!\.{{0,2}}(?:/|\Z)){_PCHARS}(?:{_ESCAPE}{_PCHARS})*"
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NORMAL_AUTHORITY = re.compile(_AUTHORITY)
 _NORMAL_URI = re.compile(rf"{_SCHEME}{_AUTHORITY}(?:/{_SEGMENT})*")
 # Whatever in a segment is not spelled as the normal form spells it, or might not be.
@@ -115,6 +116,11 @@ def is_reserved_entity(entity: str) -> bool:
 @lru_cache(maxsize=1024)
 def is_reserved_source(source: str) -> bool:
     return _is_own(source, RESERVED_SOURCE)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether the text is a UUID in its usual spelling, in either case."""
+    return _UUID.fullmatch(text) is not None
 
 
 def check_plain(text: str, field: str) -> None:

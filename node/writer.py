@@ -25,6 +25,7 @@ from node.config import Config
 from node.errors import Internal, Overloaded, Refusal, Unavailable
 from node.events.entry import Entry, salt_bytes_for, sign_entry
 from node.events.log import Head, Log
+from node.events.store import storage_errors
 from node.keys import Signer
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
@@ -134,9 +135,11 @@ class Writer:
         """Carry out commands of a batch in one append; returns those that its time did not suffice for."""
         txn: lmdb.Transaction | None = None
         try:
-            txn = self._views.begin(write=True)
-            done, rest = self._decide_batch(txn, batch)
-            await self._commit(txn, done)
+            with storage_errors():
+                self._require_in_step()
+                txn = self._views.begin(write=True)
+                done, rest = self._decide_batch(txn, batch)
+                await self._commit(txn, done)
         # One of two places that catch everything: a bug in one command must not end the writer for all.
         except Exception as error:
             if txn is not None:
@@ -146,6 +149,11 @@ class Writer:
         for item in done:
             _answer(item)
         return rest
+
+    def _require_in_step(self) -> None:
+        """Fold what an earlier failure left in the log alone: deciding on views that lack it would be deciding on the past."""
+        if self._log.head().size != self._log.announced().size:
+            self._catch_up()
 
     def _decide_batch(self, txn: lmdb.Transaction, batch: list[_Waiting]) -> tuple[list[_Done], list[_Waiting]]:
         view, head = View(txn, self._views.handles), self._log.head()
@@ -226,10 +234,10 @@ class Writer:
         waiting = [item for item in batch if not item.answer.done()]
         if isinstance(error, Refusal):
             _log.error("append_failed", code=error.code, detail=error.detail, writes=len(waiting))
-            self._catch_up()
+            self._try_to_catch_up()
             _refuse_all(waiting, error)
         elif len(batch) > 1:
-            # Nothing was appended: one of them is at fault, and only running them one by one tells which.
+            # A bug shows while deciding or folding, before anything is appended: running them one by one tells whose it is.
             _log.warning("batch_split", error=repr(error), commands=len(waiting))
             for item in waiting:
                 await self._write([item])
@@ -239,12 +247,16 @@ class Writer:
 
     def _catch_up(self) -> None:
         """After an append of unknown outcome: what the log holds is true, so fold it. Callers are refused all the same."""
+        head = self._log.refresh()
+        self._views.fold_forward(self._log, head.size)
+        self._log.announce(head)
+
+    def _try_to_catch_up(self) -> None:
         try:
-            head = self._log.refresh()
-            self._views.fold_forward(self._log, head.size)
-            self._log.announce(head)
+            self._catch_up()
         except Refusal as refusal:
-            _log.error("log_unreadable", code=refusal.code, detail=refusal.detail)
+            # The next batch tries again before it decides anything.
+            _log.error("views_behind", code=refusal.code, detail=refusal.detail)
 
 
 def _answer(item: _Done) -> None:

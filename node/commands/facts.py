@@ -12,12 +12,12 @@ from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
+from node.commands.gardens import find_garden
 from node.commands.quarantine import hold_reason, require_room
 from node.commands.seals import seal_of
 from node.commands.trust import judge
 from node.errors import (
     GardenForbidden,
-    GardenNotFound,
     GardenScopeMismatch,
     InsufficientPermission,
     InvalidField,
@@ -36,7 +36,7 @@ from node.projections.fact_queries import is_readable
 from node.projections.fact_rows import FactRow, is_own_word, may_travel, new_row, speaker_of
 from node.projections.gardens import Garden
 from node.projections.view import View
-from node.uris import authority_of, lies_under, origin_of
+from node.uris import authority_of, is_uuid, lies_under, origin_of
 
 MAX_PARENTS = 64
 MAX_SUPERSEDED = 1000
@@ -178,13 +178,10 @@ def _require_admin_source(source: str, view: View, context: Context) -> None:
 def _garden(command: AssertFact, view: View) -> Garden | None:
     if command.garden is None:
         return None
-    slug = command.garden.rpartition("/garden/")[2]
-    garden = view.gardens.by_id(command.garden) or view.gardens.by_slug(slug)
     if not command.principal.is_operator:
         # Only operators are members of gardens; to anybody else one that exists and one that does not look alike.
         raise GardenForbidden("garden_id: not a garden that you may write to")
-    if garden is None:
-        raise GardenNotFound("garden_id: there is no such garden")
+    garden = find_garden(command.garden, view)
     if garden.is_quarantine:
         raise QuarantineWriteForbidden("garden_id: nothing is asserted into a quarantine garden")
     if garden.scope != command.scope:
@@ -211,13 +208,7 @@ def _is_known(parent: str, access: Access, view: View) -> bool:
 
 def is_parent_name(text: str) -> bool:
     """Whether the text is a fact hash (64 hex digits) or a fact id."""
-    return (len(text) == 64 and set(text) <= _HEX) or is_fact_id(text)
-
-
-def is_fact_id(text: str) -> bool:
-    """Whether the text is a UUID in its usual spelling."""
-    digits = text.split("-")
-    return [len(part) for part in digits] == [8, 4, 4, 4, 12] and set("".join(digits).lower()) <= _HEX
+    return (len(text) == 64 and set(text) <= _HEX) or is_uuid(text)
 
 
 def _superseded(command: AssertFact, draft: Draft, view: View, context: Context) -> tuple[str, ...]:

@@ -24,13 +24,12 @@ from node.events.facts import Scope
 from node.events.gardens import FactPromoted, FactRejected, GardenCreated, GardenDeleted
 from node.projections.gardens import Garden, Held
 from node.projections.view import View
-from node.uris import check_plain
+from node.uris import check_plain, is_uuid
 
 MAX_NAME_CHARS = 200
 MAX_DESCRIPTION_CHARS = 2000
 MAX_REASON_CHARS = 2000
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class CreateGarden(Struct, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ class RejectFact(Struct, frozen=True, kw_only=True):
 def decide_create_garden(command: CreateGarden, view: View, context: Context) -> Decision:
     require_operator(command.principal)
     # A slug that looks like an id could stand for another garden wherever both are taken.
-    if not _SLUG.fullmatch(command.slug) or _UUID.fullmatch(command.slug):
+    if not _SLUG.fullmatch(command.slug) or is_uuid(command.slug):
         raise InvalidField("slug: lower-case letters, digits and inner hyphens, at most 64, and no UUID")
     _check_text("name", command.name, MAX_NAME_CHARS, is_required=True)
     _check_text("description", command.description, MAX_DESCRIPTION_CHARS)

@@ -21,7 +21,7 @@ from node.commands.drafts import (
     require_signable,
     value_of,
 )
-from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_fact_id, is_parent_name
+from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_parent_name
 from node.errors import (
     CidMismatch,
     HlcSkew,
@@ -39,7 +39,7 @@ from node.keys import verify
 from node.projections.peers import Peer
 from node.projections.view import View
 from node.times import parse_rfc3339
-from node.uris import is_informal, lies_under, normal_relation, normal_uri
+from node.uris import is_informal, is_uuid, lies_under, normal_relation, normal_uri
 
 
 class WireFact(Struct, frozen=True, kw_only=True):
@@ -111,7 +111,7 @@ def _decode(raw: bytes) -> WireFact:
             parse_rfc3339(fact.valid_until)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidFact(str(error)) from error
-    if not is_fact_id(fact.id) or not 0.0 <= fact.confidence <= 1.0:
+    if not is_uuid(fact.id) or not 0.0 <= fact.confidence <= 1.0:
         raise InvalidFact("id or confidence")
     _check_bounds(fact)
     return fact
@@ -126,7 +126,7 @@ def _check_bounds(fact: WireFact) -> None:
     if not all(map(is_parent_name, fact.derived_from)):
         raise ProvenanceHashInvalid("derived_from: neither a fact hash nor a fact id")
     named = (*(fact.supersedes or ()), *(fact.resolves.superseded if fact.resolves else ()))
-    if not all(map(is_fact_id, named)) or len(named) > 2 * MAX_SUPERSEDED:
+    if not all(map(is_uuid, named)) or len(named) > 2 * MAX_SUPERSEDED:
         raise InvalidFact("supersedes or resolves: not fact ids")
     if any(len(signature) > SIGNATURE_CHARS for signature in fact.attestation_chain):
         raise InvalidFact("attestation_chain: too long a signature")

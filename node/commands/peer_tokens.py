@@ -4,8 +4,6 @@ Always: what is checked before the signature names nobody and leaves no trace; w
 Always: a nonce is taken by the event that records the request, in the writer, so two racing copies cannot both win.
 """
 
-import re
-
 import msgspec
 from msgspec import Struct
 
@@ -27,6 +25,7 @@ from node.errors import (
 from node.keys import Signer, verify
 from node.projections.view import View
 from node.strict_json import scan_json
+from node.uris import is_uuid
 
 TOKEN_LIFE_MS = 300_000
 MAX_LIFETIME_MS = 3_600_000
@@ -34,7 +33,6 @@ IAT_LEEWAY_MS = 30_000
 NONCE_MARGIN_MS = 60_000
 MAX_TOKEN_CHARS = 8192
 _HEADER = {"alg": "EdDSA", "typ": "JWT"}
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Claims(Struct, frozen=True, kw_only=True):
@@ -104,7 +102,7 @@ def check_claims(claims: Claims, view: View, context: Context) -> None:
         raise IatInFuture()
     if claims.exp - claims.iat > MAX_LIFETIME_MS:
         raise PeerTokenLifetimeExceeded()
-    if not isinstance(claims.nonce, str) or not _UUID.fullmatch(claims.nonce):
+    if not isinstance(claims.nonce, str) or not is_uuid(claims.nonce):
         raise MissingNonce()
     # PROTOCOL §5.2: by nonce value alone, not by token.
     if view.nonces.is_seen(claims.nonce, context.at_ms):

@@ -31,12 +31,11 @@ from node.projections.fact_rows import (
     speaker_of,
     speech_of,
 )
-from node.uris import normal_uri
+from node.uris import is_uuid, normal_uri
 
 _SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Withdrawal(Struct, frozen=True, array_like=True):
@@ -383,4 +382,4 @@ def _hex_key(digest: str) -> bytes | None:
 
 def _id_key(fact_id: str) -> bytes | None:
     """The 16 bytes of a UUID; None for what is no UUID, which no fact has."""
-    return bytes.fromhex(fact_id.replace("-", "")) if _UUID.fullmatch(fact_id) else None
+    return bytes.fromhex(fact_id.replace("-", "")) if is_uuid(fact_id) else None

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from node.errors import LogDamaged
 from node.events.log import Log
-from node.events.store import VIEWS_MAP_BYTES, Store
+from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, read_checkpoint
 from node.projections.base import TableSpec
@@ -38,12 +38,12 @@ class Current(Struct, frozen=True, kw_only=True):
 class Views:
     """The LMDB environment of one views folder."""
 
-    def __init__(self, path: Path, *, is_readonly: bool = False) -> None:
+    def __init__(self, path: Path, *, is_readonly: bool = False, map_bytes: int = VIEWS_MAP_BYTES) -> None:
         if not is_readonly:
             path.mkdir(parents=True, exist_ok=True)
         self._is_readonly = is_readonly
         names = [spec.name for spec in table_specs()] + [CHECKPOINT_TABLE]
-        self._store = Store(path, tables=names, map_bytes=VIEWS_MAP_BYTES, is_synced=False, is_readonly=is_readonly)
+        self._store = Store(path, tables=names, map_bytes=map_bytes, is_synced=False, is_readonly=is_readonly)
         self.handles = {name: self._store.table(name) for name in names}
 
     def begin(self, *, write: bool = False) -> lmdb.Transaction:
@@ -66,7 +66,7 @@ class Views:
             entries = log.read(start, min(_FOLD_BATCH, to_offset - start))
             if not entries:
                 raise LogDamaged(f"offset {start}: the log ends before its head")
-            with self.begin(write=True) as txn:
+            with storage_errors(), self.begin(write=True) as txn:
                 apply_all(txn, self.handles, entries)
 
     def close(self) -> None:

@@ -1,0 +1,99 @@
+"""The writer when its storage fails it: nothing half done, nothing forgotten, and an answer to everybody."""
+
+from pathlib import Path
+
+import pytest
+
+from node.commands.decision import Principal
+from node.commands.drafts import StatedValue
+from node.commands.facts import AssertFact
+from node.commands.identity import FoundNode
+from node.config import Config
+from node.errors import StorageFull
+from node.events.log import Head, Log
+from node.events.tree import EMPTY_ROOT
+from node.keys import Signer
+from node.projections.access import EVERYTHING
+from node.projections.views import Views, open_current
+from node.refusals import MinuteShare, RefusalLimiter
+from node.writer import Writer
+from tests.clocks import fixed_clock
+
+NODE_ID = "stigmem://org-a.example"
+
+
+def writer_over(log: Log, views: Views) -> Writer:
+    return Writer(
+        log=log,
+        views=views,
+        clock=fixed_clock(step_ms=1),
+        signer=Signer.from_seed(bytes(32)),
+        config=Config(),
+        node_id=NODE_ID,
+        refusals=RefusalLimiter(),
+        attestations=MinuteShare(60),
+    )
+
+
+def fact_of(number: int) -> AssertFact:
+    return AssertFact(
+        principal=Principal(via="admin", entity=NODE_ID),
+        access=EVERYTHING,
+        entity=f"{NODE_ID}/thing/{number}",
+        relation="memory:text",
+        value=StatedValue(type="text", v="x" * 20_000),
+        source="agent:x",
+        confidence=1.0,
+        scope="local",
+        valid_until=None,
+        garden=None,
+        supersedes=False,
+        derived_from=(),
+        timestamp=None,
+        accepted_ms=1_777_896_000_000,
+        attestation_chain=(),
+        attestation_chain_issuers=(),
+    )
+
+
+async def test_full_views_refuse_writes_and_hold_all_that_was_acknowledged(tmp_path: Path):
+    log, views = Log(tmp_path / "log"), Views(tmp_path / "views", map_bytes=2 << 20)
+    writer = writer_over(log, views)
+    await writer.execute(FoundNode())
+    acknowledged = []
+
+    with pytest.raises(StorageFull):
+        for number in range(1000):
+            acknowledged.append((await writer.execute(fact_of(number))).reply.id)
+    head = log.head()
+    with pytest.raises(StorageFull):
+        await writer.execute(fact_of(1001))
+
+    # The views can be full when the log has taken the write: it is there then, once, and was acknowledged to nobody.
+    assert log.head() == head and head.size in (1 + len(acknowledged), 2 + len(acknowledged))
+    assert views.checkpoint().size == 1 + len(acknowledged)
+    await writer.close()
+    views.close()
+    folded = open_current(tmp_path / "fresh", log)
+    with folded.begin() as txn:
+        assert all(folded.view(txn).facts.by_id(fact_id) for fact_id in acknowledged)
+    folded.close()
+    log.close()
+
+
+async def test_views_that_fell_behind_the_log_are_folded_before_anything_is_decided(tmp_path: Path):
+    log, views = Log(tmp_path / "log"), Views(tmp_path / "views")
+    ahead = writer_over(log, Views(tmp_path / "others"))
+    await ahead.execute(FoundNode())
+    await ahead.close()
+    log.announce(Head(size=0, root=EMPTY_ROOT, leaf=bytes(32)))
+    writer = writer_over(log, views)
+
+    await writer.execute(fact_of(1))
+
+    assert views.checkpoint().size == log.head().size == 2
+    with views.begin() as txn:
+        assert views.view(txn).identity.birth().node_id == NODE_ID
+    await writer.close()
+    views.close()
+    log.close()
