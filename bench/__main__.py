@@ -1,6 +1,6 @@
 """`python -m bench`: the yardstick and the node in alternating rounds, and what they cost apart.
 
-Always: within a round each size is measured on the yardstick and then on the node, seconds apart, on one file system.
+Always: within a round each size is measured on the yardstick, on the node, and on the yardstick again, on one file system.
 Exit status 1 when a measurement failed, 2 when wrk is missing. A missed target is printed and is no failure: it says as
 much about the machine as about the node.
 """
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 
 from bench import load, parts, report, served, stages, yardstick
 
@@ -42,12 +43,14 @@ def main() -> int:
 
 def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures) -> None:
     for size in report.SIZES:
-        if "yardstick" in kinds:
-            with _fresh_folder() as folder:
-                _note(figures, {f"G({size})": yardstick.facts_per_second(folder, size, seconds)})
+        halves = [_yardstick(size, seconds / 2)] if "yardstick" in kinds else []
         if "node" in kinds:
             with _fresh_folder() as folder:
                 _note(figures, _load_figures("N", size, served.facts_per_second(folder, size, seconds)))
+        if halves:
+            # Half before the node and half after it: a machine that changes its speed meanwhile weighs on both sides of the ratio.
+            halves.append(_yardstick(size, seconds / 2))
+            _note(figures, {f"G({size})": mean(halves)})
     if "reference" in kinds:
         with _fresh_folder() as folder:
             _note(figures, _load_figures("plain", 64, served.plain_requests_per_second(folder, 64, seconds)))
@@ -59,6 +62,11 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
     if "sync" in kinds:
         with _fresh_folder() as folder:
             _note(figures, parts.sync_us(folder))
+
+
+def _yardstick(size: int, seconds: float) -> float:
+    with _fresh_folder() as folder:
+        return yardstick.facts_per_second(folder, size, seconds)
 
 
 @contextmanager

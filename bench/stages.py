@@ -28,7 +28,7 @@ from node.projections.access import EVERYTHING
 from node.projections.apply import move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
-from node.refusals import RefusalLimiter
+from node.refusals import MinuteShare, RefusalLimiter
 from node.runtime import Node
 from node.strict_json import decode, scan_json
 
@@ -38,11 +38,11 @@ _SHARED_FIELDS = set(AssertFact.__struct_fields__) & set(FactRequest.__struct_fi
 Result = TypeVar("Result")
 
 
-def stages_us(folder: Path) -> dict[str, float]:
+def stages_us(folder: Path, *, batches: int = BATCHES) -> dict[str, float]:
     """Every stage of a write by name, in the order in which a write meets them."""
     spent: dict[str, list[float]] = {}
     with _open_stages(folder, spent) as stages:
-        for number in range(BATCHES):
+        for number in range(batches):
             stages.write([request_body(number * BATCH + i) for i in range(BATCH)])
     return {f"stage: {name}": median(values) / BATCH for name, values in spent.items()}
 
@@ -66,6 +66,7 @@ class _Stages:
         entries = self._make_entries(requests, view)
         for projection in view.projections:
             self._time(f"fold {projection.name}", lambda fold=projection.fold: [fold(entry) for entry in entries])
+        self._time("fold: hand over", view.flush)
         move_checkpoint(txn, self._views.handles, entries[-1])
         self._time("log: put and sync", lambda: self._log.append(entries[0].offset, entries))
         self._time("views: commit", txn.commit)
@@ -134,6 +135,7 @@ class _Stages:
             signer=self._signer,
             clock=self._clock,
             refusals=RefusalLimiter(),
+            attestations=MinuteShare(60),
             at_ms=self._clock.at_ms(),
             hlc=self._clock.tick(),
         )
