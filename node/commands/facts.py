@@ -112,15 +112,14 @@ def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Dec
     )
     judgement = _judge(command, planned.draft, verified, rules, view, context)
     fact = _fact(command, planned, fact_hash(body), verified, judgement, context, (*planned.warnings, *warnings))
+    is_own = is_own_word(fact)
     # A node that exchanges nothing seals nothing: a second signature would be a fifth of its write (bench/README.md).
-    if context.config.federation_enabled and may_travel(new_row((0, 0), fact, None)):
+    if is_own and context.config.federation_enabled and may_travel(new_row((0, 0), fact, None)):
         fact = structs.replace(fact, seal=seal_of(fact, context.signer))
     reason = _reason_to_hold(command, planned.draft, judgement, verified, rules, view, context)
-    return _hold(command, fact, judgement, reason, rules, view) if reason else _accept(command, fact, judgement)
-
-
-def _accept(command: AssertFact, fact: Fact, judgement: Judgement | None) -> Decision:
-    event = FactAsserted(judgement=None if is_own_word(fact) else judgement, fact=fact)
+    if reason is not None:
+        return _hold(command, fact, judgement, reason, rules, view)
+    event = FactAsserted(judgement=None if is_own else judgement, fact=fact)
     return Decision(events=(event,), actor=command.principal.actor(), reply=fact)
 
 
@@ -169,9 +168,9 @@ def _require_no_own_instruction(draft: Draft, grant: Grant, context: Context) ->
 
 def _require_admin_source(source: str, view: View, context: Context) -> None:
     # Federation stands or falls with this: an admin who could write in a peer's name could forge its history here.
-    authority = authority_of(source)
-    peer = view.peers.of_node(authority) if authority else view.peers.of_node(source)
-    if peer is not None and peer.status != "revoked" and peer.node_id != context.node_id:
+    owner = authority_of(source) or source
+    peer = None if owner == context.node_id else view.peers.of_node(owner)
+    if peer is not None and peer.status != "revoked":
         raise SourceNotOwned("source: it lies under a registered peer")
 
 

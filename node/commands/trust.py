@@ -5,9 +5,11 @@ Always: pure, from a View and a time; the same function scores a fact when it co
 Does not hold facts back (see `facts.py`, `exchange.py`): it says why one should be.
 """
 
+from functools import lru_cache
+
 from node.commands.capabilities import covers_scope
 from node.commands.decision import Rules
-from node.events.facts import Judgement, Scope
+from node.events.facts import Judgement, Scope, TrustMode
 from node.projections.sources import History
 from node.projections.view import View
 from node.times import parse_rfc3339
@@ -31,20 +33,15 @@ def judge(
 ) -> Judgement:
     """Score a source, given in normal form, for a fact that `origin` wrote first; every term is 0..1."""
     organisation = origin_of(source, origin)
-    terms = {
-        "identity": _identity(view, source, organisation, node_id, now_ms, is_by_token),
-        "history": _history(view, rules, source, organisation, now_ms),
-        "scope_authority": _scope_authority(view, source, organisation, node_id, scope, now_ms, is_by_admin),
-        "attestation": 1.0 if is_attested else 0.2,
-    }
-    rule = _rule(view, rules, source, organisation, node_id)
-    return Judgement(
-        t=_score(terms, rules, rule),
-        **terms,
-        weights=rules.weights,
-        rule=rule,
-        mode=rules.mode,
-        threshold=rules.threshold,
+    return _weigh(
+        _identity(view, source, organisation, node_id, now_ms, is_by_token),
+        _history(view, rules, source, organisation, now_ms),
+        _scope_authority(view, source, organisation, node_id, scope, now_ms, is_by_admin),
+        1.0 if is_attested else 0.2,
+        rules.weights,
+        _rule(view, rules, source, organisation, node_id),
+        rules.mode,
+        rules.threshold,
     )
 
 
@@ -71,16 +68,37 @@ def _rule(view: View, rules: Rules, source: str, organisation: str, node_id: str
     return "weighted"
 
 
-def _score(terms: dict[str, float], rules: Rules, rule: str) -> float:
+# Every term takes one of a handful of values, so most writes are scored alike.
+@lru_cache(maxsize=256)
+def _weigh(
+    identity: float,
+    history: float,
+    scope_authority: float,
+    attestation: float,
+    weights: tuple[float, float, float, float],
+    rule: str,
+    mode: TrustMode,
+    threshold: float,
+) -> Judgement:
+    terms = (identity, history, scope_authority, attestation)
     if rule == "blocked":
-        return 0.0
-    identity, history, scope_authority, attestation = rules.weights
-    t = history * terms["history"]
-    if rule == "weighted":
-        t += identity * terms["identity"] + scope_authority * terms["scope_authority"]
-        t += attestation * terms["attestation"]
-    # Six decimals: sums of binary fractions would show as 0.15000000000000002.
-    return round(min(1.0, max(0.0, t)), 6)
+        t = 0.0
+    elif rule == "first_contact":
+        t = weights[1] * history
+    else:
+        t = sum(weight * term for weight, term in zip(weights, terms, strict=True))
+    return Judgement(
+        # Six decimals: sums of binary fractions would show as 0.15000000000000002.
+        t=round(min(1.0, max(0.0, t)), 6),
+        identity=identity,
+        history=history,
+        scope_authority=scope_authority,
+        attestation=attestation,
+        weights=weights,
+        rule=rule,
+        mode=mode,
+        threshold=threshold,
+    )
 
 
 def _identity(view: View, source: str, organisation: str, node_id: str, now_ms: int, is_by_token: bool) -> float:

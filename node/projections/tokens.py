@@ -38,8 +38,15 @@ class Tokens(Projection):
     events: ClassVar[tuple[type[Event], ...]] = (CapabilityIssued, CapabilityRevoked, CapabilityAccepted)
     tables: ClassVar[tuple[TableSpec, ...]] = (_ISSUED, _BY_SUBJECT, _ACCEPTED)
 
+    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+        super().__init__(txn, handles)
+        # Every decision asks; one view looks once.
+        self._is_any_issued: bool | None = None
+
     def is_any_issued(self) -> bool:
-        return next(self.table(_BY_SUBJECT).scan(), None) is not None
+        if self._is_any_issued is None:
+            self._is_any_issued = next(self.table(_BY_SUBJECT).scan(), None) is not None
+        return self._is_any_issued
 
     def issued(self, token_id: str) -> IssuedToken | None:
         return self.table(_ISSUED).get(text_key(token_id))
@@ -64,6 +71,7 @@ class Tokens(Projection):
                 self.table(_ISSUED).put(text_key(grant.token_id), token)
                 key = text_key(grant.subject) + text_key(grant.token_id)
                 self.table(_BY_SUBJECT).put(key, grant.token_id.encode())
+                self._is_any_issued = True
             case CapabilityRevoked(revocation=revocation, reason=reason):
                 token = self.issued(revocation.token_id)
                 if token is not None:
