@@ -26,7 +26,7 @@ from node.keys import Signer, equal_secrets, keyed_hash
 from node.projections.view import View
 from node.projections.views import Views, close_current, open_current
 from node.refusals import MinuteShare, RefusalLimiter
-from node.writer import Outcome, Writer
+from node.writer import Prepare, Writer
 
 ADMIN_KEY_PURPOSE = "admin-key"
 # PROTOCOL §9: signatures that one peer may ask for.
@@ -78,9 +78,9 @@ class Node:
             raise
         return node
 
-    async def execute(self, command: Struct) -> Outcome:
-        """Carry out a command; answers once what it changes is on disk. Raises its refusal."""
-        return await self._writer.execute(command)
+    def execute(self, command: Struct, prepare: Prepare | None = None) -> asyncio.Future:
+        """Carry out a command: its Outcome, or what `prepare` made of it, once that is on disk. Raises its refusal."""
+        return self._writer.execute(command, prepare)
 
     @contextmanager
     def view(self) -> Iterator[View]:

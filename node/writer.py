@@ -1,5 +1,7 @@
 """The one writer: take what waits, decide, sign, apply, append, commit, answer.
 
+While the log syncs, rows of the views are handed over and answers are made; nobody is given one before the append has returned.
+
 Always: the append to the log is the commit point. Before it nothing happened; after it everything did, and only then are the
 views committed and the callers answered.
 Always: the views transaction begins, commits and aborts on the loop's thread; the log's lives within one call on a thread of its
@@ -12,6 +14,7 @@ the writer only lets the loop turn until nobody new comes.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
@@ -49,8 +52,13 @@ class Outcome(Struct, frozen=True):
     entries: tuple[Entry, ...]
 
 
+# What a caller makes of an outcome while it goes to disk: pure, and seen by nobody before it is there.
+Prepare = Callable[[Outcome], object]
+
+
 class _Waiting(Struct):
     command: Struct
+    prepare: Prepare | None
     answer: asyncio.Future
 
 
@@ -58,6 +66,8 @@ class _Done(Struct):
     waiting: _Waiting
     decision: Decision
     entries: tuple[Entry, ...]
+    result: object = None
+    failure: Exception | None = None
 
 
 class Writer:
@@ -85,14 +95,17 @@ class Writer:
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="stigmem-log")
         self._task = asyncio.create_task(self._run(), name="stigmem-writer")
 
-    async def execute(self, command: Struct) -> Outcome:
-        """Carry out a command; answers once its events are on disk. Raises its refusal, or Overloaded before it queues."""
+    def execute(self, command: Struct, prepare: Prepare | None = None) -> asyncio.Future:
+        """Carry out a command: its Outcome, or what `prepare` made of it, once its events are on disk.
+
+        Raises the command's refusal, or Overloaded before it queues.
+        """
         if len(self._waiting) >= MAX_WAITING:
             raise Overloaded("too many writes are waiting")
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(command, answer))
+        self._waiting.append(_Waiting(command, prepare, answer))
         self._news.set()
-        return await answer
+        return answer
 
     async def close(self) -> None:
         """Finish what waits, then stop."""
@@ -138,9 +151,10 @@ class Writer:
             with storage_errors():
                 self._require_in_step()
                 txn = self._views.begin(write=True)
-                done, rest = self._decide_batch(txn, batch)
-                await self._commit(txn, done)
-        # One of two places that catch everything: a bug in one command must not end the writer for all.
+                view = View(txn, self._views.handles)
+                done, rest = self._decide_batch(view, batch)
+                await self._commit(txn, view, done)
+        # One of three places that catch everything: a bug in one command must not end the writer for all.
         except Exception as error:
             if txn is not None:
                 txn.abort()
@@ -152,11 +166,14 @@ class Writer:
 
     def _require_in_step(self) -> None:
         """Fold what an earlier failure left in the log alone: deciding on views that lack it would be deciding on the past."""
-        if self._log.head().size != self._log.announced().size:
+        if not self._is_in_step():
             self._catch_up()
 
-    def _decide_batch(self, txn: lmdb.Transaction, batch: list[_Waiting]) -> tuple[list[_Done], list[_Waiting]]:
-        view, head = View(txn, self._views.handles), self._log.head()
+    def _is_in_step(self) -> bool:
+        return self._log.head().size == self._log.announced().size
+
+    def _decide_batch(self, view: View, batch: list[_Waiting]) -> tuple[list[_Done], list[_Waiting]]:
+        head = self._log.head()
         offset, prev, done = head.size, head.leaf, []
         deadline = time.monotonic() + MAX_BATCH_S
         for index, waiting in enumerate(batch):
@@ -207,37 +224,35 @@ class Writer:
             return self._clock.tick()
         return context.hlc if is_first else self._clock.tick()
 
-    async def _commit(self, txn: lmdb.Transaction, done: list[_Done]) -> None:
+    async def _commit(self, txn: lmdb.Transaction, view: View, done: list[_Done]) -> None:
         entries = [entry for item in done for entry in item.entries]
         if not entries:
             txn.abort()
+            _prepare(done)
             return
         move_checkpoint(txn, self._views.handles, entries[-1])
-        head = await self._append(entries)
+        append = asyncio.get_running_loop().run_in_executor(
+            self._log_thread, self._log.append, entries[0].offset, entries
+        )
+        try:
+            # What needs no disk is done while the disk is busy.
+            view.flush()
+            _prepare(done)
+        finally:
+            head = await _outcome_of(append)
         txn.commit()
         self._log.announce(head)
-
-    async def _append(self, entries: list[Entry]) -> Head:
-        loop = asyncio.get_running_loop()
-        append = loop.run_in_executor(self._log_thread, self._log.append, entries[0].offset, entries)
-        # Cancelling whoever waits does not stop the thread: wait to the end, or the views would fall behind the log.
-        while not append.done():
-            try:
-                await asyncio.shield(append)
-            except asyncio.CancelledError:
-                if append.cancelled():
-                    raise
-        return append.result()
 
     async def _recover(self, batch: list[_Waiting], error: Exception) -> None:
         """Bring views and log back together after a batch failed, then settle each of its commands."""
         waiting = [item for item in batch if not item.answer.done()]
-        if isinstance(error, Refusal):
-            _log.error("append_failed", code=error.code, detail=error.detail, writes=len(waiting))
+        if isinstance(error, Refusal) or not self._is_in_step():
+            # Never run again what the log may have taken.
+            _log.error("append_failed", error=repr(error), writes=len(waiting))
             self._try_to_catch_up()
             _refuse_all(waiting, error)
         elif len(batch) > 1:
-            # A bug shows while deciding or folding, before anything is appended: running them one by one tells whose it is.
+            # A bug in deciding or folding, before anything was appended: running them one by one tells whose it is.
             _log.warning("batch_split", error=repr(error), commands=len(waiting))
             for item in waiting:
                 await self._write([item])
@@ -259,17 +274,42 @@ class Writer:
             _log.error("views_behind", code=refusal.code, detail=refusal.detail)
 
 
+async def _outcome_of(append: asyncio.Future) -> Head:
+    # Cancelling whoever waits does not stop the thread: wait to the end, or the views would fall behind the log.
+    while not append.done():
+        try:
+            await asyncio.shield(append)
+        except asyncio.CancelledError:
+            if append.cancelled():
+                raise
+    return append.result()
+
+
+def _prepare(done: list[_Done]) -> None:
+    """Make each caller's answer, given out once its entries are on disk."""
+    for item in done:
+        outcome, prepare = Outcome(item.decision.reply, item.entries), item.waiting.prepare
+        try:
+            if item.decision.refusal is not None:
+                item.failure = item.decision.refusal
+            else:
+                item.result = outcome if prepare is None else prepare(outcome)
+        # One of three places that catch everything: one caller's answer must not fail the others, whose entries are under way.
+        except Exception as error:
+            item.failure = error
+
+
 def _answer(item: _Done) -> None:
     answer = item.waiting.answer
     if answer.done():
         return
-    if item.decision.refusal is not None:
-        answer.set_exception(item.decision.refusal)
+    if item.failure is not None:
+        answer.set_exception(item.failure)
     else:
-        answer.set_result(Outcome(item.decision.reply, item.entries))
+        answer.set_result(item.result)
 
 
-def _refuse_all(waiting: list[_Waiting], refusal: Refusal) -> None:
+def _refuse_all(waiting: list[_Waiting], error: Exception) -> None:
     for item in waiting:
         if not item.answer.done():
-            item.answer.set_exception(refusal if isinstance(refusal, Unavailable | Internal) else Internal())
+            item.answer.set_exception(error if isinstance(error, Unavailable | Internal) else Internal())

@@ -1,5 +1,6 @@
 """The writer when its storage fails it: nothing half done, nothing forgotten, and an answer to everybody."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from node.keys import Signer
 from node.projections.access import EVERYTHING
 from node.projections.views import Views, open_current
 from node.refusals import MinuteShare, RefusalLimiter
-from node.writer import Writer
+from node.writer import Outcome, Writer
 from tests.clocks import fixed_clock
 
 NODE_ID = "stigmem://org-a.example"
@@ -78,6 +79,31 @@ async def test_full_views_refuse_writes_and_hold_all_that_was_acknowledged(tmp_p
     with folded.begin() as txn:
         assert all(folded.view(txn).facts.by_id(fact_id) for fact_id in acknowledged)
     folded.close()
+    log.close()
+
+
+async def test_a_caller_that_cannot_make_its_answer_fails_alone_and_what_it_wrote_stands_once(tmp_path: Path):
+    log, views = Log(tmp_path / "log"), Views(tmp_path / "views")
+    writer = writer_over(log, views)
+    await writer.execute(FoundNode())
+
+    def refuse_to_answer(outcome: Outcome) -> object:
+        raise ArithmeticError(f"after {len(outcome.entries)} entries")
+
+    answers = await asyncio.gather(
+        writer.execute(fact_of(1), lambda outcome: outcome.reply.entity),
+        writer.execute(fact_of(2), refuse_to_answer),
+        writer.execute(fact_of(3)),
+        return_exceptions=True,
+    )
+
+    assert answers[0] == f"{NODE_ID}/thing/1" and answers[2].reply.entity == f"{NODE_ID}/thing/3"
+    assert isinstance(answers[1], ArithmeticError)
+    assert [entry.event.fact.entity for entry in log.read(1, 10)] == [
+        f"{NODE_ID}/thing/{number}" for number in (1, 2, 3)
+    ]
+    await writer.close()
+    views.close()
     log.close()
 
 

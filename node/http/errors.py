@@ -71,7 +71,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         _log.warning("http_exception", status=error.status, path=request.path)
         return refusal_response(MalformedJson("the request cannot be understood"))
-    # One of two places that catch everything: what gets here is a bug, and its words may hold secrets.
+    # One of three places that catch everything: what gets here is a bug, and its words may hold secrets.
     except Exception:
         _log.exception("request_failed", method=request.method, path=request.path)
         return refusal_response(Internal())

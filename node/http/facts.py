@@ -37,6 +37,7 @@ from node.runtime import Node
 from node.strict_json import decode
 from node.times import parse_rfc3339
 from node.uris import normal_relation, normal_uri
+from node.writer import Outcome
 
 MAX_FACT_BYTES = 1 << 20
 _CID_PREFIX = "sha256:"
@@ -105,17 +106,8 @@ async def assert_fact(request: web.Request) -> web.Response:
     command = _command(body, principal, accepted_ms)
     if needs_attestation(command):
         command = await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
-    outcome = await node.execute(command)
-    entry = outcome.entries[0]
-    row = row_of(entry.event, entry.offset)
-    if is_own_word(row.fact):
-        record = record_of(row, None, node)
-    else:
-        with node.view() as view:
-            record = record_of(row, view, node)
-    if record.quarantine_status is None:
-        return json_response(record, 201)
-    return json_response(held_answer(record), 202)
+    answer = await node.execute(command, lambda outcome: _answer_if_own(outcome, node))
+    return answer if isinstance(answer, web.Response) else _answer_of(answer, node)
 
 
 async def list_facts(request: web.Request) -> web.Response:
@@ -142,6 +134,22 @@ async def get_body(request: web.Request) -> web.Response:
     with node.view() as view:
         body = body_of(_find(request.match_info["fact_id"], access, view).fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _answer_if_own(outcome: Outcome, node: Node) -> web.Response | Outcome:
+    """The answer to our own word, which needs no view; what others said is scored once the write is there to be read."""
+    entry = outcome.entries[0]
+    row = row_of(entry.event, entry.offset)
+    return json_response(record_of(row, None, node), 201) if is_own_word(row.fact) else outcome
+
+
+def _answer_of(outcome: Outcome, node: Node) -> web.Response:
+    entry = outcome.entries[0]
+    with node.view() as view:
+        record = record_of(row_of(entry.event, entry.offset), view, node)
+    if record.quarantine_status is None:
+        return json_response(record, 201)
+    return json_response(held_answer(record), 202)
 
 
 def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> AssertFact:

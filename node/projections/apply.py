@@ -38,6 +38,7 @@ def apply_all(txn: lmdb.Transaction, handles: dict[str, object], entries: Iterab
         apply(view, entry)
         last = entry
     if last is not None:
+        view.flush()
         move_checkpoint(txn, handles, last)
     return view
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import lmdb
 import msgspec
 
+from node.errors import StorageFailed
 from node.events.entry import Entry
 from node.events.event import Event
 
@@ -39,29 +40,49 @@ class TableSpec(Generic[Row]):
 
 
 class Table(Generic[Row]):
-    """A typed LMDB table inside one transaction."""
+    """A typed LMDB table inside one transaction.
 
-    __slots__ = ("_db", "_decode", "_encode", "_txn")
+    Always: what is put is read back at once, but lies here until `flush`, which the writer calls while the log syncs.
+    """
+
+    __slots__ = ("_db", "_decode", "_encode", "_pending", "_txn")
 
     def __init__(self, spec: TableSpec[Row], txn: lmdb.Transaction, db: object) -> None:
         self._txn, self._db = txn, db
         self._encode, self._decode = spec.encode, spec.decode
+        self._pending: dict[bytes, Row] = {}
 
     def get(self, key: bytes) -> Row | None:
+        row = self._pending.get(key)
+        if row is not None:
+            return row
         value = self._txn.get(key, db=self._db)
         return None if value is None else self._decode(value)
 
     def has(self, key: bytes) -> bool:
-        return self._txn.get(key, db=self._db) is not None
+        return key in self._pending or self._txn.get(key, db=self._db) is not None
 
     def put(self, key: bytes, row: Row) -> None:
-        self._txn.put(key, self._encode(row), db=self._db)
+        self._pending[key] = row
 
     def delete(self, key: bytes) -> None:
+        self._pending.pop(key, None)
         self._txn.delete(key, db=self._db)
+
+    def flush(self) -> None:
+        """Hand what was put to the transaction, in one call: between calls another thread may take the interpreter."""
+        if not self._pending:
+            return
+        rows = [(key, self._encode(self._pending[key])) for key in sorted(self._pending)]
+        with self._txn.cursor(db=self._db) as cursor:
+            consumed, _ = cursor.putmulti(rows)
+        if consumed != len(rows):
+            raise StorageFailed(f"{len(rows) - consumed} rows were not taken")
+        self._pending.clear()
 
     def scan(self, prefix: bytes = b"", *, after: bytes | None = None) -> Iterator[tuple[bytes, Row]]:
         """Rows whose key starts with `prefix`, in key order; with `after`, those whose key is greater than it."""
+        self.flush()
         with self._txn.cursor(db=self._db) as cursor:
             found = cursor.set_range(prefix if after is None else after)
             if found and after is not None and cursor.key() == after:
@@ -72,6 +93,7 @@ class Table(Generic[Row]):
 
     def scan_back(self, prefix: bytes, *, before: bytes) -> Iterator[tuple[bytes, Row]]:
         """Rows whose key starts with `prefix` and is less than `before`, last first."""
+        self.flush()
         with self._txn.cursor(db=self._db) as cursor:
             found = cursor.prev() if cursor.set_range(before) else cursor.last()
             while found and cursor.key().startswith(prefix):
@@ -104,6 +126,11 @@ class Projection:
         if table is None:
             table = self._tables[spec] = Table(spec, self._txn, self._handles[spec.name])
         return table
+
+    def flush(self) -> None:
+        """Hand what was folded to the transaction."""
+        for table in self._tables.values():
+            table.flush()
 
     def fold(self, entry: Entry) -> None:
         """Bring the tables from the state before `entry` to the one after it."""

@@ -7,7 +7,6 @@ Does not judge expiry (the reader's time decides, see `fact_queries.py`) and doe
 """
 
 import heapq
-import re
 import struct
 from collections.abc import Iterator
 from typing import ClassVar
@@ -35,7 +34,6 @@ from node.uris import is_uuid, normal_uri
 
 _SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Withdrawal(Struct, frozen=True, array_like=True):
@@ -104,6 +102,7 @@ class Facts(Projection):
         super().__init__(txn, handles)
         self._by_place = self.table(_BY_PLACE)
         self._by_id = self.table(_BY_ID)
+        self._indexes = [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
 
     # Reading
 
@@ -242,19 +241,21 @@ class Facts(Projection):
         return row
 
     def _index(self, place: Place, fact: Fact) -> None:
-        here, put, handles = place_key(place), self._txn.put, self._handles
+        here = place_key(place)
         entity, relation, source = normal_uri(fact.entity), relation_of(fact), normal_uri(fact.source)
         key = _id_key(fact.id)
         if key is not None:
             self._by_id.put(key + text_key(fact.origin), here)
-        for spec, prefix in (
-            (_BY_CID, _hex_key(fact.cid.removeprefix("sha256:"))),
-            (_BY_HASH, _hex_key(fact.fact_hash)),
-            (_BY_SUBJECT, text_key(entity) + (relation_key := text_key(relation))),
-            (_BY_RELATION, relation_key),
-            (_BY_SOURCE, text_key(source)),
-        ):
-            put(prefix + here, b"", db=handles[spec.name])
+        relation_key = text_key(relation)
+        prefixes = (
+            _hex_key(fact.cid.removeprefix("sha256:")),
+            _hex_key(fact.fact_hash),
+            text_key(entity) + relation_key,
+            relation_key,
+            text_key(source),
+        )
+        for table, prefix in zip(self._indexes, prefixes, strict=True):
+            table.put(prefix + here, b"")
 
     def _show(self, entry: Entry, row: FactRow) -> None:
         # Our own word has the newest clock here, so nothing that withdraws it can have come before it.
@@ -376,8 +377,11 @@ def _hlc_key(hlc: str) -> bytes:
 
 
 def _hex_key(digest: str) -> bytes | None:
-    """The first half of a SHA-256 in lower-case hex, enough for an index; None for what is none."""
-    return bytes.fromhex(digest[:32]) if _SHA256.fullmatch(digest) else None
+    """The first half of a SHA-256 in hex, enough for an index; None for what cannot be one. Callers compare the whole."""
+    try:
+        return bytes.fromhex(digest[:32]) if len(digest) == 64 and digest.isalnum() else None
+    except ValueError:
+        return None
 
 
 def _id_key(fact_id: str) -> bytes | None:

@@ -63,6 +63,11 @@ class View:
             found = self._folding[event] = [projection for projection in self.projections if event in projection.events]
         return found
 
+    def flush(self) -> None:
+        """Hand what was folded to the transaction: it must not commit before."""
+        for projection in self.projections:
+            projection.flush()
+
     def digests(self) -> dict[str, str]:
         """Each projection's digest by name. Reads everything: not for the event loop."""
         return {projection.name: projection.digest() for projection in self.projections}
