@@ -25,7 +25,7 @@ from node.http.facts import FactRequest
 from node.http.records import record_of
 from node.keys import Signer, equal_secrets, keyed_hash
 from node.projections.access import EVERYTHING
-from node.projections.apply import move_checkpoint
+from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
 from node.refusals import MinuteShare, RefusalLimiter
@@ -64,8 +64,7 @@ class _Stages:
         txn = self._views.begin(write=True)
         view = View(txn, self._views.handles)
         entries = self._make_entries(requests, view)
-        for projection in view.projections:
-            self._time(f"fold {projection.name}", lambda fold=projection.fold: [fold(entry) for entry in entries])
+        self._time("fold", lambda: [apply(view, entry) for entry in entries])
         self._time("fold: hand over", view.flush)
         move_checkpoint(txn, self._views.handles, entries[-1])
         self._time("log: put and sync", lambda: self._log.append(entries[0].offset, entries))

@@ -220,6 +220,18 @@ class SupersededNotOwned(Forbidden):
 
 
 # Gardens and quarantine (PROTOCOL §6).
+class ConflictNotFound(NotFound):
+    code = "conflict_not_found"
+
+
+class ConflictAlreadyResolved(Conflict):
+    code = "conflict_already_resolved"
+
+
+class WinnerNotInConflict(Invalid):
+    code = "winner_not_in_conflict"
+
+
 class GardenNotFound(NotFound):
     code = "garden_not_found"
 

@@ -8,10 +8,12 @@ Does not check: lengths (see node/commands/facts.py), or whether a principal may
 
 import re
 from functools import lru_cache
+from hashlib import sha1
 
 from node.errors import InvalidField, InvalidUri
 
 RESERVED_SOURCE = "system:stigmem"
+URL_NAMESPACE = bytes.fromhex("6ba7b8119dad11d180b400c04fd430c8")
 
 _SCHEME = "stigmem://"
 # C0, DEL, C1; then what is invisible or turns the direction of writing, so that one name passes for another; then lone
@@ -121,6 +123,26 @@ def is_reserved_source(source: str) -> bool:
 def is_uuid(text: str) -> bool:
     """Whether the text is a UUID in its usual spelling, in either case."""
     return _UUID.fullmatch(text) is not None
+
+
+def uuid_bytes(text: str) -> bytes | None:
+    """The 16 bytes of a UUID; None for what is none."""
+    return bytes.fromhex(text.replace("-", "")) if is_uuid(text) else None
+
+
+def uuid_text(raw: bytes) -> str:
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def named_uuid(namespace: bytes, name: str) -> bytes:
+    """A UUIDv5 (RFC 9562): the same name in the same namespace is the same UUID everywhere.
+
+    Not by the standard library's module, which also draws random ones: what folds may not reach those.
+    """
+    raw = bytearray(sha1(namespace + name.encode(), usedforsecurity=False).digest()[:16])
+    raw[6], raw[8] = raw[6] & 0x0F | 0x50, raw[8] & 0x3F | 0x80
+    return bytes(raw)
 
 
 def check_plain(text: str, field: str) -> None:

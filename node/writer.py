@@ -52,8 +52,8 @@ class Outcome(Struct, frozen=True):
     entries: tuple[Entry, ...]
 
 
-# What a caller makes of an outcome while it goes to disk: pure, and seen by nobody before it is there.
-Prepare = Callable[[Outcome], object]
+# What a caller makes of an outcome, and of the views it leads to, while it goes to disk: seen by nobody before it is there.
+Prepare = Callable[[Outcome, View], object]
 
 
 class _Waiting(Struct):
@@ -227,8 +227,8 @@ class Writer:
     async def _commit(self, txn: lmdb.Transaction, view: View, done: list[_Done]) -> None:
         entries = [entry for item in done for entry in item.entries]
         if not entries:
+            _prepare(done, view)
             txn.abort()
-            _prepare(done)
             return
         move_checkpoint(txn, self._views.handles, entries[-1])
         append = asyncio.get_running_loop().run_in_executor(
@@ -237,7 +237,7 @@ class Writer:
         try:
             # What needs no disk is done while the disk is busy.
             view.flush()
-            _prepare(done)
+            _prepare(done, view)
         finally:
             head = await _outcome_of(append)
         txn.commit()
@@ -285,7 +285,7 @@ async def _outcome_of(append: asyncio.Future) -> Head:
     return append.result()
 
 
-def _prepare(done: list[_Done]) -> None:
+def _prepare(done: list[_Done], view: View) -> None:
     """Make each caller's answer, given out once its entries are on disk."""
     for item in done:
         outcome, prepare = Outcome(item.decision.reply, item.entries), item.waiting.prepare
@@ -293,7 +293,7 @@ def _prepare(done: list[_Done]) -> None:
             if item.decision.refusal is not None:
                 item.failure = item.decision.refusal
             else:
-                item.result = outcome if prepare is None else prepare(outcome)
+                item.result = outcome if prepare is None else prepare(outcome, view)
         # One of three places that catch everything: one caller's answer must not fail the others, whose entries are under way.
         except Exception as error:
             item.failure = error

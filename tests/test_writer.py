@@ -15,6 +15,7 @@ from node.events.log import Head, Log
 from node.events.tree import EMPTY_ROOT
 from node.keys import Signer
 from node.projections.access import EVERYTHING
+from node.projections.view import View
 from node.projections.views import Views, open_current
 from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Outcome, Writer
@@ -87,11 +88,11 @@ async def test_a_caller_that_cannot_make_its_answer_fails_alone_and_what_it_wrot
     writer = writer_over(log, views)
     await writer.execute(FoundNode())
 
-    def refuse_to_answer(outcome: Outcome) -> object:
+    def refuse_to_answer(outcome: Outcome, view: View) -> object:
         raise ArithmeticError(f"after {len(outcome.entries)} entries")
 
     answers = await asyncio.gather(
-        writer.execute(fact_of(1), lambda outcome: outcome.reply.entity),
+        writer.execute(fact_of(1), lambda outcome, view: outcome.reply.entity),
         writer.execute(fact_of(2), refuse_to_answer),
         writer.execute(fact_of(3)),
         return_exceptions=True,

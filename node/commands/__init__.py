@@ -2,11 +2,12 @@
 
 from msgspec import Struct
 
-from node.commands import exchange, facts, gardens, identity, peers, seals, tokens
+from node.commands import conflicts, exchange, facts, gardens, identity, peers, seals, tokens
 from node.commands.decision import Decide
 
 DECIDE: dict[type[Struct], Decide] = {
     facts.AssertFact: facts.decide_assert_fact,
+    conflicts.ResolveConflict: conflicts.decide_resolve_conflict,
     seals.SealFacts: seals.decide_seal_facts,
     gardens.CreateGarden: gardens.decide_create_garden,
     gardens.DeleteGarden: gardens.decide_delete_garden,

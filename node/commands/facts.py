@@ -28,7 +28,7 @@ from node.errors import (
     SupersededNotOwned,
     TrustBelowThreshold,
 )
-from node.events.facts import Fact, FactAsserted, Judgement, Scope, body_of, cid_of
+from node.events.facts import Fact, FactAsserted, Judgement, Resolution, Scope, body_of, cid_of
 from node.events.gardens import FactQuarantined
 from node.events.tokens import Grant
 from node.projections.access import Access
@@ -44,7 +44,10 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class AssertFact(Struct, frozen=True, kw_only=True):
-    """A fact as a caller states it. `accepted_ms` is when the request was taken in: the fact's timestamp where it names none."""
+    """A fact as a caller states it. `accepted_ms` is when the request was taken in: the fact's timestamp where it names none.
+
+    `resolves` comes from settling a conflict alone (see `conflicts.py`).
+    """
 
     principal: Principal
     access: Access
@@ -62,6 +65,7 @@ class AssertFact(Struct, frozen=True, kw_only=True):
     accepted_ms: int
     attestation_chain: tuple[str, ...]
     attestation_chain_issuers: tuple[str, ...]
+    resolves: Resolution | None = None
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -298,7 +302,7 @@ def _fact(
         garden_id=planned.garden.id if planned.garden else None,
         received_from=None,
         supersedes=planned.supersedes,
-        resolves=None,
+        resolves=command.resolves,
         origin=context.node_id,
         seal=None,
         source_trust=judgement.t if judgement else None,

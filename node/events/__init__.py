@@ -3,7 +3,7 @@
 `EVENT_TYPES` is the one list of all event types; a new type joins here.
 """
 
-from node.events import facts, gardens, identity, peers, tokens
+from node.events import conflicts, facts, gardens, identity, peers, tokens
 from node.events.event import Event, type_of
 
 EVENT_TYPES: dict[str, type[Event]] = {
@@ -22,6 +22,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         gardens.FactRejected,
         facts.FactAsserted,
         facts.FactsSealed,
+        conflicts.ConflictResolved,
         tokens.CapabilityIssued,
         tokens.CapabilityRevoked,
         tokens.CapabilityAccepted,

@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from node.config import is_loopback_host
 from node.countersign import Countersigner
 from node.errors import WrongHost
-from node.http import exchange, facts, gardens, identity, log, ops, peers, tokens
+from node.http import conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
 from node.http.errors import answer_refusals
 from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
 from node.peer_client import PeerClient
@@ -29,6 +29,8 @@ ROUTES = (
     web.get("/v1/facts", facts.list_facts),
     web.get("/v1/facts/{fact_id}", facts.get_fact),
     web.get("/v1/facts/{fact_id}/body", facts.get_body),
+    web.get("/v1/conflicts", conflicts.list_conflicts),
+    web.post("/v1/conflicts/{conflict_id}/resolve", conflicts.resolve_conflict),
     web.post("/v1/gardens", gardens.create_garden),
     web.get("/v1/gardens", gardens.list_gardens),
     web.get("/v1/gardens/{garden}", gardens.get_garden),

@@ -27,11 +27,13 @@ from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, known_to, principal_of, readable_by
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import COUNTERSIGNER, NODE
-from node.http.records import held_answer, record_of
+from node.http.records import held_answer, now_at, record_of
 from node.projections.access import Access
 from node.projections.base import Place
+from node.projections.conflict_facts import told_by_id
+from node.projections.conflicts import At
 from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
-from node.projections.fact_rows import FactRow, is_own_word
+from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -106,8 +108,7 @@ async def assert_fact(request: web.Request) -> web.Response:
     command = _command(body, principal, accepted_ms)
     if needs_attestation(command):
         command = await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
-    answer = await node.execute(command, lambda outcome: _answer_if_own(outcome, node))
-    return answer if isinstance(answer, web.Response) else _answer_of(answer, node)
+    return await node.execute(command, lambda outcome, view: _answer_of(outcome, view, node))
 
 
 async def list_facts(request: web.Request) -> web.Response:
@@ -124,7 +125,7 @@ async def get_fact(request: web.Request) -> web.Response:
     if "as_of" in request.query:
         raise UnsupportedParameter("as_of: not supported by this version")
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], access, view)
+        row = _find(request.match_info["fact_id"], access, view, node)
         return json_response(record_of(row, view, node))
 
 
@@ -132,21 +133,13 @@ async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     node, access = request.app[NODE], readable_by(principal_of(request))
     with node.view() as view:
-        body = body_of(_find(request.match_info["fact_id"], access, view).fact)
+        body = body_of(_find(request.match_info["fact_id"], access, view, node).fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 
-def _answer_if_own(outcome: Outcome, node: Node) -> web.Response | Outcome:
-    """The answer to our own word, which needs no view; what others said is scored once the write is there to be read."""
+def _answer_of(outcome: Outcome, view: View, node: Node) -> web.Response:
     entry = outcome.entries[0]
-    row = row_of(entry.event, entry.offset)
-    return json_response(record_of(row, None, node), 201) if is_own_word(row.fact) else outcome
-
-
-def _answer_of(outcome: Outcome, node: Node) -> web.Response:
-    entry = outcome.entries[0]
-    with node.view() as view:
-        record = record_of(row_of(entry.event, entry.offset), view, node)
+    record = record_of(row_of(entry.event, entry.offset), view, node)
     if record.quarantine_status is None:
         return json_response(record, 201)
     return json_response(held_answer(record), 202)
@@ -175,12 +168,15 @@ def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> Asser
     )
 
 
-def _find(name: str, access: Access, view: View) -> FactRow:
+def _find(name: str, access: Access, view: View, node: Node) -> FactRow:
     """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
     rows = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
     for row in rows:
         if is_readable(row, access) and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
             return row
+    told = told_by_id(view, now_at(node), name)
+    if told is not None and is_readable(told, access):
+        return told
     raise FactNotFound("there is no such fact")
 
 
@@ -188,9 +184,12 @@ def _listing(asked: FactsQuery, access: Access, view: View, node: Node) -> dict[
     query = _query(asked, access, view)
     digest = _digest(query)
     snapshot, place = _start(asked, digest, node)
-    page = page_of(view.facts, query, access, snapshot, limit=asked.limit, after=place)
+    page, at = (
+        page_of(view, query, access, snapshot, limit=asked.limit, after=place),
+        At(snapshot.size, snapshot.now_ms),
+    )
     answer: dict[str, object] = {
-        "facts": [record_of(row, view, node) for row in page.rows],
+        "facts": [record_of(row, view, node, at=at) for row in page.rows],
         "total": min(page.total, EXACT_TOTAL_MAX),
         "cursor": _next(page, snapshot, digest),
     }
@@ -211,6 +210,7 @@ def _query(asked: FactsQuery, access: Access, view: View) -> FactQuery:
         before_ms=_time("before", asked.before),
         includes_expired=asked.include_expired,
         includes_retracted=asked.include_retracted,
+        includes_contradicted=asked.include_contradicted,
         is_ascending=asked.order == "asc",
     )
 

@@ -9,6 +9,7 @@ from node.commands.attestations import is_attested_by_source
 from node.commands.decision import rules_in_force
 from node.commands.trust import judge
 from node.events.facts import Fact, Interpretation, Scope, Value, ValueType
+from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
@@ -65,8 +66,8 @@ def shown_value(value: Value) -> ShownValue:
     )
 
 
-def record_of(row: FactRow, view: View | None, node: Node) -> Record:
-    """The record of a fact as the view stands; our own word needs none."""
+def record_of(row: FactRow, view: View, node: Node, *, at: At | None = None) -> Record:
+    """The record of a fact as the view stands, or stood `at` a snapshot."""
     fact, is_rejected = row.fact, row.quarantine_status == "rejected"
     return Record(
         id=fact.id,
@@ -81,8 +82,7 @@ def record_of(row: FactRow, view: View | None, node: Node) -> Record:
         valid_until=fact.valid_until,
         garden_id=row.garden_id,
         received_from=fact.received_from,
-        # Contradictions are not looked for by this version: facts stand side by side.
-        contradicted=False,
+        contradicted=view.conflicts.standing(row, at or now_at(node)).is_contradicted,
         supersedes=fact.supersedes,
         origin=fact.origin,
         seal=fact.seal,
@@ -102,6 +102,11 @@ def record_of(row: FactRow, view: View | None, node: Node) -> Record:
     )
 
 
+def now_at(node: Node) -> At:
+    """All of the log that a view holds, at this moment."""
+    return At(size=2**63, now_ms=node.clock.at_ms())
+
+
 def held_answer(record: Record) -> dict[str, object]:
     """The answer to a write that went to quarantine: what it is about first, then the rest of the record."""
     members = _members(record)
@@ -119,10 +124,10 @@ def _members(record: Record) -> dict[str, object]:
     return {name: value for name, value in members if value is not UNSET}
 
 
-def _effective_confidence(fact: Fact, view: View | None, node: Node) -> float:
-    if view is None or origin_of(normal_uri(fact.source), fact.origin) == node.node_id:
-        return fact.confidence
+def _effective_confidence(fact: Fact, view: View, node: Node) -> float:
     source = normal_uri(fact.source)
+    if origin_of(source, fact.origin) == node.node_id:
+        return fact.confidence
     rules = rules_in_force(view, node.config)
     if rules.mode == "off":
         return fact.confidence

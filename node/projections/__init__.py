@@ -4,6 +4,7 @@
 """
 
 from node.projections.base import Projection
+from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
 from node.projections.identity import Identity
@@ -12,4 +13,4 @@ from node.projections.peers import Peers
 from node.projections.sources import Sources
 from node.projections.tokens import Tokens
 
-PROJECTIONS: tuple[type[Projection], ...] = (Facts, Gardens, Sources, Tokens, Peers, Nonces, Identity)
+PROJECTIONS: tuple[type[Projection], ...] = (Facts, Conflicts, Gardens, Sources, Tokens, Peers, Nonces, Identity)

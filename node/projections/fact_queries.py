@@ -6,15 +6,19 @@ Newest first in log order, or oldest first with `is_ascending`.
 Unbounded in what it may scan: call it off the event loop.
 """
 
+import heapq
 from collections.abc import Iterator
 
 from msgspec import Struct
 
 from node.events.facts import Fact, Scope
+from node.projections import conflict_facts
 from node.projections.access import Access
 from node.projections.base import LAST_PLACE, Place
+from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow
 from node.projections.facts import Facts
+from node.projections.view import View
 from node.times import parse_rfc3339
 from node.uris import normal_relation, normal_uri
 
@@ -34,6 +38,7 @@ class FactQuery(Struct, frozen=True, kw_only=True):
     before_ms: int | None
     includes_expired: bool
     includes_retracted: bool
+    includes_contradicted: bool
     is_ascending: bool
 
 
@@ -54,17 +59,17 @@ class FactPage(Struct, frozen=True, kw_only=True):
 
 
 def page_of(
-    facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot, *, limit: int, after: Place | None
+    view: View, query: FactQuery, access: Access, snapshot: Snapshot, *, limit: int, after: Place | None
 ) -> FactPage:
     """Up to `limit` matching rows behind `after` in the listing's direction."""
     rows: list[FactRow] = []
     has_more = False
-    for row in _matching(facts, query, access, snapshot, after):
+    for row in _matching(view, query, access, snapshot, after):
         if len(rows) == limit:
             has_more = True
             break
         rows.append(row)
-    total = _total(facts, query, access, snapshot) if snapshot.total is None else snapshot.total
+    total = _total(view, query, access, snapshot) if snapshot.total is None else snapshot.total
     return FactPage(rows=rows, total=total, last=rows[-1].place if has_more and rows else None)
 
 
@@ -79,9 +84,9 @@ def is_expired(fact: Fact, now_ms: int) -> bool:
     return fact.valid_until is not None and parse_rfc3339(fact.valid_until) <= now_ms
 
 
-def _total(facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot) -> int:
+def _total(view: View, query: FactQuery, access: Access, snapshot: Snapshot) -> int:
     total = 0
-    for _ in _matching(facts, query, access, snapshot, None):
+    for _ in _matching(view, query, access, snapshot, None):
         total += 1
         if total > EXACT_TOTAL_MAX:
             break
@@ -89,25 +94,36 @@ def _total(facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot) -
 
 
 def _matching(
-    facts: Facts, query: FactQuery, access: Access, snapshot: Snapshot, after: Place | None
+    view: View, query: FactQuery, access: Access, snapshot: Snapshot, after: Place | None
 ) -> Iterator[FactRow]:
-    for row in _candidates(facts, query, snapshot, after):
+    at = At(snapshot.size, snapshot.now_ms)
+    for row in _candidates(view, query, snapshot, after):
         if (
             row.shown_from is not None
             and row.shown_from[0] < snapshot.size
             and _has_asked_form(row, query)
             and is_readable(row, access)
             and (query.includes_expired or not is_expired(row.fact, snapshot.now_ms))
-            and (query.includes_retracted or _stands(facts, row, snapshot))
+            and (query.includes_retracted or _stands(view.facts, row, snapshot))
+            and (query.includes_contradicted or view.conflicts.standing(row, at).is_shown)
         ):
             yield row
 
 
-def _candidates(facts: Facts, query: FactQuery, snapshot: Snapshot, after: Place | None) -> Iterator[FactRow]:
+def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place | None) -> Iterator[FactRow]:
     names = {"entity": query.entity, "relation": query.relation, "source": query.source}
+    at = At(snapshot.size, snapshot.now_ms)
     if query.is_ascending:
-        return facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
-    return facts.indexed(**names, before=after or min(LAST_PLACE, (snapshot.size, 0)))
+        said = view.facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
+        told = (row for row in reversed(list(conflict_facts.told(view, at, **names))) if row.place > (after or (0, 0)))
+        return heapq.merge(said, told, key=_place)
+    before = after or min(LAST_PLACE, (snapshot.size, 0))
+    said = view.facts.indexed(**names, before=before)
+    return heapq.merge(said, conflict_facts.told(view, at, **names, before=before), key=_place, reverse=True)
+
+
+def _place(row: FactRow) -> Place:
+    return row.place
 
 
 def _has_asked_form(row: FactRow, query: FactQuery) -> bool:

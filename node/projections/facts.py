@@ -14,6 +14,7 @@ from typing import ClassVar
 from msgspec import Struct, structs
 
 from node.clock import parse_hlc
+from node.events.conflicts import ConflictResolved
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
@@ -30,7 +31,7 @@ from node.projections.fact_rows import (
     speaker_of,
     speech_of,
 )
-from node.uris import is_uuid, normal_uri
+from node.uris import normal_uri, uuid_bytes
 
 _SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
@@ -49,6 +50,13 @@ class Retraction(Struct, frozen=True, array_like=True):
     place: Place
     value_type: str
     value_text: str | None
+
+
+class Changes(Struct):
+    """What the last entry folded did to the facts: rows that came to be shown, and places withdrawn with from where on."""
+
+    shown: list[FactRow]
+    withdrawn: list[tuple[Place, Place]]
 
 
 class Servable(Struct, frozen=True, array_like=True):
@@ -77,6 +85,7 @@ class Facts(Projection):
     version: ClassVar[int] = 1
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
+        ConflictResolved,
         FactQuarantined,
         BatchReceived,
         FactPromoted,
@@ -100,6 +109,7 @@ class Facts(Projection):
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
+        self.changes = Changes([], [])
         self._by_place = self.table(_BY_PLACE)
         self._by_id = self.table(_BY_ID)
         self._indexes = [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
@@ -119,13 +129,13 @@ class Facts(Projection):
 
     def all_by_id(self, fact_id: str) -> Iterator[FactRow]:
         """Facts of that id, one per origin, oldest here first."""
-        key = _id_key(fact_id)
+        key = uuid_bytes(fact_id)
         if key is not None:
             yield from map(self.at, sorted(place_of(row) for _, row in self._by_id.scan(key)))
 
     def of_origin(self, origin: str, fact_id: str) -> FactRow | None:
         """The fact that `origin` names `fact_id`: its identity between nodes (PROTOCOL §5.5)."""
-        key = _id_key(fact_id)
+        key = uuid_bytes(fact_id)
         found = None if key is None else self._by_id.get(key + text_key(origin))
         return None if found is None else self.at(place_of(found))
 
@@ -171,6 +181,10 @@ class Facts(Projection):
     def withdrawal(self, place: Place) -> Withdrawal | None:
         return self.table(_WITHDRAWN).get(place_key(place))
 
+    def withdrawn_from(self, place: Place) -> Place | None:
+        withdrawal = self.withdrawal(place)
+        return None if withdrawal is None else withdrawal.by
+
     def servable(self, scope: Scope, after: Place) -> Iterator[tuple[Place, Servable]]:
         """What peers may be given of a scope, from behind a place on, with the place each became servable at."""
         prefix = _SCOPE_KEYS[scope]
@@ -199,8 +213,9 @@ class Facts(Projection):
     # Folding
 
     def fold(self, entry: Entry) -> None:
+        self.changes = Changes([], [])
         match entry.event:
-            case FactAsserted(fact=fact):
+            case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
                 self._add(entry, 0, fact, None)
             case FactQuarantined(fact=fact, garden_id=garden_id, reason=reason):
                 self._add(entry, 0, fact, (garden_id, reason))
@@ -243,7 +258,7 @@ class Facts(Projection):
     def _index(self, place: Place, fact: Fact) -> None:
         here = place_key(place)
         entity, relation, source = normal_uri(fact.entity), relation_of(fact), normal_uri(fact.source)
-        key = _id_key(fact.id)
+        key = uuid_bytes(fact.id)
         if key is not None:
             self._by_id.put(key + text_key(fact.origin), here)
         relation_key = text_key(relation)
@@ -266,6 +281,7 @@ class Facts(Projection):
             self._retract(row)
         for fact_id in row.fact.supersedes:
             self._supersede(row, fact_id)
+        self.changes.shown.append(row)
         if not is_own or not may_travel(row):
             return
         if row.fact.seal is None:
@@ -316,6 +332,7 @@ class Facts(Projection):
         key = place_key(row.place)
         if not self.table(_WITHDRAWN).has(key):
             self.table(_WITHDRAWN).put(key, withdrawal)
+            self.changes.withdrawn.append((row.place, withdrawal.by))
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
@@ -382,8 +399,3 @@ def _hex_key(digest: str) -> bytes | None:
         return bytes.fromhex(digest[:32]) if len(digest) == 64 and digest.isalnum() else None
     except ValueError:
         return None
-
-
-def _id_key(fact_id: str) -> bytes | None:
-    """The 16 bytes of a UUID; None for what is no UUID, which no fact has."""
-    return bytes.fromhex(fact_id.replace("-", "")) if is_uuid(fact_id) else None

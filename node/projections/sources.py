@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from node.events.conflicts import ConflictResolved
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import FactAsserted
@@ -57,6 +58,7 @@ class Sources(Projection):
     version: ClassVar[int] = 1
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
+        ConflictResolved,
         FactQuarantined,
         BatchReceived,
         FactPromoted,
@@ -77,7 +79,7 @@ class Sources(Projection):
 
     def fold(self, entry: Entry) -> None:
         match entry.event:
-            case FactAsserted(fact=fact):
+            case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
                 self._count(entry, fact.source, fact.origin, admitted=1)
             case FactQuarantined(fact=fact):
                 self._remember(fact.id, fact.source, fact.origin)

@@ -7,6 +7,7 @@ import lmdb
 from node.events.event import Event
 from node.projections import PROJECTIONS
 from node.projections.base import Projection
+from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
 from node.projections.identity import Identity
@@ -26,6 +27,10 @@ class View:
     @cached_property
     def facts(self) -> Facts:
         return Facts(self._txn, self._handles)
+
+    @cached_property
+    def conflicts(self) -> Conflicts:
+        return Conflicts(self._txn, self._handles, self.facts)
 
     @cached_property
     def gardens(self) -> Gardens:

@@ -6,6 +6,7 @@ works for the plain case does not pass.
 
 from node.canonical import b64url_encode, canonical_json
 from node.events import EVENT_TYPES
+from node.events.conflicts import ConflictResolved
 from node.events.event import Event, type_of
 from node.events.facts import Fact, FactAsserted, FactsSealed, Judgement, Resolution, Seal, Value
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
@@ -93,7 +94,15 @@ def fact(number: int, *, is_foreign: bool = False, **changed: object) -> Fact:
 
 def samples() -> list[Event]:
     """One of each type in EVENT_TYPES, of the common ones more; NodeCreated first."""
-    events = [*_of_the_node(), *_of_peers(), *_of_facts(), *_of_quarantine(), *_of_exchange(), *_of_tokens()]
+    events = [
+        *_of_the_node(),
+        *_of_peers(),
+        *_of_facts(),
+        *_of_quarantine(),
+        *_of_exchange(),
+        *_of_tokens(),
+        *_of_conflicts(),
+    ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
         raise LookupError(f"no sample of {sorted(missing)}: add one")
@@ -165,6 +174,24 @@ def _of_facts() -> list[Event]:
         FactAsserted(judgement=None, fact=fact(4, value=_null(), confidence=0.0)),
         FactAsserted(judgement=None, fact=fact(5, seal=None, scope="public")),
         FactsSealed(origin=fact(5).origin, seals=(Seal(fact_id=fact_id(5), seal=fact(1).seal),)),
+    ]
+
+
+def _of_conflicts() -> list[Event]:
+    claims = {"entity": f"{NODE_ID}/service/billing", "relation": "memory:state", "scope": "public"}
+    sides = [fact(number, **claims, value=_text(text)) for number, text in ((21, "up"), (22, "down"), (23, "up"))]
+    named = "stigmem:conflict:2f3c6a9e-5d1b-5c57-9e0f-3c1d8f6a7b10"
+    resolution = Resolution(conflict_id=named, superseded=tuple(side.id for side in sides))
+    return [
+        *(FactAsserted(judgement=None, fact=side) for side in sides),
+        ConflictResolved(
+            conflict_id=named,
+            winning_fact_id=fact_id(22),
+            note="checked",
+            judgement=None,
+            fact=fact(24, **claims, value=_text("down"), resolves=resolution),
+        ),
+        FactAsserted(judgement=None, fact=fact(25, **claims, value=_text("up"))),
     ]
 
 

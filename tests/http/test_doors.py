@@ -22,6 +22,7 @@ UNKNOWN_ID = "01890000-0000-7000-8000-00000000dead"
 PLACES = {
     "{fact_id}": UNKNOWN_ID,
     "{garden}": "shelf",
+    "{conflict_id}": f"stigmem:conflict:{UNKNOWN_ID}",
     "{peer_id}": UNKNOWN_ID,
     "{token_id}": UNKNOWN_ID,
     "{entity_uri:.+}": "stigmem%3A%2F%2Forg-a.example",
@@ -58,6 +59,10 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
     "POST /v1/gardens": ({"slug": "den", "name": "Den", "scope": "team"}, 1 << 16),
     "POST /v1/gardens/{garden}/promote": ({"fact_id": UNKNOWN_ID, "target_garden_id": None, "reason": ""}, 1 << 16),
     "POST /v1/gardens/{garden}/reject": ({"fact_id": UNKNOWN_ID, "reason": ""}, 1 << 16),
+    "POST /v1/conflicts/{conflict_id}/resolve": (
+        {"winning_fact_id": UNKNOWN_ID, "new_value": {"type": "null"}, "resolution_note": "checked"},
+        1 << 20,
+    ),
     "PUT /v1/federation/manifest": (MANIFEST, 1 << 20),
     "POST /v1/federation/peers": (
         {"peer_url": "http://10.0.0.1", "peer_entity_uri": "stigmem://org-c.example"},
@@ -83,6 +88,7 @@ REQUIRED = {
     "POST /v1/gardens": ("slug", "name", "scope"),
     "POST /v1/gardens/{garden}/promote": ("fact_id",),
     "POST /v1/gardens/{garden}/reject": ("fact_id",),
+    "POST /v1/conflicts/{conflict_id}/resolve": (),
     "PUT /v1/federation/manifest": tuple(MANIFEST),
     "POST /v1/federation/peers": ("peer_url", "peer_entity_uri"),
     "POST /v1/federation/capability-tokens": ("issuer", "subject", "verb", "object"),
@@ -343,6 +349,7 @@ BAD_QUERIES = {
             "entity=stigmem%3A%2F%2Fx%2F%2e%2e",
         ),
     ],
+    "/v1/conflicts": ["limit=0", "limit=1001", "status=open"],
     "/v1/quarantine": ["limit=0", "limit=1001", "quarantine_status=gone"],
     "/v1/gardens": ["limit=0", "limit=1001", "limit=ten"],
     "/v1/trust": ["source=agent%3Ax&scope=secret"],
@@ -360,7 +367,7 @@ async def test_a_query_parameter_out_of_range_or_form_is_refused(http: Served, u
     answer.refused(422, "invalid_parameter")
 
 
-@pytest.mark.parametrize("path", ["/v1/facts", "/v1/quarantine", "/v1/gardens"])
+@pytest.mark.parametrize("path", ["/v1/facts", "/v1/conflicts", "/v1/quarantine", "/v1/gardens"])
 async def test_a_cursor_that_nobody_gave_out_is_refused(http: Served, unmoved, path: str):
     for cursor in (
         "x",
@@ -375,7 +382,9 @@ async def test_a_cursor_that_nobody_gave_out_is_refused(http: Served, unmoved, p
         (await http.send("GET", f"{path}?cursor={cursor}")).refused(400, "invalid_cursor")
 
 
-@pytest.mark.parametrize("path", ["/v1/facts", "/v1/quarantine", "/v1/gardens", "/v1/log/checkpoint", "/healthz"])
+@pytest.mark.parametrize(
+    "path", ["/v1/facts", "/v1/conflicts", "/v1/quarantine", "/v1/gardens", "/v1/log/checkpoint", "/healthz"]
+)
 async def test_a_query_parameter_that_nobody_knows_is_ignored(http: Served, path: str):
     assert (await http.send("GET", f"{path}?include_low_trust=true&surprise=%ff")).status == 200
 

@@ -48,7 +48,8 @@ async def refused(http: Served, status: int, code: str, **fields: object) -> str
 
 
 async def listed(http: Served, **query: object) -> dict:
-    return (await http.get("/v1/facts", **query)).expect(200)
+    """A listing; contradicted facts too, which `test_conflicts.py` is about."""
+    return (await http.get("/v1/facts", **({"include_contradicted": "true"} | query))).expect(200)
 
 
 async def values(http: Served, **query: object) -> list[object]:

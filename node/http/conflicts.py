@@ -1,0 +1,123 @@
+"""/v1/conflicts: listing contradictions, settling them (PROTOCOL §2.6)."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from node.canonical import b64url_decode, b64url_encode
+from node.commands.conflicts import ResolveConflict, sides_of
+from node.commands.drafts import StatedValue
+from node.errors import InvalidCursor
+from node.http.auth import known_to, operator_of, principal_of, readable_by
+from node.http.body import decode_query, json_response, read_json
+from node.http.keys import NODE
+from node.http.records import record_of
+from node.projections.access import Access
+from node.projections.base import LAST_PLACE, Place
+from node.projections.conflicts import At, Conflict
+from node.projections.fact_queries import is_readable
+from node.projections.view import View
+from node.runtime import Node
+from node.strict_json import decode
+from node.times import format_ms
+
+MAX_BYTES = 1 << 20
+Status = Literal["unresolved", "resolved"]
+
+
+class ConflictsQuery(Struct, frozen=True, kw_only=True):
+    status: Status | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class ResolveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    winning_fact_id: str | None = None
+    new_value: StatedValue | None = None
+    resolution_note: str = ""
+
+
+class Cursor(Struct, frozen=True, array_like=True):
+    """A place in the listing, and what its first page looked at."""
+
+    at: At
+    place: Place
+    status: Status | None
+
+
+async def list_conflicts(request: web.Request) -> web.Response:
+    node, access = request.app[NODE], readable_by(principal_of(request))
+    asked = decode_query(request, ConflictsQuery)
+    return json_response(await node.read(lambda view: _listing(asked, access, view, node)))
+
+
+async def resolve_conflict(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], operator_of(request)
+    body = decode(await read_json(request, max_bytes=MAX_BYTES), ResolveRequest)
+    outcome = await node.execute(
+        ResolveConflict(
+            principal=principal,
+            access=known_to(principal),
+            conflict_id=request.match_info["conflict_id"],
+            winning_fact_id=body.winning_fact_id,
+            new_value=body.new_value,
+            note=body.resolution_note,
+        )
+    )
+    return json_response({"resolution_fact_id": outcome.reply.id, "conflict_status": "resolved"})
+
+
+def _listing(asked: ConflictsQuery, access: Access, view: View, node: Node) -> dict[str, object]:
+    at, before = _start(asked, node)
+    found: list[Conflict] = []
+    for conflict in view.conflicts.newest_first(before):
+        if len(found) > asked.limit:
+            break
+        if _is_asked(conflict, asked, at, view) and all(is_readable(side, access) for side in sides_of(conflict, view)):
+            found.append(conflict)
+    page, has_more = found[: asked.limit], len(found) > asked.limit
+    cursor = Cursor(at=at, place=page[-1].detected, status=asked.status) if has_more else None
+    return {
+        "conflicts": [_shown(conflict, at, view, node) for conflict in page],
+        "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        "has_more": has_more,
+    }
+
+
+def _is_asked(conflict: Conflict, asked: ConflictsQuery, at: At, view: View) -> bool:
+    if conflict.detected[0] >= at.size:
+        return False
+    return asked.status is None or _status(conflict, at, view) == asked.status
+
+
+def _status(conflict: Conflict, at: At, view: View) -> Status:
+    return "unresolved" if view.conflicts.is_open(conflict, at) else "resolved"
+
+
+def _shown(conflict: Conflict, at: At, view: View, node: Node) -> dict[str, object]:
+    first, second = sides_of(conflict, view)
+    resolved_by = conflict.resolved_by if conflict.resolved_by and conflict.resolved_by[0] < at.size else None
+    return {
+        "conflict_id": conflict.conflict_id,
+        "fact_a": record_of(first, view, node, at=at),
+        "fact_b": record_of(second, view, node, at=at),
+        "status": _status(conflict, at, view),
+        "resolved_by": None if resolved_by is None else view.facts.at(resolved_by).fact.id,
+        "detected_at": format_ms(conflict.detected_ms),
+    }
+
+
+def _start(asked: ConflictsQuery, node: Node) -> tuple[At, Place]:
+    size = node.log.announced().size
+    if not asked.cursor:
+        return At(size=size, now_ms=node.clock.at_ms()), LAST_PLACE
+    try:
+        cursor = msgspec.msgpack.decode(b64url_decode(asked.cursor), type=Cursor)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidCursor("cursor: not one of this listing's") from error
+    is_place = 0 <= cursor.place[0] < cursor.at.size and 0 <= cursor.place[1] < 2**32
+    if cursor.status != asked.status or not 0 <= cursor.at.size <= size or not is_place:
+        raise InvalidCursor("cursor: not one of this listing's")
+    return cursor.at, cursor.place

@@ -1,0 +1,430 @@
+"""Contradictions: which facts of a group differ, which of them wins, and the record of each pair (PROTOCOL §2.6).
+
+A group is the facts of one entity, relation, scope and garden. A member is live while it is shown, confident, unexpired, and
+neither withdrawn nor settled by a resolution.
+
+Always: whatever the order of arrival, the same facts make the same group; a pair's record has the same id on every node.
+Always: a group of one, which nearly all are, costs one row.
+Always: members that left keep the places from and until which they stood, so a listing's later pages see its first page's state.
+
+Folded after `facts`, whose rows it reads, and which tells what the entry showed and withdrew. Writes its own tables alone.
+"""
+
+import struct
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
+from typing import ClassVar
+
+import msgspec
+from msgspec import Struct, structs
+
+from node.clock import parse_hlc
+from node.events.conflicts import ConflictResolved
+from node.events.entry import Entry
+from node.events.event import Event
+from node.events.facts import Fact, FactAsserted
+from node.events.gardens import FactPromoted
+from node.events.peers import BatchReceived
+from node.projections.base import LAST_PLACE, PLACE_BYTES, Place, Projection, TableSpec, place_key, text_key
+from node.projections.fact_rows import FactRow, relation_of
+from node.projections.facts import Facts
+from node.times import parse_rfc3339
+from node.uris import (
+    URL_NAMESPACE,
+    authority_of,
+    is_reserved_entity,
+    is_reserved_relation,
+    named_uuid,
+    normal_uri,
+    uuid_bytes,
+    uuid_text,
+)
+
+MAX_RECORDED = 32
+PREFIX = "stigmem:conflict:"
+# The relations of what the node says about a conflict (see `conflict_facts.py`).
+BETWEEN, STATUS, RESOLVES = "stigmem:conflict:between", "stigmem:conflict:status", "stigmem:resolves"
+_TOLD = (BETWEEN, STATUS, RESOLVES)
+_NEVER_MS = 2**63 - 1
+_RANK = struct.Struct(">dQQ")
+_MS = struct.Struct(">Q")
+_DIGEST_BYTES = 16
+
+
+class Member(Struct, frozen=True, array_like=True):
+    """A fact in a group: where it stands and since when, until when it is valid (epoch ms), what it says and how it ranks."""
+
+    place: Place
+    shown_from: Place
+    expires_ms: int
+    digest: bytes
+    rank: bytes
+
+
+class Past(Struct, frozen=True, array_like=True):
+    """A member that was withdrawn or settled, and from which place on."""
+
+    member: Member
+    until: Place
+
+
+class Group(Struct, frozen=True, array_like=True):
+    """`only` is the member of a group of one; from its second on they are in tables. `recorded` are those with pairwise records."""
+
+    only: Member | None
+    recorded: tuple[Member, ...]
+    has_past: bool
+
+
+class Conflict(Struct, frozen=True, array_like=True):
+    """Two facts that contradicted each other when the second came: sorted by id, as the record's name has them."""
+
+    conflict_id: str
+    facts: tuple[Place, Place]
+    detected: Place
+    detected_ms: int
+    hlc: str
+    resolved_by: Place | None
+
+
+class Standing(Struct, frozen=True, array_like=True):
+    """How a fact stands in its group: whether another live one says something else, and whether a plain read shows it."""
+
+    is_contradicted: bool
+    is_shown: bool
+
+
+class At(Struct, frozen=True, array_like=True):
+    """What a reader looks at: the log up to `size`, at its own time."""
+
+    size: int
+    now_ms: int
+
+
+_UNDISPUTED = Standing(is_contradicted=False, is_shown=True)
+_SETTLED_LOSER = Standing(is_contradicted=True, is_shown=False)
+_NO_GROUP = Group(only=None, recorded=(), has_past=False)
+
+_GROUPS = TableSpec("conflicts/groups", Group)
+_BY_VALUE = TableSpec("conflicts/by_value", Member)
+_BY_RANK = TableSpec("conflicts/by_rank", Member)
+_PAST = TableSpec("conflicts/past", Past)
+_RECORDS = TableSpec("conflicts/records", Conflict)
+_BY_DETECTION = TableSpec("conflicts/by_detection", bytes)
+_OF_FACT = TableSpec("conflicts/of_fact", bytes)
+_TELLING = TableSpec("conflicts/telling", bytes)
+_SETTLED = TableSpec("conflicts/settled", Place)
+_SETTLED_IDS = TableSpec("conflicts/settled_ids", Place)
+
+
+class Conflicts(Projection):
+    name: ClassVar[str] = "conflicts"
+    version: ClassVar[int] = 1
+    events: ClassVar[tuple[type[Event], ...]] = (FactAsserted, BatchReceived, FactPromoted, ConflictResolved)
+    tables: ClassVar[tuple[TableSpec, ...]] = (
+        _GROUPS,
+        _BY_VALUE,
+        _BY_RANK,
+        _PAST,
+        _RECORDS,
+        _BY_DETECTION,
+        _OF_FACT,
+        _TELLING,
+        _SETTLED,
+        _SETTLED_IDS,
+    )
+
+    def __init__(self, txn: object, handles: dict[str, object], facts: Facts) -> None:
+        super().__init__(txn, handles)
+        self._facts = facts
+        self._groups = self.table(_GROUPS)
+
+    # Reading
+
+    def by_id(self, conflict_id: str) -> Conflict | None:
+        """The conflict of that id (`stigmem:conflict:<uuid>`, or its UUID alone)."""
+        key = uuid_bytes(conflict_id.removeprefix(PREFIX))
+        return None if key is None else self.table(_RECORDS).get(key)
+
+    def telling(self, fact_id: str) -> Conflict | None:
+        """The conflict that a fact of that id tells about (see `conflict_facts.py`)."""
+        fact_key = uuid_bytes(fact_id)
+        key = None if fact_key is None else self.table(_TELLING).get(fact_key)
+        return None if key is None else self._record(key)
+
+    def resolved_by(self, fact_id: str) -> Iterator[Conflict]:
+        """The conflicts that facts of that id settled."""
+        for row in self._facts.all_by_id(fact_id):
+            settled_ids = row.fact.resolves.superseded if row.fact.resolves else ()
+            for side in (side for settled_id in settled_ids for side in self._facts.all_by_id(settled_id)):
+                for conflict in self.of_fact(side.place):
+                    # Both sides lead to it: once is enough.
+                    if conflict.resolved_by == row.place and conflict.facts[0] == side.place:
+                        yield conflict
+
+    def of_fact(self, place: Place) -> Iterator[Conflict]:
+        """The conflicts that a fact is a side of."""
+        for found, _ in self.table(_OF_FACT).scan(place_key(place)):
+            yield self._record(found[PLACE_BYTES:])
+
+    def newest_first(self, before: Place = LAST_PLACE) -> Iterator[Conflict]:
+        """Conflicts detected before a place, last first."""
+        for _, key in self.table(_BY_DETECTION).scan_back(b"", before=place_key(before)):
+            yield self._record(key)
+
+    def is_open(self, conflict: Conflict, at: At) -> bool:
+        """Whether nobody has settled it and both sides still stand."""
+        if conflict.resolved_by is not None and conflict.resolved_by[0] < at.size:
+            return False
+        return all(self.is_live(self._facts.at(place), at) for place in conflict.facts)
+
+    def is_live(self, row: FactRow, at: At) -> bool:
+        """Whether a fact takes part in contradictions."""
+        return (
+            row.shown_from is not None
+            and row.shown_from[0] < at.size
+            and row.fact.confidence > 0.0
+            and _expires_ms(row.fact) > at.now_ms
+            and not self._is_out(self._facts.withdrawn_from(row.place), at)
+            and not self._is_out(self.table(_SETTLED).get(place_key(row.place)), at)
+        )
+
+    def standing(self, row: FactRow, at: At) -> Standing:
+        """How a fact stands in its group: one that is not live is not disputed, unless a resolution put it aside."""
+        if not _takes_part(row.fact) or row.shown_from is None:
+            return _UNDISPUTED
+        key = _group_key(row)
+        group = self._groups.get(key)
+        if group is None or (group.only is not None and not group.has_past):
+            return _UNDISPUTED
+        if self._is_out(self.table(_SETTLED).get(place_key(row.place)), at):
+            return _SETTLED_LOSER
+        if not self.is_live(row, at):
+            return _UNDISPUTED
+        digest, past = _digest(row.fact), self._past(key, group, at)
+        top = self._top_rank(key, group, past, at)
+        if not self._says_otherwise(key, group, digest, past, at):
+            return _UNDISPUTED
+        return Standing(is_contradicted=True, is_shown=_rank(row.fact) == top)
+
+    def live_with(self, row: FactRow, at: At, limit: int) -> list[FactRow]:
+        """Up to `limit` live facts of a fact's group, the highest in rank first."""
+        key = _group_key(row)
+        group = self._groups.get(key) or _NO_GROUP
+        standing = (member for member in self._by_rank(key, group) if _stands(member, at))
+        return [self._facts.at(member.place) for member in islice(standing, limit)]
+
+    # Folding
+
+    def fold(self, entry: Entry) -> None:
+        changes = self._facts.changes
+        for place, until in changes.withdrawn:
+            self._leave(self._facts.at(place), until)
+        for index, row in enumerate(changes.shown):
+            self._arrive(entry, index, row)
+
+    def _arrive(self, entry: Entry, index: int, row: FactRow) -> None:
+        fact = row.fact
+        if not _takes_part(fact) or fact.confidence == 0.0 or self._facts.withdrawn_from(row.place) is not None:
+            return
+        key, member = _group_key(row), _member(row)
+        if fact.resolves is not None and _may_settle(fact):
+            self._settle(key, row)
+        group = self._groups.get(key)
+        if group is None:
+            self._groups.put(key, Group(member, (), False))
+            return
+        settled_by = self.table(_SETTLED_IDS).get(key + text_key(fact.id.lower())) if group.has_past else None
+        if settled_by is not None:
+            self.table(_SETTLED).put(place_key(row.place), settled_by)
+            return
+        if group.only is None and next(self.table(_BY_RANK).scan(key), None) is None:
+            self._groups.put(key, structs.replace(group, only=member))
+            return
+        if group.only is not None:
+            self._insert(key, group.only)
+        self._insert(key, member)
+        self._groups.put(key, self._record_pairs(entry, index, key, structs.replace(group, only=None), member))
+
+    def _record_pairs(self, entry: Entry, index: int, key: bytes, group: Group, member: Member) -> Group:
+        """Record the pairs that a new member makes, while the group has fewer than 32 facts with records."""
+        at = At(entry.offset + 1, entry.at_ms)
+        recorded = [other for other in group.recorded if _stands(other, at)]
+        if member.expires_ms <= entry.at_ms or len(recorded) >= MAX_RECORDED:
+            return structs.replace(group, recorded=tuple(recorded))
+        opponents = [other for other in recorded if other.digest != member.digest]
+        for other in self._others(key, member.digest, at):
+            if len(recorded) >= MAX_RECORDED - 1:
+                break
+            if other not in recorded:
+                recorded.append(other)
+                opponents.append(other)
+        for number, other in enumerate(opponents):
+            self._record_pair(entry, (index << 8) + number, member.place, other.place)
+        if opponents:
+            recorded.append(member)
+        return structs.replace(group, recorded=tuple(recorded))
+
+    def _record_pair(self, entry: Entry, number: int, first: Place, second: Place) -> None:
+        sides = sorted((self._facts.at(place).fact.id.lower(), place) for place in (first, second))
+        if sides[0][0] == sides[1][0]:
+            return  # two nodes' facts of one id have no pair of ids to be named by
+        made = named_uuid(URL_NAMESPACE, f"{sides[0][0]} {sides[1][0]}")
+        if self.table(_RECORDS).has(made):
+            return
+        detected = (entry.offset, number)
+        places = (sides[0][1], sides[1][1])
+        self.table(_RECORDS).put(
+            made, Conflict(PREFIX + uuid_text(made), places, detected, entry.at_ms, entry.hlc, None)
+        )
+        self.table(_BY_DETECTION).put(place_key(detected), made)
+        for relation in _TOLD:
+            self.table(_TELLING).put(named_uuid(made, relation), made)
+        for place in places:
+            self.table(_OF_FACT).put(place_key(place) + made, b"")
+
+    def _settle(self, key: bytes, resolution: FactRow) -> None:
+        """Put the facts that a resolution names aside, those here and those still to come, and close the conflicts among them."""
+        by, settled = resolution.shown_from, []
+        self._groups.put(key, structs.replace(self._groups.get(key) or _NO_GROUP, has_past=True))
+        for fact_id in resolution.fact.resolves.superseded:
+            self.table(_SETTLED_IDS).put(key + text_key(fact_id.lower()), by)
+            for row in self._facts.all_by_id(fact_id):
+                if _group_key(row) == key and row.place != resolution.place:
+                    self._leave(row, by)
+                    self.table(_SETTLED).put(place_key(row.place), by)
+                    settled.append(row.place)
+        for place in settled:
+            for conflict in list(self.of_fact(place)):
+                self._close(conflict, resolution)
+
+    def _close(self, conflict: Conflict, resolution: FactRow) -> None:
+        if conflict.resolved_by is None and all(self.table(_SETTLED).has(place_key(side)) for side in conflict.facts):
+            key = uuid_bytes(conflict.conflict_id.removeprefix(PREFIX))
+            self.table(_RECORDS).put(key, structs.replace(conflict, resolved_by=resolution.place))
+
+    def _leave(self, row: FactRow, until: Place) -> None:
+        """Take a member out of its group, from `until` on."""
+        if not _takes_part(row.fact) or row.shown_from is None:
+            return
+        key = _group_key(row)
+        group = self._groups.get(key)
+        if group is None:
+            return
+        member = _member(row)
+        if group.only is not None and group.only.place == row.place:
+            group = structs.replace(group, only=None)
+        elif group.only is None and self.table(_BY_RANK).has(_rank_key(key, member)):
+            self.table(_BY_VALUE).delete(_value_key(key, member))
+            self.table(_BY_RANK).delete(_rank_key(key, member))
+        else:
+            return
+        self.table(_PAST).put(key + place_key(until) + place_key(row.place), Past(member, until))
+        kept = tuple(other for other in group.recorded if other.place != row.place)
+        self._groups.put(key, structs.replace(group, recorded=kept, has_past=True))
+
+    def _insert(self, key: bytes, member: Member) -> None:
+        self.table(_BY_VALUE).put(_value_key(key, member), member)
+        self.table(_BY_RANK).put(_rank_key(key, member), member)
+
+    # Groups
+
+    def _past(self, key: bytes, group: Group, at: At) -> list[Member]:
+        """Members that have left since, but stood when the reader looked."""
+        if not group.has_past:
+            return []
+        rows = self.table(_PAST).scan(key, after=key + place_key((at.size, 0)))
+        return [past.member for _, past in rows if _stands(past.member, at)]
+
+    def _top_rank(self, key: bytes, group: Group, past: list[Member], at: At) -> bytes:
+        first = next((member.rank for member in self._by_rank(key, group) if _stands(member, at)), b"")
+        return max([first, *(member.rank for member in past)])
+
+    def _by_rank(self, key: bytes, group: Group) -> Iterator[Member]:
+        """Members, highest in rank first."""
+        if group.only is not None:
+            yield group.only
+            return
+        for _, member in self.table(_BY_RANK).scan_back(key, before=_end(key)):
+            yield member
+
+    def _says_otherwise(self, key: bytes, group: Group, digest: bytes, past: list[Member], at: At) -> bool:
+        if any(member.digest != digest for member in past):
+            return True
+        if group.only is not None:
+            return group.only.digest != digest and _stands(group.only, at)
+        return next(self._others(key, digest, at), None) is not None
+
+    def _others(self, key: bytes, digest: bytes, at: At) -> Iterator[Member]:
+        """Live members that say something else, value by value: those of one's own value are skipped, however many."""
+        table, found = self.table(_BY_VALUE), key
+        while (item := next(table.scan(key, after=found), None)) is not None:
+            value = item[0][: len(key) + _DIGEST_BYTES]
+            found = _end(value)
+            if item[1].digest != digest:
+                # Last in the order of expiry first: where that one has expired all have.
+                for _, member in table.scan_back(value, before=found):
+                    if member.expires_ms <= at.now_ms:
+                        break
+                    if _stands(member, at):
+                        yield member
+
+    def _record(self, key: bytes) -> Conflict:
+        conflict = self.table(_RECORDS).get(key)
+        if conflict is None:
+            raise KeyError(key)
+        return conflict
+
+    @staticmethod
+    def _is_out(since: Place | None, at: At) -> bool:
+        return since is not None and since[0] < at.size
+
+
+def _takes_part(fact: Fact) -> bool:
+    return not is_reserved_relation(fact.relation) and not is_reserved_entity(fact.entity)
+
+
+def _may_settle(fact: Fact) -> bool:
+    """Whose resolution counts here: our own, and that of the organisation that the entity belongs to."""
+    return fact.received_from is None or fact.origin == authority_of(normal_uri(fact.entity))
+
+
+def _group_key(row: FactRow) -> bytes:
+    fact = row.fact
+    return text_key(normal_uri(fact.entity), relation_of(fact), fact.scope, row.garden_id or "")
+
+
+def _member(row: FactRow) -> Member:
+    return Member(row.place, row.shown_from, _expires_ms(row.fact), _digest(row.fact), _rank(row.fact))
+
+
+def _stands(member: Member, at: At) -> bool:
+    return member.shown_from[0] < at.size and member.expires_ms > at.now_ms
+
+
+def _expires_ms(fact: Fact) -> int:
+    return _NEVER_MS if fact.valid_until is None else parse_rfc3339(fact.valid_until)
+
+
+def _digest(fact: Fact) -> bytes:
+    """What a fact says: facts with equal digests do not contradict each other."""
+    return sha256(msgspec.msgpack.encode((fact.value.type, fact.value.v))).digest()[:_DIGEST_BYTES]
+
+
+def _rank(fact: Fact) -> bytes:
+    """Higher confidence first, then higher HLC; as bytes in that order."""
+    return _RANK.pack(fact.confidence, *parse_hlc(fact.hlc))
+
+
+def _rank_key(key: bytes, member: Member) -> bytes:
+    return key + member.rank + place_key(member.place)
+
+
+def _value_key(key: bytes, member: Member) -> bytes:
+    return key + member.digest + _MS.pack(member.expires_ms) + place_key(member.place)
+
+
+def _end(prefix: bytes) -> bytes:
+    """Behind every key of this prefix."""
+    return prefix + b"\xff" * 64
