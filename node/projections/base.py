@@ -91,6 +91,16 @@ class Table(Generic[Row]):
                 yield cursor.key(), self._decode(cursor.value())
                 found = cursor.next()
 
+    def stored_keys(self, prefix: bytes, limit: int) -> list[bytes]:
+        """The first keys of this prefix that the transaction holds; what was put since the last flush is not among them."""
+        keys: list[bytes] = []
+        with self._txn.cursor(db=self._db) as cursor:
+            found = cursor.set_range(prefix)
+            while found and len(keys) < limit and cursor.key().startswith(prefix):
+                keys.append(cursor.key())
+                found = cursor.next()
+        return keys
+
     def scan_back(self, prefix: bytes, *, before: bytes) -> Iterator[tuple[bytes, Row]]:
         """Rows whose key starts with `prefix` and is less than `before`, last first."""
         self.flush()

@@ -4,7 +4,8 @@ A group is the facts of one entity, relation, scope and garden. A member is live
 neither withdrawn nor settled by a resolution.
 
 Always: whatever the order of arrival, the same facts make the same group; a pair's record has the same id on every node.
-Always: a group of one, which nearly all are, costs one row.
+Always: a fact that is alone with its entity and relation, as nearly all are, costs nothing here: its group is made when the
+second comes. Whatever else came before the second has had its group since it came.
 Always: members that left keep the places from and until which they stood, so a listing's later pages see its first page's state.
 
 Folded after `facts`, whose rows it reads, and which tells what the entry showed and withdrew. Writes its own tables alone.
@@ -226,9 +227,14 @@ class Conflicts(Projection):
 
     def _arrive(self, entry: Entry, index: int, row: FactRow) -> None:
         fact = row.fact
-        if not _takes_part(fact) or fact.confidence == 0.0 or self._facts.withdrawn_from(row.place) is not None:
+        if not _takes_part(fact) or fact.confidence == 0.0:
+            return
+        first = self._facts.first_beside(row)
+        if first is None and fact.resolves is None:
             return
         key, member = _group_key(row), _member(row)
+        if first not in (None, row.place) and self._groups.get(key) is None:
+            self._represent(self._facts.at(first))
         if fact.resolves is not None and _may_settle(fact):
             self._settle(key, row)
         group = self._groups.get(key)
@@ -246,6 +252,15 @@ class Conflicts(Projection):
             self._insert(key, group.only)
         self._insert(key, member)
         self._groups.put(key, self._record_pairs(entry, index, key, structs.replace(group, only=None), member))
+
+    def _represent(self, row: FactRow) -> None:
+        """Give the first fact of an entity and relation its group, which it did without while it was alone."""
+        key = _group_key(row)
+        if self._groups.get(key) is not None or not _takes_part(row.fact):
+            return
+        is_live = row.shown_from is not None and row.fact.confidence > 0.0
+        if is_live and self._facts.withdrawn_from(row.place) is None:
+            self._groups.put(key, Group(_member(row), (), False))
 
     def _record_pairs(self, entry: Entry, index: int, key: bytes, group: Group, member: Member) -> Group:
         """Record the pairs that a new member makes, while the group has fewer than 32 facts with records."""

@@ -53,7 +53,7 @@ class Retraction(Struct, frozen=True, array_like=True):
 
 
 class Changes(Struct):
-    """What the last entry folded did to the facts: rows that came to be shown, and places withdrawn with from where on."""
+    """What the last entry folded did to the facts: rows that came to be shown and stand, places withdrawn and from where on."""
 
     shown: list[FactRow]
     withdrawn: list[tuple[Place, Place]]
@@ -110,6 +110,8 @@ class Facts(Projection):
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
         self.changes = Changes([], [])
+        # The first and the number of facts that this view has added about a subject: most are looked for right after.
+        self._added: dict[bytes, tuple[Place, int]] = {}
         self._by_place = self.table(_BY_PLACE)
         self._by_id = self.table(_BY_ID)
         self._indexes = [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
@@ -204,6 +206,15 @@ class Facts(Projection):
                 return servable.leaf_start
         return None
 
+    def first_beside(self, row: FactRow) -> Place | None:
+        """The first fact of the same entity and relation, in whatever state; None where there is no other than this one."""
+        subject = text_key(normal_uri(row.fact.entity)) + text_key(relation_of(row.fact))
+        places = [place_of(key) for key in self.table(_BY_SUBJECT).stored_keys(subject, 2)]
+        added, count = self._added.get(subject, (row.place, 0))
+        if count < 2 and all(place == row.place for place in (added, *places)):
+            return None
+        return min([added, *places])
+
     def said_by(self, entity: str, relation: str, scope: Scope, speaker: Speaker) -> Iterator[FactRow]:
         """Facts of one entity, relation, scope and source identity (PROTOCOL §2.2), newest first; names in normal form."""
         for row in self._newest_first(_BY_SUBJECT, text_key(entity) + text_key(relation)):
@@ -262,10 +273,13 @@ class Facts(Projection):
         if key is not None:
             self._by_id.put(key + text_key(fact.origin), here)
         relation_key = text_key(relation)
+        subject = text_key(entity) + relation_key
+        first, count = self._added.get(subject, (place, 0))
+        self._added[subject] = (first, count + 1)
         prefixes = (
             _hex_key(fact.cid.removeprefix("sha256:")),
             _hex_key(fact.fact_hash),
-            text_key(entity) + relation_key,
+            subject,
             relation_key,
             text_key(source),
         )
@@ -281,7 +295,8 @@ class Facts(Projection):
             self._retract(row)
         for fact_id in row.fact.supersedes:
             self._supersede(row, fact_id)
-        self.changes.shown.append(row)
+        if is_own or self.withdrawal(row.place) is None:
+            self.changes.shown.append(row)
         if not is_own or not may_travel(row):
             return
         if row.fact.seal is None:
