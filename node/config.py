@@ -50,6 +50,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # None: remembered until the token has expired, the only window that leaves no replay (PROTOCOL §5.2).
     federation_nonce_window_s: int | None = None
     federation_pull_interval_s: int = 30
+    # Off: whoever may push chooses when this node works; a pull is taken when the node itself has the time.
+    federation_push_enabled: bool = False
     attestation_policy: Literal["accepted", "peers", "off"] = "peers"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -242,6 +244,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="seconds to remember a nonce from its use; default: until its token expires",
     ),
     Setting(name="federation_pull_interval_s", parse=_whole(1, _DAY_S), help="seconds between pulls from a peer"),
+    Setting(name="federation_push_enabled", parse=_boolean, help="take facts that peers push, and push ours to them"),
     Setting(
         name="attestation_policy",
         parse=_one_of("accepted", "peers", "off"),
@@ -261,6 +264,5 @@ _UNSUPPORTED: dict[str, tuple[str, ...]] = {
     "STIGMEM_TLS_KEY_FILE": ("",),
     "STIGMEM_TLS_CLIENT_CA_FILE": ("",),
     "STIGMEM_FEDERATION_TLS_CA_FILE": ("",),
-    "STIGMEM_FEDERATION_PUSH_ENABLED": _OFF,
     "STIGMEM_SANITIZER_MODE": ("",),
 }

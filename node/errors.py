@@ -478,7 +478,13 @@ class NonceAlreadySeen(Unauthenticated):
     code = "nonce_already_seen"
 
 
-# Exchange (PROTOCOL §5.3, §5.5, §9).
+# Exchange (PROTOCOL §5.3-§5.5, §9).
+class PushDisabled(MethodRefused):
+    """Facts are not taken by push here: peers wait for the next pull (PROTOCOL §5.4)."""
+
+    code = "push_disabled"
+
+
 class ScopeNotPermitted(Forbidden):
     code = "scope_not_permitted"
 

@@ -154,7 +154,6 @@ def test_no_authentication_is_allowed_where_host_and_node_url_are_loopback():
         "STIGMEM_TLS_KEY_FILE",
         "STIGMEM_TLS_CLIENT_CA_FILE",
         "STIGMEM_FEDERATION_TLS_CA_FILE",
-        "STIGMEM_FEDERATION_PUSH_ENABLED",
         "STIGMEM_SANITIZER_MODE",
     ],
 )

@@ -63,6 +63,7 @@ GOLDEN = {
     "manifest_not_found": {404},
     "peer_not_found": {404},
     "method_not_allowed": {405},
+    "push_disabled": {405},
     "request_timeout": {408},
     "garden_exists": {409},
     "quarantine_has_pending_facts": {409},

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from node.commands import conflicts, exchange, facts, gardens, identity, peers, seals, tokens
+from node.commands import conflicts, exchange, facts, gardens, identity, peers, pushes, seals, tokens
 from node.commands.decision import Decide
 
 DECIDE: dict[type[Struct], Decide] = {
@@ -22,6 +22,7 @@ DECIDE: dict[type[Struct], Decide] = {
     peers.RemovePeer: peers.decide_remove_peer,
     exchange.ServePage: exchange.decide_serve_page,
     exchange.IngestBatch: exchange.decide_ingest_batch,
+    pushes.TakePush: pushes.decide_take_push,
     exchange.SignAttestation: exchange.decide_sign_attestation,
     exchange.RefuseExchange: exchange.decide_refuse_exchange,
     identity.FoundNode: identity.decide_found_node,

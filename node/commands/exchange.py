@@ -30,7 +30,7 @@ from node.errors import (
     Unauthenticated,
     UnknownOrInactivePeer,
 )
-from node.events.event import Actor, Event
+from node.events.event import Actor
 from node.events.facts import Fact, Judgement, Scope, body_of
 from node.events.peers import (
     AttestationSigned,
@@ -78,6 +78,19 @@ class Ingested(Struct, frozen=True, kw_only=True):
     refused: int
 
 
+class Taken(Struct, frozen=True, kw_only=True):
+    """What became of facts that a peer brought; `recorded` are the refusals that are to be in the event."""
+
+    receipts: tuple[Receipt, ...]
+    known: int
+    refused: tuple[BatchRefusal, ...]
+    recorded: tuple[BatchRefusal, ...]
+
+    @property
+    def latest_hlc(self) -> str | None:
+        return max((receipt.fact.hlc for receipt in self.receipts), default=None, key=parse_hlc)
+
+
 class FactBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The seven members of a fact body (PROTOCOL §2.4), as another node asks for a signature over them."""
 
@@ -106,31 +119,54 @@ class RefuseExchange(Struct, frozen=True, kw_only=True):
 
 
 def decide_serve_page(command: ServePage, view: View, context: Context) -> Decision:
-    return _answer(command.claims, view, context, lambda peer: _served(command, peer, view, context))
+    return answer_peer(command.claims, view, context, lambda peer: _served(command, peer, view, context))
 
 
 def decide_sign_attestation(command: SignAttestation, view: View, context: Context) -> Decision:
-    return _answer(command.claims, view, context, lambda peer: _attested(command, peer, view, context))
+    return answer_peer(command.claims, view, context, lambda peer: _attested(command, peer, view, context))
 
 
 def decide_refuse_exchange(command: RefuseExchange, view: View, context: Context) -> Decision:
-    def refuse(peer: Peer) -> tuple[Event, object]:
+    def refuse(peer: Peer) -> Decision:
         raise command.refusal
 
-    return _answer(command.claims, view, context, refuse)
+    return answer_peer(command.claims, view, context, refuse)
 
 
 def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> Decision:
     peer = view.peers.of_node(command.node_id)
-    if peer is None or peer.status != "active" or peer.public_key != command.public_key:
+    if peer is None or peer.status != "active":
         raise UnknownOrInactivePeer()
-    if peer.terms_from != command.terms_from:
-        # Its cursor was put back to the beginning meanwhile; this page's would undo that.
-        raise TermsChanged("the peer's terms changed while its page was read")
+    require_terms(peer, public_key=command.public_key, terms_from=command.terms_from)
+    taken = take_in(command.outcomes, peer, view, context)
+    reply = Ingested(ingested=len(taken.receipts), known=taken.known, refused=len(taken.refused))
+    if not taken.receipts and not taken.recorded:
+        return Decision(reply=reply)
+    event = BatchReceived(
+        node_id=command.node_id,
+        cursor=command.cursor,
+        known=taken.known,
+        outcome=Receipts(refused=taken.recorded),
+        receipts=taken.receipts,
+    )
+    return Decision(events=(event,), actor=_peer_actor(command.node_id), reply=reply, observed_hlc=taken.latest_hlc)
+
+
+def require_terms(peer: Peer, *, public_key: str | None, terms_from: int) -> None:
+    """Raises where the peer no longer stands as it stood when its facts were examined."""
+    if peer.public_key != public_key:
+        raise UnknownOrInactivePeer()
+    if peer.terms_from != terms_from:
+        # Its cursor was put back to the beginning meanwhile; a page's would undo that.
+        raise TermsChanged("the peer's terms changed while its facts were examined")
+
+
+def take_in(outcomes: tuple[Examined | BatchRefusal, ...], peer: Peer, view: View, context: Context) -> Taken:
+    """Judge examined facts, each alone, by what is stored and in force now."""
     rules = rules_in_force(view, context.config)
     receipts: dict[str, Receipt] = {}
     refused, known = [], 0
-    for outcome in command.outcomes:
+    for outcome in outcomes:
         if isinstance(outcome, BatchRefusal):
             refused.append(outcome)
             continue
@@ -143,22 +179,11 @@ def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> D
             known += 1
         else:
             receipts[outcome.fact.id.lower()] = receipt
-    reply = Ingested(ingested=len(receipts), known=known, refused=len(refused))
-    # A peer chooses how much of its pages is refused: past the limit that is counted, or it could fill our disk.
+    # A peer chooses how much of what it brings is refused: past the limit that is counted, or it could fill our disk.
     recorded = tuple(
-        refusal for refusal in refused if context.refusals.admit(command.node_id, refusal.reason, context.at_ms)
+        refusal for refusal in refused if context.refusals.admit(peer.node_id, refusal.reason, context.at_ms)
     )
-    if not receipts and not recorded:
-        return Decision(reply=reply)
-    event = BatchReceived(
-        node_id=command.node_id,
-        cursor=command.cursor,
-        known=known,
-        outcome=Receipts(refused=recorded),
-        receipts=tuple(receipts.values()),
-    )
-    latest = max((receipt.fact.hlc for receipt in receipts.values()), default=None, key=parse_hlc)
-    return Decision(events=(event,), actor=_peer_actor(command.node_id), reply=reply, observed_hlc=latest)
+    return Taken(receipts=tuple(receipts.values()), known=known, refused=tuple(refused), recorded=recorded)
 
 
 def granted_scopes(peer: Peer, claims: Claims, scope: str | None, context: Context) -> tuple[Scope, ...]:
@@ -174,8 +199,8 @@ def granted_scopes(peer: Peer, claims: Claims, scope: str | None, context: Conte
     return granted
 
 
-def _answer(claims: Claims, view: View, context: Context, act: Callable[[Peer], tuple[Event, object]]) -> Decision:
-    """Run `act(peer)` for an authenticated peer; record what it did, or its refusal, in an event that takes the nonce."""
+def answer_peer(claims: Claims, view: View, context: Context, act: Callable[[Peer], Decision]) -> Decision:
+    """Run `act(peer)` for an authenticated peer. Its one event takes the nonce; where it raises, that of the refusal does."""
     peer = view.peers.of_node(claims.iss)
     if peer is None or peer.status != "active":
         raise UnknownOrInactivePeer()
@@ -188,11 +213,10 @@ def _answer(claims: Claims, view: View, context: Context, act: Callable[[Peer], 
             return Decision(refusal=refusal)
         return Decision(events=(_refusal_event(claims, refusal, None, context),), actor=actor, refusal=refusal)
     try:
-        event, reply = act(peer)
+        return structs.replace(act(peer), actor=actor)
     except Refusal as refusal:
         nonce = str(claims.nonce)
         return Decision(events=(_refusal_event(claims, refusal, nonce, context),), actor=actor, refusal=refusal)
-    return Decision(events=(event,), actor=actor, reply=reply)
 
 
 def _refusal_event(claims: Claims, refusal: Refusal, nonce: str | None, context: Context) -> ExchangeRefused:
@@ -212,7 +236,7 @@ def _refusal_event(claims: Claims, refusal: Refusal, nonce: str | None, context:
     )
 
 
-def _served(command: ServePage, peer: Peer, view: View, context: Context) -> tuple[Event, object]:
+def _served(command: ServePage, peer: Peer, view: View, context: Context) -> Decision:
     scopes = granted_scopes(peer, command.claims, command.scope, context)
     read_cursor(command.cursor, scopes, view)
     event = PageServed(
@@ -223,10 +247,10 @@ def _served(command: ServePage, peer: Peer, view: View, context: Context) -> tup
         cursor=command.cursor,
         limit=command.limit,
     )
-    return event, scopes
+    return Decision(events=(event,), reply=scopes)
 
 
-def _attested(command: SignAttestation, peer: Peer, view: View, context: Context) -> tuple[Event, object]:
+def _attested(command: SignAttestation, peer: Peer, view: View, context: Context) -> Decision:
     body = command.body
     draft = draft_of(
         entity=body.entity,
@@ -251,7 +275,7 @@ def _attested(command: SignAttestation, peer: Peer, view: View, context: Context
         fact_hash=fact_hash(signed),
         fact_body=signed,
     )
-    return event, b64url_encode(context.signer.sign(signed))
+    return Decision(events=(event,), reply=b64url_encode(context.signer.sign(signed)))
 
 
 def _check_attestable(command: SignAttestation, draft: Draft, peer: Peer, view: View, context: Context) -> str:

@@ -26,7 +26,9 @@ from node.errors import (
     CidMismatch,
     HlcSkew,
     InvalidFact,
+    InvalidField,
     InvalidHlc,
+    InvalidUri,
     ProvenanceHashInvalid,
     Refusal,
     ScopeViolation,
@@ -39,7 +41,7 @@ from node.keys import verify
 from node.projections.peers import Peer
 from node.projections.view import View
 from node.times import parse_rfc3339
-from node.uris import is_informal, is_uuid, lies_under, normal_relation, normal_uri
+from node.uris import is_informal, is_normal, is_reserved_source, is_uuid, lies_under, normal_relation, normal_uri
 
 
 class WireFact(Struct, frozen=True, kw_only=True):
@@ -139,12 +141,12 @@ def _conflict_of(fact: WireFact) -> str:
 
 
 def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Examined:
-    draft = _draft(wire)
     if wire.scope not in peer.allowed_scopes:
         raise ScopeViolation(f"{wire.scope} facts are not exchanged with this peer")
+    draft = _draft(wire)
     body = body_of(draft)
     is_sealed = _check_source(wire, draft.normal_source, body, peer)
-    _check_hlc(wire, context)
+    check_hlc(wire.hlc, context)
     verified, warnings = check_attestations(
         body, wire.attestation_chain, wire.attestation_chain_issuers, view=view, context=context, is_strict=False
     )
@@ -184,9 +186,10 @@ def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Exami
 
 def _draft(wire: WireFact) -> Draft:
     """The fact's own fields, checked like a local writer's but stored as they came: their origin signed them so."""
-    for field, text in (("entity", wire.entity), ("relation", wire.relation), ("source", wire.source)):
+    normal_source = _ownable(wire.source)
+    for field, text in (("entity", wire.entity), ("relation", wire.relation)):
         check_name(field, text)
-    normal_entity, normal_source = normal_uri(wire.entity), normal_uri(wire.source)
+    normal_entity = normal_uri(wire.entity)
     require_signable(normal_relation(wire.relation), wire.source)
     check_reserved(normal_entity, normal_relation(wire.relation), normal_source)
     return Draft(
@@ -204,19 +207,34 @@ def _draft(wire: WireFact) -> Draft:
     )
 
 
+def _ownable(source: str) -> str:
+    """The source in normal form. Raises SourceNotOwned for a name that is no peer's, whichever it is."""
+    try:
+        check_name("source", source)
+        normal = normal_uri(source)
+    except (InvalidField, InvalidUri) as error:
+        # Invisible characters, dot segments, foreign letters: names made to be taken for somebody else's.
+        raise SourceNotOwned("source: no name that anybody owns") from error
+    if not is_normal(source) or is_reserved_source(normal):
+        raise SourceNotOwned("source: another spelling than the owner's, or this node's own")
+    return normal
+
+
 def _check_source(wire: WireFact, source: str, body: bytes, peer: Peer) -> bool:
     """Whether the fact carries the peer's own seal. Raises SourceNotOwned or SealInvalid."""
     if wire.origin is not None and wire.origin != peer.node_id:
         # A relayed fact passes on its origin's seal alone; this version takes facts from their origin only.
         raise SourceNotOwned("origin: the fact is another node's record")
+    is_own = lies_under(source, peer.node_id) or wire.source == peer.node_id
     is_sealed = wire.seal is not None
+    # Whose it is comes first: a stranger's word is not the peer's, sealed by whomever.
+    if not is_own and not is_informal(source):
+        raise SourceNotOwned("source: it does not lie under the peer's node_id")
     if is_sealed and not _is_sealed_by(wire, body, peer):
         raise SealInvalid("seal: it is not the peer's over this record")
-    if lies_under(source, peer.node_id) or wire.source == peer.node_id:
-        return is_sealed
-    if is_informal(source) and (is_sealed or wire.source.startswith(peer.delegated_sources)):
-        return is_sealed
-    raise SourceNotOwned("source: it does not lie under the peer's node_id")
+    if not (is_own or is_sealed or wire.source.startswith(peer.delegated_sources)):
+        raise SourceNotOwned("source: an informal name without the peer's seal")
+    return is_sealed
 
 
 def _is_sealed_by(wire: WireFact, body: bytes, peer: Peer) -> bool:
@@ -238,11 +256,12 @@ def _is_sealed_by(wire: WireFact, body: bytes, peer: Peer) -> bool:
         return False
 
 
-def _check_hlc(wire: WireFact, context: Context) -> None:
-    if wire.hlc is None:
+def check_hlc(hlc: str | None, context: Context) -> None:
+    """Raises InvalidHlc or HlcSkew; none at all is no fault (PROTOCOL §5.5)."""
+    if hlc is None:
         return
     try:
-        wall_ms, _ = parse_hlc(wire.hlc)
+        wall_ms, _ = parse_hlc(hlc)
     except ValueError as error:
         raise InvalidHlc("hlc: not digits.digits") from error
     if wall_ms > context.at_ms + context.config.federation_hlc_max_future_skew_s * 1000:

@@ -68,7 +68,7 @@ class PageServed(Event, tag="page.served.1"):
 
 
 class Receipt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One fact of a received page, and what became of it: held in `quarantine_garden_id` for `quarantine_reason`, or accepted."""
+    """One fact that a peer brought, and what became of it: held in `quarantine_garden_id` for `quarantine_reason`, or accepted."""
 
     fact: Fact
     judgement: Judgement | None
@@ -77,7 +77,7 @@ class Receipt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class BatchRefusal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One fact of a received page that was not taken: `event_type` and `reason` as PROTOCOL §5.5 audits it."""
+    """One fact that a peer brought and that was not taken: `event_type` and `reason` as PROTOCOL §5.5 audits it."""
 
     fact_id: str
     source: str
@@ -86,7 +86,7 @@ class BatchRefusal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Receipts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The refused facts of a page, beside the taken ones, each of which is an item of its own."""
+    """The refused facts of a page or push, beside the taken ones, each of which is an item of its own."""
 
     refused: tuple[BatchRefusal, ...]
 
@@ -97,6 +97,18 @@ class BatchReceived(Event, tag="batch.received.1"):
     parts: ClassVar[tuple[str, ...]] = ("outcome", "receipts")
     node_id: str
     cursor: str
+    known: int
+    outcome: Receipts
+    receipts: tuple[Receipt, ...]
+
+
+class PushReceived(Event, tag="push.received.1"):
+    """What a peer brought by itself (PROTOCOL §5.4): a page without a cursor, and the nonce of the token it came with."""
+
+    parts: ClassVar[tuple[str, ...]] = ("outcome", "receipts")
+    node_id: str
+    nonce: str
+    forget_ms: int
     known: int
     outcome: Receipts
     receipts: tuple[Receipt, ...]

@@ -48,6 +48,7 @@ ROUTES = (
     web.get("/v1/federation/peers/{peer_id}/capabilities", peers.get_capabilities),
     web.post("/v1/federation/peers/{peer_id}/pull", peers.pull_now),
     web.get("/v1/federation/facts", exchange.pull),
+    web.post("/v1/federation/facts/push", exchange.push),
     web.post("/v1/federation/attest", exchange.attest),
     web.post("/v1/federation/capability-tokens", tokens.issue_token),
     web.get("/v1/federation/capability-tokens", tokens.list_tokens),

@@ -84,6 +84,8 @@ def status_of(refusal: Refusal) -> int:
 def refusal_response(refusal: Refusal, headers: dict[str, str] | None = None) -> web.Response:
     status = status_of(refusal)
     sent = dict(headers or {})
+    if status == 405:
+        sent.setdefault("Allow", "")
     if status == 401:
         sent["WWW-Authenticate"] = "Bearer"
     # The rest of a body that was refused unread would be taken for the next request.

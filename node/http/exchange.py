@@ -1,4 +1,4 @@
-"""What peers ask for: pages of facts, and signatures on what their bearers wrote (PROTOCOL §5.3, §9).
+"""What peers ask for and bring: pages of facts, and signatures on what their bearers wrote (PROTOCOL §5.3, §5.4, §9).
 
 Always: the token's signature is checked here; whatever follows is decided where its nonce is taken.
 """
@@ -10,19 +10,25 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation
-from node.commands.peer_tokens import Claims
-from node.errors import FederationDisabled, Refusal
+from node.commands.ingest import Examined, examine
+from node.commands.peer_tokens import Claims, check_claims
+from node.commands.pushes import TakePush
+from node.errors import BodyTooLarge, FederationDisabled, PushDisabled, Refusal, TooLarge, UnknownOrInactivePeer
 from node.events.facts import Fact, Scope
+from node.events.peers import BatchRefusal
 from node.http.auth import peer_claims
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
 from node.http.records import ShownValue, shown_value
 from node.http.tokens import token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, page_for
+from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
 
 MAX_ATTEST_BYTES = 1 << 18
+# What a pull takes of a page, and twice what one of ours can have.
+MAX_PUSH_BYTES = 8 << 20
 
 
 class PullQuery(Struct, frozen=True, kw_only=True):
@@ -34,6 +40,13 @@ class PullQuery(Struct, frozen=True, kw_only=True):
 class AttestBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fact_body: FactBody
     token_json: msgspec.Raw
+
+
+class PushBody(Struct, frozen=True, kw_only=True):
+    """Each fact is judged by itself, so it stays as it came; what else a peer says is ignored (PROTOCOL §1)."""
+
+    facts: list[msgspec.Raw]
+    sender_hlc: str | None = None
 
 
 class ServedFact(Struct, frozen=True, kw_only=True):
@@ -73,6 +86,27 @@ async def pull(request: web.Request) -> web.Response:
     )
     facts = [served_fact(fact) for fact in page.facts]
     return json_response({"facts": facts, "cursor": page.cursor, "has_more": page.has_more})
+
+
+async def push(request: web.Request) -> web.Response:
+    """Too large a push is refused before its token counts as used: the sender may split it and try again."""
+    node = request.app[NODE]
+    if not node.config.federation_push_enabled:
+        raise PushDisabled("STIGMEM_FEDERATION_PUSH_ENABLED is off")
+    claims = _peer(request)
+    try:
+        body = decode(await read_json(request, max_bytes=MAX_PUSH_BYTES), PushBody)
+    except TooLarge:
+        raise
+    except Refusal as refusal:
+        await _refuse(node, claims, refusal)
+    if len(body.facts) > MAX_PAGE_FACTS:
+        raise BodyTooLarge(f"facts: at most {MAX_PAGE_FACTS}")
+    try:
+        command = await node.read(lambda view: _examined(body, claims, view, node))
+    except Refusal as refusal:
+        await _refuse(node, claims, refusal)
+    return json_response((await node.execute(command)).reply, 202)
 
 
 async def attest(request: web.Request) -> web.Response:
@@ -116,6 +150,24 @@ def _peer(request: web.Request) -> Claims:
     claims = peer_claims(request)
     node.sign_of_life(claims.iss).set()
     return claims
+
+
+def _examined(body: PushBody, claims: Claims, view: View, node: Node) -> TakePush:
+    """Raises what is wrong with the token, before a signature of its facts is looked at: a copied one must not make us work."""
+    context, peer = node.context(), view.peers.of_node(claims.iss)
+    check_claims(claims, view, context)
+    if peer is None or peer.status != "active":
+        raise UnknownOrInactivePeer()
+    outcomes: tuple[Examined | BatchRefusal, ...] = tuple(
+        examine(bytes(raw), peer, view, context) for raw in body.facts
+    )
+    return TakePush(
+        claims=claims,
+        public_key=peer.public_key,
+        terms_from=peer.terms_from,
+        sender_hlc=body.sender_hlc,
+        outcomes=outcomes,
+    )
 
 
 async def _refuse(node: Node, claims: Claims, refusal: Refusal) -> None:

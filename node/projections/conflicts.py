@@ -21,12 +21,9 @@ import msgspec
 from msgspec import Struct, structs
 
 from node.clock import parse_hlc
-from node.events.conflicts import ConflictResolved
 from node.events.entry import Entry
 from node.events.event import Event
-from node.events.facts import Fact, FactAsserted
-from node.events.gardens import FactPromoted
-from node.events.peers import BatchReceived
+from node.events.facts import Fact
 from node.projections.base import LAST_PLACE, PLACE_BYTES, Place, Projection, TableSpec, place_key, text_key
 from node.projections.fact_rows import FactRow, relation_of
 from node.projections.facts import Facts
@@ -122,7 +119,8 @@ _SETTLED_IDS = TableSpec("conflicts/settled_ids", Place)
 class Conflicts(Projection):
     name: ClassVar[str] = "conflicts"
     version: ClassVar[int] = 1
-    events: ClassVar[tuple[type[Event], ...]] = (FactAsserted, BatchReceived, FactPromoted, ConflictResolved)
+    # Whatever changes the facts: `Facts` says what it changed.
+    events: ClassVar[tuple[type[Event], ...]] = Facts.events
     tables: ClassVar[tuple[TableSpec, ...]] = (
         _GROUPS,
         _BY_VALUE,

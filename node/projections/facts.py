@@ -19,7 +19,7 @@ from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
-from node.events.peers import BatchReceived, Receipt
+from node.events.peers import BatchReceived, PushReceived, Receipt
 from node.projections.base import LAST_PLACE, Place, Projection, TableSpec, place_key, place_of, text_key
 from node.projections.fact_rows import (
     FactRow,
@@ -88,6 +88,7 @@ class Facts(Projection):
         ConflictResolved,
         FactQuarantined,
         BatchReceived,
+        PushReceived,
         FactPromoted,
         FactRejected,
         FactsSealed,
@@ -230,7 +231,7 @@ class Facts(Projection):
                 self._add(entry, 0, fact, None)
             case FactQuarantined(fact=fact, garden_id=garden_id, reason=reason):
                 self._add(entry, 0, fact, (garden_id, reason))
-            case BatchReceived(receipts=receipts):
+            case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
                 for index, receipt in enumerate(receipts):
                     self._add(entry, index, receipt.fact, _hold_of(receipt))
             case FactPromoted(fact_id=fact_id, origin=origin, target_garden_id=target):

@@ -16,7 +16,7 @@ from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import Scope
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
-from node.events.peers import BatchReceived
+from node.events.peers import BatchReceived, PushReceived
 from node.projections.base import Place, Projection, TableSpec, place_key, place_of, text_key
 from node.times import format_ms
 from node.uris import normal_uri, origin_of
@@ -69,6 +69,7 @@ class Gardens(Projection):
         GardenDeleted,
         FactQuarantined,
         BatchReceived,
+        PushReceived,
         FactPromoted,
         FactRejected,
     )
@@ -122,7 +123,7 @@ class Gardens(Projection):
                 self._delete(garden_id)
             case FactQuarantined(fact=fact, garden_id=garden_id):
                 self._hold((entry.offset, 0), fact.id, fact.origin, fact.source, garden_id)
-            case BatchReceived(receipts=receipts):
+            case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
                 for index, receipt in enumerate(receipts):
                     if receipt.quarantine_garden_id is not None:
                         fact = receipt.fact

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from node.events.entry import Entry
 from node.events.event import Event
-from node.events.peers import AttestationSigned, ExchangeRefused, PageServed
+from node.events.peers import AttestationSigned, ExchangeRefused, PageServed, PushReceived
 from node.projections.base import Projection, TableSpec
 
 _BY_NONCE = TableSpec("nonces/by_nonce", int)
@@ -23,7 +23,7 @@ _MS = struct.Struct(">Q")
 class Nonces(Projection):
     name: ClassVar[str] = "nonces"
     version: ClassVar[int] = 1
-    events: ClassVar[tuple[type[Event], ...]] = (PageServed, AttestationSigned, ExchangeRefused)
+    events: ClassVar[tuple[type[Event], ...]] = (PageServed, PushReceived, AttestationSigned, ExchangeRefused)
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NONCE, _BY_EXPIRY)
 
     def is_seen(self, nonce: str, now_ms: int) -> bool:
@@ -35,6 +35,7 @@ class Nonces(Projection):
         match entry.event:
             case (
                 PageServed(nonce=str(nonce), forget_ms=forget_ms)
+                | PushReceived(nonce=str(nonce), forget_ms=forget_ms)
                 | AttestationSigned(nonce=str(nonce), forget_ms=forget_ms)
                 | ExchangeRefused(nonce=str(nonce), forget_ms=forget_ms)
             ):

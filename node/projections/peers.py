@@ -22,6 +22,8 @@ from node.events.peers import (
     PeerStatus,
     PeerStatusSet,
     PeerVerified,
+    PushReceived,
+    Receipt,
 )
 from node.projections.base import Projection, TableSpec, text_key
 from node.projections.manifest_dates import dates_of
@@ -33,7 +35,7 @@ class Peer(Struct, frozen=True, array_like=True):
     judged as they are now. Times are RFC 3339; `public_key` (base64url) and `manifest` are None until it was verified.
 
     `manifest_expires_ms` is 0 where there is none; `cursor` is our place in its log, None for the beginning.
-    Counts are of facts, but for `pages_served`.
+    Counts are of facts, but for `pages_served`; `refused` counts those of pulled pages, what was pushed is in the audit.
     """
 
     peer_id: str
@@ -79,6 +81,7 @@ class Peers(Projection):
         PeerChanged,
         PageServed,
         BatchReceived,
+        PushReceived,
         SettingsChanged,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _JUDGED_BY)
@@ -109,8 +112,11 @@ class Peers(Projection):
                 )
             case PageServed(node_id=node_id):
                 self._count_served(entry, node_id)
-            case BatchReceived() as batch:
-                self._count_received(entry, batch)
+            case BatchReceived(node_id=node_id, cursor=cursor, outcome=outcome, receipts=receipts):
+                self._count_received(entry, node_id, receipts, refused=len(outcome.refused), cursor=cursor)
+            case PushReceived(node_id=node_id, receipts=receipts) if receipts:
+                # A push of which nothing is taken leaves no trace but in the audit: else a thief of tokens moves our tables.
+                self._count_received(entry, node_id, receipts, refused=0)
             case SettingsChanged(settings=settings):
                 self._judge_again(entry, settings)
             case _:
@@ -171,18 +177,20 @@ class Peers(Projection):
         if peer is not None:
             self._change(node_id, pages_served=peer.pages_served + 1, last_served_at=format_ms(entry.at_ms))
 
-    def _count_received(self, entry: Entry, batch: BatchReceived) -> None:
-        peer = self.of_node(batch.node_id)
+    def _count_received(
+        self, entry: Entry, node_id: str, receipts: tuple[Receipt, ...], *, refused: int, **cursor: str
+    ) -> None:
+        peer = self.of_node(node_id)
         if peer is None:
             return
-        held = sum(receipt.quarantine_garden_id is not None for receipt in batch.receipts)
+        held = sum(receipt.quarantine_garden_id is not None for receipt in receipts)
         self._change(
-            batch.node_id,
-            cursor=batch.cursor,
-            accepted=peer.accepted + len(batch.receipts) - held,
+            node_id,
+            accepted=peer.accepted + len(receipts) - held,
             held=peer.held + held,
-            refused=peer.refused + len(batch.outcome.refused),
+            refused=peer.refused + refused,
             last_received_at=format_ms(entry.at_ms),
+            **cursor,
         )
 
     def _judge_again(self, entry: Entry, settings: Settings) -> None:

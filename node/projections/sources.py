@@ -15,7 +15,7 @@ from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import FactAsserted
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
-from node.events.peers import BatchReceived, BatchRefusal
+from node.events.peers import BatchReceived, BatchRefusal, PushReceived
 from node.projections.base import Projection, TableSpec, text_key
 from node.uris import lies_under, normal_uri, origin_of
 
@@ -61,6 +61,7 @@ class Sources(Projection):
         ConflictResolved,
         FactQuarantined,
         BatchReceived,
+        PushReceived,
         FactPromoted,
         FactRejected,
     )
@@ -83,7 +84,10 @@ class Sources(Projection):
                 self._count(entry, fact.source, fact.origin, admitted=1)
             case FactQuarantined(fact=fact):
                 self._remember(fact.id, fact.source, fact.origin)
-            case BatchReceived(receipts=receipts, outcome=outcome, node_id=node_id):
+            case (
+                BatchReceived(receipts=receipts, outcome=outcome, node_id=node_id)
+                | PushReceived(receipts=receipts, outcome=outcome, node_id=node_id)
+            ):
                 for receipt in receipts:
                     fact = receipt.fact
                     if receipt.quarantine_garden_id is None:

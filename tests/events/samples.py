@@ -29,6 +29,7 @@ from node.events.peers import (
     PeerRegistered,
     PeerStatusSet,
     PeerVerified,
+    PushReceived,
     Receipt,
     Receipts,
 )
@@ -102,6 +103,7 @@ def samples() -> list[Event]:
         *_of_exchange(),
         *_of_tokens(),
         *_of_conflicts(),
+        *_of_pushes(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -270,6 +272,31 @@ def _of_tokens() -> list[Event]:
         CapabilityRevoked(reason="lost", revocation=Revocation(token_id="token-1", revoked_at=AT)),
         CapabilityAccepted(token_id="token-of-org-b"),
         GardenDeleted(garden_id=QUARANTINE_ID),
+    ]
+
+
+def _of_pushes() -> list[Event]:
+    receipt = Receipt(fact=fact(10, is_foreign=True), judgement=None, quarantine_garden_id=None, quarantine_reason=None)
+    refused = BatchRefusal(
+        fact_id=fact_id(11), source=f"{NODE_ID}/agent/crm", event_type="rejected_fact", reason="source_not_owned"
+    )
+    return [
+        PushReceived(
+            node_id=PEER_NODE_ID,
+            nonce="nonce-4",
+            forget_ms=FORGET_MS,
+            known=1,
+            outcome=Receipts(refused=(refused,)),
+            receipts=(receipt,),
+        ),
+        PushReceived(
+            node_id=PEER_NODE_ID,
+            nonce="nonce-5",
+            forget_ms=FORGET_MS,
+            known=0,
+            outcome=Receipts(refused=(refused, refused)),
+            receipts=(),
+        ),
     ]
 
 

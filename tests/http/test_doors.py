@@ -39,7 +39,7 @@ PUBLIC = {
     "GET /v1/log/proof/inclusion",
     "GET /v1/log/proof/consistency",
 }
-PEERS_ALONE = {"GET /v1/federation/facts", "POST /v1/federation/attest"}
+PEERS_ALONE = {"GET /v1/federation/facts", "POST /v1/federation/facts/push", "POST /v1/federation/attest"}
 SIGNER = Signer.from_seed(SEED)
 MANIFEST = {
     "manifest_version": 1,
@@ -136,6 +136,12 @@ PROTECTED = [name for name in NAMES if name not in PUBLIC]
 
 
 @pytest.fixture
+async def http(serve) -> Served:
+    """Every door stands there: pushes are taken too."""
+    return await serve(federation_push_enabled=True)
+
+
+@pytest.fixture
 async def unmoved(http: Served):
     """The log stands where it stood, and every table holds what it held."""
     size, digests = http.size, await http.digests()
@@ -145,7 +151,9 @@ async def unmoved(http: Served):
 
 
 def test_every_route_that_takes_a_body_is_tried_here():
-    without_body = {"POST /v1/federation/capability-tokens/{token_id}/accept", "POST /v1/federation/attest"}
+    without_body = {"POST /v1/federation/capability-tokens/{token_id}/accept", *PEERS_ALONE} - {
+        "GET /v1/federation/facts"
+    }
     with_body = {name for name in NAMES if name.startswith(("POST", "PUT", "PATCH"))}
 
     assert set(BODIES) == with_body - without_body
