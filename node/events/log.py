@@ -9,6 +9,7 @@ known is never an acknowledgement. Does not decide, fold or sign.
 
 import asyncio
 import struct
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from node.events.entry import Entry, Item, open_entry, open_header
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, ReadNode
 from node.keys import key_id_of
+from node.times import parse_rfc3339
 
 FORMAT = b"1"
 TABLES = ("meta", "keys", "headers", "items", "tree")
@@ -113,6 +115,30 @@ class Log:
         with storage_errors(), self._store.begin() as txn:
             size = _size(txn, self._store.table("headers"))
             return [self._open(txn, offset) for offset in range(from_offset, min(size, from_offset + limit))]
+
+    def read_back(
+        self, first: int, end: int, *, types: Collection[str] | None, limit: int, max_reads: int
+    ) -> tuple[list[Entry], int]:
+        """Up to `limit` entries of [first, end), of these types or all, newest first, and the offset to go on before.
+
+        Stops when it has read `max_reads` headers and items: what matches nowhere near must not cost the whole log.
+        """
+        entries: list[Entry] = []
+        reads = 0
+        with storage_errors(), self._store.begin() as txn:
+            while first < end and len(entries) < limit and reads < max_reads:
+                end -= 1
+                header = open_header(self._stored(txn, end))
+                reads += 1
+                if types is None or header.type in types:
+                    entries.append(self._open(txn, end))
+                    reads += len(header.items)
+        return entries, end
+
+    def first_at(self, at_ms: int, size: int) -> int:
+        """The first of `size` offsets whose entry is not dated before `at_ms`; `size` where all are."""
+        with storage_errors(), self._store.begin() as txn:
+            return bisect_left(range(size), at_ms, key=lambda n: parse_rfc3339(open_header(self._stored(txn, n)).at))
 
     def scan(self, from_offset: int, to_offset: int) -> Iterator[Entry]:
         """Entries of [from_offset, to_offset), read in batches so that no reader is held for long."""

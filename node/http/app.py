@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from node.config import is_loopback_host
 from node.countersign import Countersigner
 from node.errors import WrongHost
-from node.http import conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
+from node.http import audit, conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
 from node.http.errors import answer_refusals
 from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
 from node.peer_client import PeerClient
@@ -25,6 +25,7 @@ ROUTES = (
     web.get("/v1/me", identity.me),
     web.get("/v1/admin/config", identity.get_settings),
     web.patch("/v1/admin/config", identity.patch_settings),
+    web.get("/v1/admin/audit-log", audit.audit_log),
     web.post("/v1/facts", facts.assert_fact),
     web.get("/v1/facts", facts.list_facts),
     web.get("/v1/facts/{fact_id}", facts.get_fact),
@@ -47,6 +48,7 @@ ROUTES = (
     web.delete("/v1/federation/peers/{peer_id}", peers.remove_peer),
     web.get("/v1/federation/peers/{peer_id}/capabilities", peers.get_capabilities),
     web.post("/v1/federation/peers/{peer_id}/pull", peers.pull_now),
+    web.get("/v1/federation/audit", audit.federation_audit),
     web.get("/v1/federation/facts", exchange.pull),
     web.post("/v1/federation/facts/push", exchange.push),
     web.post("/v1/federation/attest", exchange.attest),

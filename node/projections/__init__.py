@@ -3,6 +3,7 @@
 `PROJECTIONS` is the one list of all projections; a new one joins here.
 """
 
+from node.projections.audit import Audit
 from node.projections.base import Projection
 from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
@@ -14,3 +15,4 @@ from node.projections.sources import Sources
 from node.projections.tokens import Tokens
 
 PROJECTIONS: tuple[type[Projection], ...] = (Facts, Conflicts, Gardens, Sources, Tokens, Peers, Nonces, Identity)
+PROJECTIONS: tuple[type[Projection], ...] = (Facts, Gardens, Sources, Tokens, Peers, Nonces, Identity, Audit)

@@ -6,6 +6,7 @@ import lmdb
 
 from node.events.event import Event
 from node.projections import PROJECTIONS
+from node.projections.audit import Audit
 from node.projections.base import Projection
 from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
@@ -55,6 +56,10 @@ class View:
     @cached_property
     def identity(self) -> Identity:
         return Identity(self._txn, self._handles)
+
+    @cached_property
+    def audit(self) -> Audit:
+        return Audit(self._txn, self._handles)
 
     @cached_property
     def projections(self) -> list[Projection]:

@@ -360,6 +360,8 @@ BAD_QUERIES = {
     "/v1/conflicts": ["limit=0", "limit=1001", "status=open"],
     "/v1/quarantine": ["limit=0", "limit=1001", "quarantine_status=gone"],
     "/v1/gardens": ["limit=0", "limit=1001", "limit=ten"],
+    "/v1/federation/audit": ["limit=0", "limit=501", "limit=x", "cursor=a&cursor=b"],
+    "/v1/admin/audit-log": ["limit=0", "limit=1001", "after=yesterday", "before=2026-02-30T00:00:00Z"],
     "/v1/trust": ["source=agent%3Ax&scope=secret"],
     "/v1/log/proof/inclusion": ["offset=x", "offset=-1", "offset=0&size=x", "offset=99999999999999999999"],
     "/v1/log/proof/consistency": ["from=x", "from=-1", "from=1&to=x", "from=1.5"],
@@ -376,6 +378,10 @@ async def test_a_query_parameter_out_of_range_or_form_is_refused(http: Served, u
 
 
 @pytest.mark.parametrize("path", ["/v1/facts", "/v1/conflicts", "/v1/quarantine", "/v1/gardens"])
+LISTINGS = ["/v1/facts", "/v1/quarantine", "/v1/gardens", "/v1/federation/audit", "/v1/admin/audit-log"]
+
+
+@pytest.mark.parametrize("path", LISTINGS)
 async def test_a_cursor_that_nobody_gave_out_is_refused(http: Served, unmoved, path: str):
     for cursor in (
         "x",
@@ -393,6 +399,7 @@ async def test_a_cursor_that_nobody_gave_out_is_refused(http: Served, unmoved, p
 @pytest.mark.parametrize(
     "path", ["/v1/facts", "/v1/conflicts", "/v1/quarantine", "/v1/gardens", "/v1/log/checkpoint", "/healthz"]
 )
+@pytest.mark.parametrize("path", [*LISTINGS, "/v1/log/checkpoint", "/healthz"])
 async def test_a_query_parameter_that_nobody_knows_is_ignored(http: Served, path: str):
     assert (await http.send("GET", f"{path}?include_low_trust=true&surprise=%ff")).status == 200
 

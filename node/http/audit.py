@@ -1,0 +1,186 @@
+"""The audit between nodes, and the whole log as an operator reads it (PROTOCOL §5.7).
+
+Always: newest first, and stable while the log grows: a page begins before the place where the last one ended.
+No fact's value and no document is shown here, only what happened, to what, and by whom.
+
+The whole log has no index of its own, which every write would pay for: a page of it ends when it has looked at enough.
+"""
+
+from itertools import islice
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from node.canonical import b64url_decode, b64url_encode
+from node.errors import InvalidCursor, InvalidParameter
+from node.events import EVENT_TYPES
+from node.events.entry import Entry
+from node.http.auth import operator_of
+from node.http.body import decode_query, json_response
+from node.http.keys import NODE
+from node.projections.audit import AuditRow
+from node.projections.base import LAST_PLACE, Place
+from node.projections.federation_page import MAX_PAGE_FACTS
+from node.projections.view import View
+from node.times import format_ms, parse_rfc3339
+
+# What one page of the log may look at: headers, and items of the entries it shows.
+LOG_PAGE_READS = 20_000
+_TEXT_CHARS = 1000
+
+
+class AuditQuery(Struct, frozen=True, kw_only=True):
+    """`peer_id` is the peer's id here, or its node_id."""
+
+    peer_id: str | None = None
+    event_type: str | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_FACTS)] = 100
+
+
+class LogQuery(Struct, frozen=True, kw_only=True):
+    """`event_type` is a type as the log names it, with or without its version."""
+
+    after: str | None = None
+    before: str | None = None
+    event_type: str | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class AuditedEvent(Struct, frozen=True, kw_only=True):
+    """One line of the audit. `peer_id` is None where no peer has to do with it."""
+
+    seq: int
+    event_type: str
+    reason: str
+    peer_id: str | None
+    fact_id: str | None
+    ts: str
+    hlc: str
+    detail: str
+
+
+class LoggedEvent(AuditedEvent, frozen=True, kw_only=True):
+    """One entry of the log: beside what the audit says, who caused it."""
+
+    principal: str | None
+    via: str
+    credential: str | None
+    trace_id: str | None
+
+
+async def federation_audit(request: web.Request) -> web.Response:
+    node, _ = request.app[NODE], operator_of(request)
+    asked = decode_query(request, AuditQuery)
+    before = _place(asked.cursor)
+    return json_response(await node.read(lambda view: _audit_page(asked, before, view)))
+
+
+async def audit_log(request: web.Request) -> web.Response:
+    node, _ = request.app[NODE], operator_of(request)
+    asked = decode_query(request, LogQuery)
+    before, types = _place(asked.cursor)[0], _types_named(asked.event_type)
+    after_ms, before_ms = _time("after", asked.after), _time("before", asked.before)
+
+    def page(view: View) -> dict[str, object]:
+        size = node.log.announced().size
+        first = 0 if after_ms is None else node.log.first_at(after_ms + 1, size)
+        end = size if before_ms is None else node.log.first_at(before_ms, size)
+        entries, left = node.log.read_back(
+            first, min(before, end), types=types, limit=asked.limit, max_reads=LOG_PAGE_READS
+        )
+        return _page([_logged(entry, view) for entry in entries], None if left <= first else (left, 0))
+
+    return json_response(await node.read(page))
+
+
+def _audit_page(asked: AuditQuery, before: Place, view: View) -> dict[str, object]:
+    node_id = None if asked.peer_id is None else _node_id_of(asked.peer_id, view)
+    rows = list(
+        islice(
+            view.audit.listed(node_id=node_id, event_type=asked.event_type, before=before),
+            asked.limit + 1,
+        )
+    )
+    shown, has_more = rows[: asked.limit], len(rows) > asked.limit
+    return _page([_audited(place, row, view) for place, row in shown], shown[-1][0] if has_more else None)
+
+
+def _page(events: list[AuditedEvent], last: Place | None) -> dict[str, object]:
+    cursor = None if last is None else b64url_encode(msgspec.msgpack.encode(last))
+    return {"events": events, "entries": events, "cursor": cursor, "has_more": cursor is not None}
+
+
+def _node_id_of(peer_id: str, view: View) -> str:
+    peer = view.peers.by_id(peer_id)
+    return peer_id if peer is None else peer.node_id
+
+
+def _peer_id_of(node_id: str | None, view: View) -> str | None:
+    peer = None if node_id is None else view.peers.of_node(node_id)
+    return None if peer is None else peer.peer_id
+
+
+def _audited(place: Place, row: AuditRow, view: View) -> AuditedEvent:
+    return AuditedEvent(
+        seq=place[0],
+        event_type=row.event_type,
+        reason=row.reason,
+        peer_id=_peer_id_of(row.node_id, view),
+        fact_id=row.fact_id,
+        ts=format_ms(row.at_ms),
+        hlc=row.hlc,
+        detail=row.detail,
+    )
+
+
+def _logged(entry: Entry, view: View) -> LoggedEvent:
+    event, actor = entry.event, entry.actor
+    fact = getattr(event, "fact", None)
+    return LoggedEvent(
+        seq=entry.offset,
+        event_type=entry.type,
+        reason=_text(event, "reason") or _text(event, "code"),
+        peer_id=_peer_id_of(getattr(event, "node_id", None), view),
+        fact_id=getattr(event, "fact_id", None) if fact is None else fact.id,
+        ts=format_ms(entry.at_ms),
+        hlc=entry.hlc,
+        detail=": ".join(filter(None, (_text(event, "subject"), _text(event, "detail")))),
+        principal=actor.principal,
+        via=actor.via,
+        credential=actor.credential,
+        trace_id=actor.trace_id,
+    )
+
+
+def _text(event: object, member: str) -> str:
+    return str(getattr(event, member, ""))[:_TEXT_CHARS]
+
+
+def _types_named(name: str | None) -> frozenset[str] | None:
+    """None for all. A name of no type matches nothing."""
+    if name is None:
+        return None
+    return frozenset(known for known in EVENT_TYPES if name in (known, known.rpartition(".")[0]))
+
+
+def _time(parameter: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
+
+
+def _place(cursor: str | None) -> Place:
+    if not cursor:
+        return LAST_PLACE
+    try:
+        place = msgspec.msgpack.decode(b64url_decode(cursor), type=Place)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidCursor("cursor: not one of this listing's") from error
+    if not (0 <= place[0] <= LAST_PLACE[0] and 0 <= place[1] <= LAST_PLACE[1]):
+        raise InvalidCursor("cursor: not one of this listing's")
+    return place

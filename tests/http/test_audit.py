@@ -1,0 +1,227 @@
+"""The audit: what was refused between nodes is found by peer and kind, and the whole log by time and type (PROTOCOL §5.7)."""
+
+import pytest
+
+from tests.organisations import Organisation
+from tests.served import NODE_ID, Served, fact
+
+AUDIT = "/v1/federation/audit"
+LOG = "/v1/admin/audit-log"
+PUSH = "/v1/federation/facts/push"
+LINE = {"seq", "event_type", "reason", "peer_id", "fact_id", "ts", "hlc", "detail"}
+
+
+@pytest.fixture
+async def http(serve) -> Served:
+    return await serve(federation_push_enabled=True)
+
+
+@pytest.fixture
+async def peer_id(http: Served, org_b: Organisation) -> str:
+    return await org_b.join(http, scopes=("public",))
+
+
+async def told(at: Served, path: str = AUDIT, **query: object) -> list[dict]:
+    page = (await at.get(path, **query)).expect(200)
+    assert page["entries"] == page["events"]
+    return page["events"]
+
+
+async def paged(at: Served, path: str, **query: object) -> list[dict]:
+    """All pages, one behind the other."""
+    found = []
+    while True:
+        page = (await at.get(path, **query)).expect(200)
+        found += page["events"]
+        assert page["has_more"] is (page["cursor"] is not None)
+        if not page["has_more"]:
+            return found
+        query["cursor"] = page["cursor"]
+
+
+async def push(at: Served, org: Organisation, *facts: object, token: str | None = None) -> None:
+    await at.post(PUSH, {"facts": list(facts)}, bearer=token or org.token(at))
+
+
+async def test_a_forged_source_is_told_with_the_peer_the_fact_and_the_reason(
+    http: Served, org_b: Organisation, peer_id: str
+):
+    forged = org_b.served_fact(source=f"{NODE_ID}/agent/scribe")
+    await push(http, org_b, forged)
+    [entry] = http.entries(http.size - 1)
+
+    assert (await told(http))[0] == {
+        "seq": entry.offset,
+        "event_type": "rejected_fact",
+        "reason": "source_not_owned",
+        "peer_id": peer_id,
+        "fact_id": forged["id"],
+        "ts": "2026-05-04T12:00:00.000Z",
+        "hlc": entry.hlc,
+        "detail": f"source: {NODE_ID}/agent/scribe",
+    }
+
+
+async def test_everything_that_is_refused_between_nodes_is_told_newest_first(
+    http: Served, org_b: Organisation, peer_id: str
+):
+    token = org_b.token(http)
+    await org_b.receive(http, org_b.served_fact(number=1), org_b.served_fact(number=2, cid="x"))
+    await push(http, org_b, org_b.served_fact(number=3, scope="company"), token=token)
+    await push(http, org_b, token=token)
+    await http.send("GET", "/v1/federation/facts", bearer=org_b.token(http, sub="stigmem://nobody.example"))
+    await http.send("GET", "/v1/federation/facts?scope=team", bearer=org_b.token(http))
+    await http.send("GET", "/v1/federation/facts?limit=0", bearer=org_b.token(http))
+
+    lines = await told(http, peer_id=peer_id)
+
+    assert [(line["event_type"], line["reason"]) for line in lines[:6]] == [
+        ("rejected_request", "invalid_parameter"),
+        ("scope_violation", "scope_not_permitted"),
+        ("rejected_token", "invalid_sub"),
+        ("replay_attempt", "nonce_already_seen"),
+        ("scope_violation", "scope_violation"),
+        ("rejected_fact", "cid_mismatch"),
+    ]
+    assert all(line["peer_id"] == peer_id and set(line) == LINE for line in lines)
+
+
+async def test_what_becomes_of_a_peer_is_told(http: Served, org_b: Organisation):
+    peer_id = await org_b.join(http, log_entry=None)
+    path = f"/v1/federation/peers/{peer_id}"
+    await http.send("PATCH", path, {"delegated_sources": ["agent:"]})
+    await http.send("DELETE", path)
+
+    lines = await told(http)
+
+    assert [line["event_type"] for line in lines] == [
+        "peer_revoked",
+        "peer_changed",
+        "peer_verified",
+        "peer_registered",
+    ]
+    assert (lines[0]["reason"], lines[2]["reason"]) == ("removed", "proof_missing")
+    assert "agent:" in lines[1]["detail"]
+
+
+async def test_refusals_beyond_ten_a_minute_are_told_as_a_count(http: Served, org_b: Organisation, peer_id: str):
+    await push(http, org_b, *(org_b.served_fact(number=n, source=NODE_ID) for n in range(1, 15)))
+    for _ in range(12):
+        await http.post("/v1/facts", fact(relation="stigmem:x"))
+    http.clock.advance(60_000)
+    await http.node.keep_up()
+
+    lines = await told(http, peer_id=peer_id)
+
+    assert [line["event_type"] for line in lines[:11]] == ["refusals_counted", *["rejected_fact"] * 10]
+    assert (lines[0]["reason"], lines[0]["detail"][:6]) == ("source_not_owned", "4 more")
+
+
+async def test_an_audit_is_asked_for_by_peer_by_type_or_by_both(http: Served, org_b: Organisation, peer_id: str):
+    await push(http, org_b, org_b.served_fact(number=1, source=NODE_ID), org_b.served_fact(number=2, scope="team"))
+    (
+        await http.post("/v1/federation/peers", {"peer_url": "http://localhost:1", "peer_entity_uri": "stigmem://c"})
+    ).expect(201)
+
+    async def counted(**query: object) -> int:
+        return len(await told(http, **query))
+
+    assert await counted() == 6
+    assert await counted(peer_id=peer_id) == await counted(peer_id=org_b.node_id) == 4
+    assert await counted(event_type="rejected_fact") == await counted(event_type="scope_violation") == 1
+    assert await counted(event_type="peer_registered") == 2
+    assert await counted(event_type="peer_registered", peer_id=peer_id) == 1
+    assert await counted(peer_id="stigmem://nobody.example") == await counted(event_type="nothing") == 0
+
+
+async def test_pages_of_the_audit_repeat_and_miss_nothing_while_more_is_refused(
+    http: Served, org_b: Organisation, peer_id: str
+):
+    for number in range(1, 6):
+        await push(http, org_b, org_b.served_fact(number=number, source=NODE_ID), org_b.served_fact(number=number + 50))
+    lines = await told(http, event_type="rejected_fact")
+    first = (await http.get(AUDIT, event_type="rejected_fact", limit=2)).expect(200)
+
+    await push(http, org_b, org_b.served_fact(number=9, source=NODE_ID))
+    rest = await paged(http, AUDIT, event_type="rejected_fact", limit=1, cursor=first["cursor"])
+
+    assert [*first["events"], *rest] == lines
+    assert len(await paged(http, AUDIT, limit=3)) == len(await told(http))
+
+
+async def test_the_audit_survives_a_restart_and_a_fold_from_nothing(http: Served, org_b: Organisation, peer_id: str):
+    await push(http, org_b, org_b.served_fact(source=NODE_ID))
+    lines = await told(http)
+
+    await http.restart()
+
+    assert await told(http) == lines
+
+
+async def test_only_an_operator_reads_the_audit(http: Served, org_b: Organisation, peer_id: str):
+    for path in (AUDIT, LOG):
+        assert (await http.send("GET", path, bearer=org_b.token(http))).status == 401
+        assert (await http.send("GET", path, bearer=None)).status == 401
+
+
+# The whole log.
+
+
+async def test_every_event_is_told_newest_first_with_who_caused_it(http: Served, org_b: Organisation, peer_id: str):
+    written = await http.write()
+    await http.post("/v1/facts", fact(relation="stigmem:x"))
+    await push(http, org_b, org_b.served_fact())
+
+    lines = await told(http, LOG)
+
+    entries = http.entries(0)[::-1]
+    assert [(line["seq"], line["event_type"], line["hlc"]) for line in lines] == [
+        (entry.offset, entry.type, entry.hlc) for entry in entries
+    ]
+    pushed, refused, asserted = lines[:3]
+    assert (pushed["peer_id"], pushed["principal"], pushed["via"]) == (peer_id, org_b.node_id, "peer")
+    assert (refused["reason"], refused["detail"][:14]) == ("reserved_namespace", "POST /v1/facts")
+    assert (asserted["fact_id"], asserted["via"], asserted["principal"]) == (written["id"], "admin", NODE_ID)
+
+
+async def test_the_log_is_asked_for_by_time_and_type(http: Served):
+    for _ in range(3):
+        http.clock.advance(1000)
+        await http.write()
+
+    async def found(**query: object) -> list[str]:
+        return [line["ts"][17:19] for line in await told(http, LOG, event_type="fact.asserted.1", **query)]
+
+    assert await found() == ["03", "02", "01"]
+    assert await found(after="2026-05-04T12:00:01Z") == ["03", "02"]
+    assert await found(before="2026-05-04T12:00:03.000Z") == ["02", "01"]
+    assert await found(after="2026-05-04T12:00:01Z", before="2026-05-04T14:00:03+02:00") == ["02"]
+    assert await found(after="2027-01-01T00:00:00Z") == await found(before="2020-01-01T00:00:00Z") == []
+    assert len(await told(http, LOG, event_type="fact.asserted")) == 3
+    assert await told(http, LOG, event_type="fact") == []
+
+
+async def test_pages_of_the_log_repeat_and_miss_nothing_while_it_grows(http: Served):
+    for _ in range(5):
+        await http.write()
+    lines = await told(http, LOG)
+    first = (await http.get(LOG, limit=2)).expect(200)
+
+    await http.write()
+    rest = await paged(http, LOG, limit=1, cursor=first["cursor"])
+
+    assert [*first["events"], *rest] == lines
+    assert lines[-1]["event_type"] == "node.created.1"
+
+
+async def test_a_page_ends_when_it_has_looked_at_enough_and_the_next_goes_on(http: Served):
+    for _ in range(5):
+        await http.write()
+    log, found, end = http.node.log, [], http.size
+
+    while end > 0:
+        entries, left = log.read_back(0, end, types={"node.created.1"}, limit=10, max_reads=3)
+        assert end - left <= 3
+        found, end = found + entries, left
+
+    assert [entry.offset for entry in found] == [0]
