@@ -1,4 +1,4 @@
-"""Fetching what a peer says of itself, and having it judged (PROTOCOL §5.1).
+"""Fetching what a peer says of itself, and having it judged (PROTOCOL §5.1, §5.4).
 
 Always: every document comes from the peer's registered origin; what it names elsewhere is not fetched.
 A peer that cannot be reached is no error here but an outcome, recorded like any other.
@@ -28,6 +28,16 @@ class Trust(Struct, frozen=True, kw_only=True):
     manifest_proof_url: str | None = None
 
 
+class Endpoints(Struct, frozen=True, kw_only=True):
+    push: str | None = None
+
+
+class PushDiscovery(Struct, frozen=True, kw_only=True):
+    """What is needed of a discovery document to push."""
+
+    federation_endpoints: Endpoints | None = None
+
+
 class Discovery(Struct, frozen=True, kw_only=True):
     """What is needed of a peer's discovery document; the rest of it is ignored."""
 
@@ -46,6 +56,20 @@ async def check_peer(node: Node, client: PeerClient, peer: Peer) -> None:
     except PeerRefused as refusal:
         failure = f"it answered {refusal.status} {refusal.code}"
     await node.execute(RecordPeerCheck(peer_id=peer.peer_id, documents=documents, failure=failure[:500]))
+
+
+async def fetch_push_url(client: PeerClient, base: str) -> str | None:
+    """Where a peer says that it takes pushes; None where it takes none, or names a place that is not its own.
+
+    Raises PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden or PeerRefused.
+    """
+    discovery = _decoded(await client.get_json(base + _DISCOVERY), PushDiscovery)
+    named = discovery.federation_endpoints.push if discovery.federation_endpoints else None
+    if named is None:
+        return None
+    is_path = named.startswith("/") and not named.startswith("//")
+    url = base + named if is_path else named
+    return url if client.same_origin(url, base) else None
 
 
 async def _fetch(client: PeerClient, base: str) -> PeerDocuments:

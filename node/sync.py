@@ -5,12 +5,13 @@ Always: a peer's trouble is its own: each is pulled, checked and waited for by i
 """
 
 import asyncio
-import random
+from collections.abc import Coroutine
 
 import msgspec
 import structlog
 from msgspec import Struct
 
+from node.backoff import MAX_BACKOFF_S, backoff_s, jittered, wait_out
 from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.ingest import Examined, examine
@@ -28,13 +29,12 @@ from node.peer_client import PeerClient, PeerRefused
 from node.projections.federation_page import MAX_PAGE_FACTS
 from node.projections.peers import Peer
 from node.projections.view import View
+from node.push import Pusher
 from node.runtime import Node
 from node.strict_json import scan_json
 from node.times import format_ms
 
 PAGE_BYTES = 8 << 20
-MAX_BACKOFF_S = 300.0
-MAX_BACKOFF_INTERVALS = 20
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
@@ -79,26 +79,30 @@ class PeerState:
 
 
 class Sync:
-    """Keeps every peer checked and pulled."""
+    """Keeps every peer checked and pulled, and pushed to where pushes are on."""
 
     def __init__(self, node: Node, client: PeerClient) -> None:
         self._node, self._client = node, client
+        self._pusher = Pusher(node, client)
         self._states: dict[str, PeerState] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._supervisor: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._supervisor = asyncio.create_task(self._supervise(), name="stigmem-sync")
-        self._supervisor.add_done_callback(_report_end)
+        self._supervisor = _started(self._supervise(), "stigmem-sync")
 
     async def close(self) -> None:
-        tasks = [task for task in (self._supervisor, *self._tasks.values()) if task is not None]
+        tasks = [task for tasks in self._tasks.values() for task in tasks]
+        tasks += [self._supervisor] if self._supervisor is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def state_of(self, node_id: str) -> PeerState:
         return self._states.setdefault(node_id, PeerState())
+
+    def push_url_of(self, node_id: str) -> str | None:
+        return self._pusher.url_of(node_id)
 
     async def pull_now(self, node_id: str, *, from_start: bool) -> Cycle:
         """Run a cycle for an operator. Raises PeerNotActive, QuarantineGardenRequired, PeerUnreachable, PeerAnswerInvalid."""
@@ -121,10 +125,15 @@ class Sync:
             peers = view.peers.all()
         for peer in peers:
             self.state_of(peer.node_id).news.set()
+            self._pusher.wake(peer.node_id)
             if peer.node_id not in self._tasks:
-                task = asyncio.create_task(self._tend(peer.node_id), name=f"pull-{peer.peer_id}")
-                task.add_done_callback(_report_end)
-                self._tasks[peer.node_id] = task
+                self._tasks[peer.node_id] = self._start_tasks(peer)
+
+    def _start_tasks(self, peer: Peer) -> list[asyncio.Task[None]]:
+        tasks = [_started(self._tend(peer.node_id), f"pull-{peer.peer_id}")]
+        if self._node.config.federation_push_enabled:
+            tasks.append(_started(self._pusher.tend(peer.node_id), f"push-{peer.peer_id}"))
+        return tasks
 
     async def _tend(self, node_id: str) -> None:
         state = self.state_of(node_id)
@@ -163,10 +172,10 @@ class Sync:
             state.failures += 1
             state.last_error = _words_of(error)
             _log.warning("pull_failed", peer=peer.node_id, reason=state.last_error, failures=state.failures)
-            await self._wait(peer, state, self._pull_delay_s(state.failures))
+            await self._wait(peer, state, backoff_s(state.failures, self._node.config.federation_pull_interval_s))
         else:
             state.failures = 0
-            await _wait_for(state.news, self._node.config.federation_pull_interval_s)
+            await wait_out(state.news, self._node.config.federation_pull_interval_s)
 
     async def _wait(self, peer: Peer, state: PeerState, delay_s: float) -> None:
         """Wait out a backoff, unless there is news, or the peer itself gives a sign of life."""
@@ -257,10 +266,11 @@ class Sync:
         is_ending = peer.manifest_expires_ms - self._node.clock.now_ms() < 30 * 86_400_000
         return peer.manifest is not None and is_ending
 
-    def _pull_delay_s(self, failures: int) -> float:
-        interval_s = self._node.config.federation_pull_interval_s
-        ceiling_s = min(MAX_BACKOFF_S, MAX_BACKOFF_INTERVALS * interval_s)
-        return _jittered(min(ceiling_s, 2.0 ** min(failures - 1, 10)))
+
+def _started(coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    task = asyncio.create_task(coroutine, name=name)
+    task.add_done_callback(_report_end)
+    return task
 
 
 def _report_end(task: asyncio.Task[None]) -> None:
@@ -272,11 +282,7 @@ def _report_end(task: asyncio.Task[None]) -> None:
 def _check_delay_s(failures: int) -> float:
     if failures <= _EARLY_TRIES:
         return min(15.0, 2.0 ** (failures - 1))
-    return _jittered(min(MAX_BACKOFF_S, 15.0 * 2.0 ** min(failures - _EARLY_TRIES, 10)))
-
-
-def _jittered(delay_s: float) -> float:
-    return delay_s * random.uniform(0.5, 1.0)
+    return jittered(min(MAX_BACKOFF_S, 15.0 * 2.0 ** min(failures - _EARLY_TRIES, 10)))
 
 
 def _page(raw: bytes) -> Page:
@@ -294,11 +300,3 @@ def _words_of(error: Refusal | PeerRefused) -> str:
     if isinstance(error, PeerRefused):
         return f"it answered {error.status} {error.code}"
     return error.detail
-
-
-async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return

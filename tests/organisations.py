@@ -54,12 +54,19 @@ class Organisation:
         }
         return PeerDocuments(**given | changes)
 
-    async def join(self, at: Served, *, scopes: tuple[str, ...] = ("public", "company"), **documents: object) -> str:
+    async def join(
+        self,
+        at: Served,
+        *,
+        scopes: tuple[str, ...] = ("public", "company"),
+        node_url: str = "http://localhost:1",
+        **documents: object,
+    ) -> str:
         """Register with a node and be checked by it; returns the peer_id there."""
         registered = RegisterPeer(
             principal=at.admin,
             node_id=self.node_id,
-            node_url="http://localhost:1",
+            node_url=node_url,
             allowed_scopes=scopes,
             declaration=None,
         )

@@ -18,6 +18,7 @@ from node.commands.ingest import Examined
 from node.commands.peer_tokens import Claims, check_claims, forget_ms
 from node.commands.quarantine import hold_reason, require_room
 from node.commands.trust import judge
+from node.config import Config
 from node.errors import (
     AttestationQuotaExceeded,
     AttestationRefused,
@@ -188,15 +189,20 @@ def take_in(outcomes: tuple[Examined | BatchRefusal, ...], peer: Peer, view: Vie
 
 def granted_scopes(peer: Peer, claims: Claims, scope: str | None, context: Context) -> tuple[Scope, ...]:
     """What a pull may return: the peer's scopes, its token's, and the one asked for, all at once (PROTOCOL §5.3)."""
-    allowed = {"public", "company"} | ({"team"} if context.config.federation_allow_team else set())
     granted = tuple(
         name
-        for name in peer.allowed_scopes
-        if name in allowed and name in claims.scopes and (scope is None or name == scope)
+        for name in exchanged_scopes(peer, context.config)
+        if name in claims.scopes and (scope is None or name == scope)
     )
     if not granted:
         raise ScopeNotPermitted("no scope is left of what the peer is allowed, its token names and was asked for")
     return granted
+
+
+def exchanged_scopes(peer: Peer, config: Config) -> tuple[Scope, ...]:
+    """What a peer may be given at all: never `local`, `team` only where the node allows it."""
+    allowed = {"public", "company"} | ({"team"} if config.federation_allow_team else set())
+    return tuple(name for name in peer.allowed_scopes if name in allowed)
 
 
 def answer_peer(claims: Claims, view: View, context: Context, act: Callable[[Peer], Decision]) -> Decision:

@@ -169,6 +169,18 @@ class Log:
         finally:
             self._followers.discard(news)
 
+    async def grown(self, size: int) -> int:
+        """The announced size, as soon as it is more than `size`."""
+        news = asyncio.Event()
+        self._followers.add(news)
+        try:
+            while self._announced.size <= size:
+                news.clear()
+                await news.wait()
+            return self._announced.size
+        finally:
+            self._followers.discard(news)
+
     def stored(self, offset: int) -> bytes:
         """Header ‖ signature of one entry, as signed."""
         with storage_errors(), self._store.begin() as txn:

@@ -13,13 +13,12 @@ from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAtte
 from node.commands.ingest import Examined, examine
 from node.commands.peer_tokens import Claims, check_claims
 from node.commands.pushes import TakePush
+from node.commands.served_facts import served_fact
 from node.errors import BodyTooLarge, FederationDisabled, PushDisabled, Refusal, TooLarge, UnknownOrInactivePeer
-from node.events.facts import Fact, Scope
 from node.events.peers import BatchRefusal
 from node.http.auth import peer_claims
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
-from node.http.records import ShownValue, shown_value
 from node.http.tokens import token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, page_for
 from node.projections.view import View
@@ -47,30 +46,6 @@ class PushBody(Struct, frozen=True, kw_only=True):
 
     facts: list[msgspec.Raw]
     sender_hlc: str | None = None
-
-
-class ServedFact(Struct, frozen=True, kw_only=True):
-    """A fact as peers get it: exactly these members (PROTOCOL §5.3)."""
-
-    id: str
-    entity: str
-    relation: str
-    value: ShownValue
-    source: str
-    timestamp: str
-    hlc: str
-    confidence: float
-    scope: Scope
-    valid_until: str | None
-    cid: str
-    derived_from: tuple[str, ...]
-    supersedes: tuple[str, ...]
-    resolves: object
-    attestation_chain: tuple[str, ...]
-    attestation_chain_issuers: tuple[str, ...]
-    origin: str
-    seal: str | None
-    received_from: None = None
 
 
 async def pull(request: web.Request) -> web.Response:
@@ -118,29 +93,6 @@ async def attest(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     signature = (await node.execute(SignAttestation(claims=claims, body=body.fact_body, token=token))).reply
     return json_response({"attestation": signature, "issuer": node.node_id, "key_id": node.signer.key_id})
-
-
-def served_fact(fact: Fact) -> ServedFact:
-    return ServedFact(
-        id=fact.id,
-        entity=fact.entity,
-        relation=fact.relation,
-        value=shown_value(fact.value),
-        source=fact.source,
-        timestamp=fact.timestamp,
-        hlc=fact.hlc,
-        confidence=fact.confidence,
-        scope=fact.scope,
-        valid_until=fact.valid_until,
-        cid=fact.cid,
-        derived_from=fact.derived_from,
-        supersedes=fact.supersedes,
-        resolves=fact.resolves,
-        attestation_chain=fact.attestation_chain,
-        attestation_chain_issuers=fact.attestation_chain_issuers,
-        origin=fact.origin,
-        seal=fact.seal,
-    )
 
 
 def _peer(request: web.Request) -> Claims:

@@ -174,6 +174,7 @@ def _settings(node: Node, view: View) -> dict[str, object]:
         "federation_enabled": node.config.federation_enabled,
         "federation_allow_team": node.config.federation_allow_team,
         "federation_pull_interval_s": node.config.federation_pull_interval_s,
+        "federation_push_enabled": node.config.federation_push_enabled,
         "attestation_policy": node.config.attestation_policy,
     }
 
@@ -196,7 +197,7 @@ def _discovery(node: Node, view: View) -> dict[str, object]:
             "federation_endpoints": {
                 "peers": "/v1/federation/peers",
                 "facts": "/v1/federation/facts",
-                "push": None,
+                "push": "/v1/federation/facts/push" if config.federation_push_enabled else None,
             },
             "federation_trust": {
                 "trust_mode": rules.mode,

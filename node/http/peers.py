@@ -88,19 +88,21 @@ async def list_peers(request: web.Request) -> web.Response:
 
 
 async def get_capabilities(request: web.Request) -> web.Response:
-    """What is exchanged with a peer."""
+    """What is exchanged with a peer. `push` says whether its pushes are taken, `push_url` where ours go, null while they do not."""
     node = request.app[NODE]
     operator_of(request)
     with node.view() as view:
         peer = find_peer(request.match_info["peer_id"], view)
+    is_exchanging = node.config.federation_enabled and peer.status == "active"
     return json_response(
         {
             "peer_id": peer.peer_id,
             "node_id": peer.node_id,
             "allowed_scopes": peer.allowed_scopes,
             "delegated_sources": peer.delegated_sources,
-            "pull": node.config.federation_enabled and peer.status == "active",
-            "push": False,
+            "pull": is_exchanging,
+            "push": is_exchanging and node.config.federation_push_enabled,
+            "push_url": request.app[SYNC].push_url_of(peer.node_id),
         }
     )
 

@@ -7,21 +7,14 @@ from msgspec import UNSET, Struct, UnsetType
 
 from node.commands.attestations import is_attested_by_source
 from node.commands.decision import rules_in_force
+from node.commands.served_facts import ShownValue, shown_value
 from node.commands.trust import judge
-from node.events.facts import Fact, Interpretation, Scope, Value, ValueType
+from node.events.facts import Fact, Scope
 from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
 from node.uris import normal_uri, origin_of
-
-
-class ShownValue(Struct, frozen=True, kw_only=True):
-    """A value on the wire: no `v` for null, `interpret_as` only where it is an instruction."""
-
-    type: ValueType
-    v: str | float | bool | UnsetType = UNSET
-    interpret_as: Interpretation | UnsetType = UNSET
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -56,14 +49,6 @@ class Record(Struct, frozen=True, kw_only=True):
     log_offset: int
     warnings: tuple[str, ...]
     asserted_confidence: float | UnsetType = UNSET
-
-
-def shown_value(value: Value) -> ShownValue:
-    return ShownValue(
-        type=value.type,
-        v=UNSET if value.v is None else value.v,
-        interpret_as=value.interpret_as if value.interpret_as == "instruction" else UNSET,
-    )
 
 
 def record_of(row: FactRow, view: View, node: Node, *, at: At | None = None) -> Record:

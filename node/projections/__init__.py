@@ -14,5 +14,4 @@ from node.projections.peers import Peers
 from node.projections.sources import Sources
 from node.projections.tokens import Tokens
 
-PROJECTIONS: tuple[type[Projection], ...] = (Facts, Conflicts, Gardens, Sources, Tokens, Peers, Nonces, Identity)
-PROJECTIONS: tuple[type[Projection], ...] = (Facts, Gardens, Sources, Tokens, Peers, Nonces, Identity, Audit)
+PROJECTIONS: tuple[type[Projection], ...] = (Facts, Conflicts, Gardens, Sources, Tokens, Peers, Nonces, Identity, Audit)

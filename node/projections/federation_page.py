@@ -13,7 +13,7 @@ from msgspec import Struct
 from node.canonical import b64url_decode, b64url_encode
 from node.errors import CursorForeign, InvalidCursor
 from node.events.facts import Fact, Scope
-from node.projections.base import Place
+from node.projections.base import LAST_PLACE, Place
 from node.projections.facts import Servable
 from node.projections.view import View
 from node.uris import lies_under, normal_uri
@@ -33,6 +33,14 @@ class ServedPage(Struct, frozen=True, kw_only=True):
     has_more: bool
 
 
+class News(Struct, frozen=True, kw_only=True):
+    """A page without a cursor: facts, the place behind them, and whether more are there."""
+
+    facts: list[Fact]
+    place: Place
+    has_more: bool
+
+
 def read_cursor(cursor: str | None, scopes: tuple[Scope, ...], view: View) -> Place:
     """The place to go on from. Raises InvalidCursor for what is none, CursorForeign for a place in another log."""
     if cursor is None or cursor == "":
@@ -48,9 +56,21 @@ def read_cursor(cursor: str | None, scopes: tuple[Scope, ...], view: View) -> Pl
     return (offset, index) if grant == _grant(scopes) else _BEGINNING
 
 
+def behind_all(size: int) -> Place:
+    """The place behind everything that a log of `size` entries brought."""
+    return (size - 1, LAST_PLACE[1])
+
+
 def page_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], cursor: str | None, limit: int) -> ServedPage:
     """Up to `limit` facts of these scopes behind the cursor, at most 4 MiB of them."""
     place = read_cursor(cursor, scopes, view)
+    news = news_for(view, peer_node_id=peer_node_id, scopes=scopes, after=place, limit=limit)
+    return ServedPage(facts=news.facts, cursor=_write_cursor(view, news.place, scopes), has_more=news.has_more)
+
+
+def news_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], after: Place, limit: int) -> News:
+    """The same behind a place that need not be an event's."""
+    place = after
     facts: list[Fact] = []
     size, has_more = 0, False
     streams = [view.facts.servable(scope, place) for scope in scopes]
@@ -64,7 +84,7 @@ def page_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], cursor
         # Nothing is served back to whose word it is.
         if not lies_under(normal_uri(fact.source), peer_node_id):
             facts.append(fact)
-    return ServedPage(facts=facts, cursor=_write_cursor(view, place, scopes), has_more=has_more)
+    return News(facts=facts, place=place, has_more=has_more)
 
 
 def _write_cursor(view: View, place: Place, scopes: tuple[Scope, ...]) -> str:
