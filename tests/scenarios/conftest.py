@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.scenarios.link import Link
 from tests.scenarios.nodes import STIGMEM, RunningNode
 from tests.scenarios.organisations import Organisation, federate, start_together
 
 MakeNode = Callable[..., RunningNode]
 MakeOrganisation = Callable[..., Organisation]
+MakeLink = Callable[[RunningNode], Link]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,6 +55,20 @@ def make_organisation(tmp_path: Path) -> Iterator[MakeOrganisation]:
     yield make
     for organisation in made:
         organisation.node.kill()
+
+
+@pytest.fixture
+def make_link() -> Iterator[MakeLink]:
+    """Makes links that pass: to a node, at a URL of their own."""
+    made: list[Link] = []
+
+    def make(node: RunningNode) -> Link:
+        made.append(Link(node.port).start())
+        return made[-1]
+
+    yield make
+    for link in made:
+        link.close()
 
 
 @pytest.fixture

@@ -114,8 +114,9 @@ class Organisation:
         manifest = self.manifest() | {"signature": "__self_sign__"}
         return self.node.send("PUT", "/v1/federation/manifest", manifest).expect(200)
 
-    def register(self, other: "Organisation", *scopes: str) -> dict[str, Any]:
-        request: dict[str, Any] = {"peer_url": other.node.url, "peer_entity_uri": other.entity_uri}
+    def register(self, other: "Organisation", *scopes: str, url: str | None = None) -> dict[str, Any]:
+        """Registers its node, at another URL than its own where one is given."""
+        request: dict[str, Any] = {"peer_url": url or other.node.url, "peer_entity_uri": other.entity_uri}
         if scopes:
             request["allowed_scopes"] = list(scopes)
         return self.node.post("/v1/federation/peers", request).expect(201)

@@ -64,13 +64,13 @@ def await_first_pulls(org_a: Organisation, org_b: Organisation) -> None:
         )
 
 
-def assert_many(org: Organisation, count: int) -> list[str]:
+def assert_many(org: Organisation, count: int, *, name: str = "item") -> list[str]:
     """Asserts public facts, all about different entities; returns their ids."""
     workers = 8
 
     def assert_share(share: int) -> list[str]:
         client = org.node.client()
-        facts = [org.fact(f"item/{number}", "here") for number in range(share, count, workers)]
+        facts = [org.fact(f"{name}/{number}", "here") for number in range(share, count, workers)]
         return [client.send("POST", "/v1/facts", fact).expect(201)["id"] for fact in facts]
 
     with ThreadPoolExecutor(workers) as pool:
@@ -258,10 +258,10 @@ def test_a_subscriber_killed_in_the_middle_of_a_pull_ends_with_every_fact_once(m
     assert org_b.node.verify_log().startswith("head ")
 
 
-def pull_until_cut_off(subscriber: Organisation, publisher: Organisation) -> None:
+def pull_until_cut_off(subscriber: Organisation, publisher: Organisation, *, from_start: bool = True) -> None:
     # The connection breaks when the node is killed, at whatever step: that is the point of the test.
     with suppress(OSError, http.client.HTTPException):
-        subscriber.pull(publisher, from_start=True)
+        subscriber.pull(publisher, from_start=from_start)
 
 
 def test_a_publisher_that_is_down_is_said_to_be_and_the_subscriber_serves_on(make_publisher_and_subscriber):
