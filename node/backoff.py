@@ -21,13 +21,15 @@ def backoff_s(failures: int, interval_s: int) -> float:
     return jittered(min(longest_wait_s(interval_s), 2.0 ** min(failures - 1, 10)))
 
 
-async def wait_out(news: asyncio.Event, delay_s: float) -> None:
-    """Wait that long, or until there is news."""
+async def wait_for_any(*events: asyncio.Event, timeout_s: float) -> None:
+    """Wait until one of them is set, or the time is over."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
     try:
-        async with asyncio.timeout(delay_s):
-            await news.wait()
-    except TimeoutError:
-        return
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
 
 
 def jittered(delay_s: float) -> float:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from node.backoff import backoff_s, longest_wait_s, wait_out
+from node.backoff import backoff_s, longest_wait_s, wait_for_any
 from node.commands.exchange import exchanged_scopes
 from node.commands.peer_tokens import mint_token
 from node.commands.served_facts import served_fact
@@ -85,7 +85,7 @@ class Pusher:
                 _log.warning("push_failed", peer=node_id, reason=str(error), failures=line.failures)
             finally:
                 line.url = None
-            await wait_out(line.news, delay_s)
+            await wait_for_any(line.news, timeout_s=delay_s)
 
     async def _run(self, node_id: str, line: _Line) -> float:
         """Push until the peer's terms change; the seconds to wait before looking again. Raises where it fails or refuses."""

@@ -5,13 +5,15 @@ Always: a peer's trouble is its own: each is pulled, checked and waited for by i
 """
 
 import asyncio
+import re
 from collections.abc import Coroutine
+from typing import Annotated
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from node.backoff import MAX_BACKOFF_S, backoff_s, jittered, wait_out
+from node.backoff import MAX_BACKOFF_S, backoff_s, jittered, longest_wait_s, wait_for_any
 from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.ingest import Examined, examine
@@ -35,10 +37,15 @@ from node.strict_json import scan_json
 from node.times import format_ms
 
 PAGE_BYTES = 8 << 20
+# No more often than this, or a pull interval, does a sign of life cut a backoff short.
+SIGN_REST_S = 60.0
+MAX_CURSOR_CHARS = 1024
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
 _EARLY_TRIES = 23
+# What a reference node's cursor looks like: the HLC of the last fact it served.
+_HLC_CURSOR = re.compile(r"([0-9]{1,13})\.[0-9]{1,9}")
 _FEDERATION_TYPES = frozenset(
     {"peer.registered.1", "peer.verified.1", "peer.status_set.1", "peer.changed.1", "settings.changed.1"}
 )
@@ -47,10 +54,13 @@ _log = structlog.get_logger("stigmem.sync")
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    """A page as a peer answers it; each fact is judged by itself, so it stays as it came."""
+    """A page as a peer answers it; each fact is judged by itself, so it stays as it came.
+
+    `cursor` is None where a foreign node has served nothing yet: it echoes that it was asked for none.
+    """
 
     facts: list[msgspec.Raw]
-    cursor: str
+    cursor: Annotated[str, Meta(max_length=MAX_CURSOR_CHARS)] | None
     has_more: bool
 
 
@@ -74,6 +84,8 @@ class PeerState:
         self.last_contact_at: str | None = None
         self.last_error = ""
         self.reason = ""
+        # When, by the loop's clock, a sign of life last cut a backoff short.
+        self.heard_at = -SIGN_REST_S
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
 
@@ -172,41 +184,46 @@ class Sync:
             state.failures += 1
             state.last_error = _words_of(error)
             _log.warning("pull_failed", peer=peer.node_id, reason=state.last_error, failures=state.failures)
-            await self._wait(peer, state, backoff_s(state.failures, self._node.config.federation_pull_interval_s))
+            await self._wait(peer, state, self._pull_delay_s(state.failures, error))
         else:
             state.failures = 0
-            await wait_out(state.news, self._node.config.federation_pull_interval_s)
+            await wait_for_any(state.news, timeout_s=self._node.config.federation_pull_interval_s)
 
     async def _wait(self, peer: Peer, state: PeerState, delay_s: float) -> None:
-        """Wait out a backoff, unless there is news, or the peer itself gives a sign of life."""
-        sign = self._node.sign_of_life(peer.node_id)
+        """Wait out a backoff, unless there is news, or the peer itself gives a sign of life.
+
+        Signs count once in a while only: our request is one to the peer, so two nodes that refuse each other would wake
+        each other for ever.
+        """
+        loop, sign = asyncio.get_running_loop(), self._node.sign_of_life(peer.node_id)
         sign.clear()
-        waits = [asyncio.create_task(event.wait()) for event in (sign, state.news)]
-        try:
-            await asyncio.wait(waits, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        rest_s = min(SIGN_REST_S, self._node.config.federation_pull_interval_s)
+        deaf_s = min(delay_s, max(0.0, state.heard_at + rest_s - loop.time()))
+        await wait_for_any(state.news, timeout_s=deaf_s)
+        if not state.news.is_set():
+            await wait_for_any(sign, state.news, timeout_s=delay_s - deaf_s)
+        if sign.is_set():
+            state.heard_at = loop.time()
 
     async def _cycle(self, node_id: str, *, from_start: bool) -> Cycle:
         state = self.state_of(node_id)
         async with state.lock:
             peer = self._require_ready(node_id, state)
             held = state.cursor if state.terms_from == peer.terms_from else None
-            cursor = None if from_start else (held or peer.cursor)
+            cursor = None if from_start else _to_resume_from(held or peer.cursor)
             total, barren = Cycle(ingested=0, known=0, refused=0, cursor=cursor), 0
             while True:
                 page = await self._fetch(peer, state, total.cursor)
-                done = await self._ingest(peer, page)
-                state.cursor, state.terms_from = page.cursor, peer.terms_from
+                reached = total.cursor if page.cursor is None else page.cursor
+                done = await self._ingest(peer, page, reached)
+                state.cursor, state.terms_from = reached, peer.terms_from
                 # A peer that says there is more at the place where we stand would keep us here for ever.
-                is_stuck = page.cursor == total.cursor
+                is_stuck = reached == total.cursor
                 total = Cycle(
                     ingested=total.ingested + done.ingested,
                     known=total.known + done.known,
                     refused=total.refused + done.refused,
-                    cursor=page.cursor,
+                    cursor=reached,
                 )
                 barren = 0 if done.ingested or done.known else barren + 1
                 if not page.has_more or is_stuck or barren == MAX_BARREN_PAGES:
@@ -246,7 +263,7 @@ class Sync:
         state.last_contact_at, state.last_error = format_ms(node.clock.now_ms()), ""
         return await asyncio.to_thread(_page, raw)
 
-    async def _ingest(self, peer: Peer, page: Page) -> Ingested:
+    async def _ingest(self, peer: Peer, page: Page, cursor: str | None) -> Ingested:
         context = self._node.context()
 
         def examine_all(view: View) -> tuple[Examined | BatchRefusal, ...]:
@@ -257,7 +274,7 @@ class Sync:
             public_key=peer.public_key,
             terms_from=peer.terms_from,
             outcomes=await self._node.read(examine_all),
-            cursor=page.cursor,
+            cursor=cursor or "",
         )
         return (await self._node.execute(command)).reply
 
@@ -265,6 +282,12 @@ class Sync:
         # A peer renews its manifest when a third of a year is left; thirty days before the end is late enough to find it new.
         is_ending = peer.manifest_expires_ms - self._node.clock.now_ms() < 30 * 86_400_000
         return peer.manifest is not None and is_ending
+
+    def _pull_delay_s(self, failures: int, error: Refusal | PeerRefused) -> float:
+        interval_s = self._node.config.federation_pull_interval_s
+        asked_s = error.data.get("retry_after_s", 0) if isinstance(error, Refusal) else 0
+        # A busy peer may ask for more time than that, up to the longest there is.
+        return max(backoff_s(failures, interval_s), min(longest_wait_s(interval_s), asked_s))
 
 
 def _started(coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
@@ -294,6 +317,15 @@ def _page(raw: bytes) -> Page:
     if len(page.facts) > MAX_PAGE_FACTS:
         raise PeerAnswerInvalid(f"its page holds {len(page.facts)} facts")
     return page
+
+
+def _to_resume_from(cursor: str | None) -> str | None:
+    """The cursor to begin a cycle with. A reference node compares its own as text, where `W.10` sorts before `W.9`.
+
+    So its last millisecond is asked for again: known facts are no-ops (INTEROP §8).
+    """
+    match = _HLC_CURSOR.fullmatch(cursor or "")
+    return f"{match[1]}." if match else cursor
 
 
 def _words_of(error: Refusal | PeerRefused) -> str:

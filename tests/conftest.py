@@ -9,6 +9,7 @@ from node.keys import Signer
 from node.runtime import Node
 from tests import organisations, served
 from tests.clocks import CountedClock, fixed_clock
+from tests.interop_peer import ReferencePeer
 from tests.organisations import Organisation
 from tests.served import Served, config_for
 
@@ -51,3 +52,11 @@ def node(http: Served) -> Node:
 async def org_b(serve: Serve) -> Organisation:
     """Another organisation, not yet a peer of anybody."""
     return Organisation(await serve(seed=organisations.SEED, entity_uri=organisations.NODE_ID))
+
+
+@pytest.fixture
+async def reference(clock: CountedClock) -> AsyncIterator[ReferencePeer]:
+    """A peer that speaks as the public reference node does, not yet known to anybody."""
+    peer = await ReferencePeer(now_ms=clock.now_ms).start()
+    yield peer
+    await peer.stop()
