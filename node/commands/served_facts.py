@@ -9,15 +9,15 @@ from node.events.facts import Fact, Interpretation, Scope, Value, ValueType
 
 
 class ShownValue(Struct, frozen=True, kw_only=True):
-    """A value on the wire: no `v` for null, `interpret_as` only where it is an instruction."""
+    """A value on the wire: no `v` for null (foreign nodes are sent one), `interpret_as` only where it is an instruction."""
 
     type: ValueType
-    v: str | float | bool | UnsetType = UNSET
+    v: str | float | bool | UnsetType | None = UNSET
     interpret_as: Interpretation | UnsetType = UNSET
 
 
 class ServedFact(Struct, frozen=True, kw_only=True):
-    """Exactly the members that a served fact has."""
+    """Exactly the members that a served fact has; `hlc` may be left out for a foreign node."""
 
     id: str
     entity: str
@@ -25,7 +25,7 @@ class ServedFact(Struct, frozen=True, kw_only=True):
     value: ShownValue
     source: str
     timestamp: str
-    hlc: str
+    hlc: str | UnsetType
     confidence: float
     scope: Scope
     valid_until: str | None

@@ -7,20 +7,21 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, structs
 
+from node.clock import parse_hlc
 from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation
 from node.commands.ingest import Examined, examine
 from node.commands.peer_tokens import Claims, check_claims
 from node.commands.pushes import TakePush
-from node.commands.served_facts import served_fact
+from node.commands.served_facts import ServedFact, served_fact
 from node.errors import BodyTooLarge, FederationDisabled, PushDisabled, Refusal, TooLarge, UnknownOrInactivePeer
 from node.events.peers import BatchRefusal
 from node.http.auth import peer_claims
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
 from node.http.tokens import token_text
-from node.projections.federation_page import MAX_PAGE_FACTS, page_for
+from node.projections.federation_page import MAX_PAGE_FACTS, ServedPage, page_for
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -28,6 +29,8 @@ from node.strict_json import decode
 MAX_ATTEST_BYTES = 1 << 18
 # What a pull takes of a page, and twice what one of ours can have.
 MAX_PUSH_BYTES = 8 << 20
+# A reference node fails for ever on an HLC that is 30 days old (INTEROP §7); a day is left for clocks that differ.
+FOREIGN_HLC_AGE_MS = 29 * 86_400_000
 
 
 class PullQuery(Struct, frozen=True, kw_only=True):
@@ -56,10 +59,16 @@ async def pull(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     command = ServePage(claims=claims, scope=asked.scope, cursor=asked.cursor, limit=asked.limit)
     scopes = (await node.execute(command)).reply
-    page = await node.read(
-        lambda view: page_for(view, peer_node_id=claims.iss, scopes=scopes, cursor=asked.cursor, limit=asked.limit)
-    )
+
+    def read(view: View) -> tuple[ServedPage, bool]:
+        page = page_for(view, peer_node_id=claims.iss, scopes=scopes, cursor=asked.cursor, limit=asked.limit)
+        # Every node of our kind publishes a manifest.
+        return page, view.peers.of_node(claims.iss).manifest is None
+
+    page, is_foreign = await node.read(read)
     facts = [served_fact(fact) for fact in page.facts]
+    if is_foreign:
+        facts = foreign_facts(facts, node.clock.now_ms())
     return json_response({"facts": facts, "cursor": page.cursor, "has_more": page.has_more})
 
 
@@ -93,6 +102,23 @@ async def attest(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     signature = (await node.execute(SignAttestation(claims=claims, body=body.fact_body, token=token))).reply
     return json_response({"attestation": signature, "issuer": node.node_id, "key_id": node.signer.key_id})
+
+
+def foreign_facts(facts: list[ServedFact], now_ms: int) -> list[ServedFact]:
+    """The facts as a reference node can take them: one that it cannot keeps it from every later page (INTEROP §7).
+
+    Instructions stay here: it has no place for one unless its operator made a quarantine garden.
+    """
+    return [_without_poison(fact, now_ms) for fact in facts if fact.value.interpret_as is UNSET]
+
+
+def _without_poison(fact: ServedFact, now_ms: int) -> ServedFact:
+    value = structs.replace(fact.value, v=None) if fact.value.type == "null" else fact.value
+    wall_ms, _ = parse_hlc(fact.hlc)
+    if now_ms - FOREIGN_HLC_AGE_MS <= wall_ms <= now_ms:
+        return structs.replace(fact, value=value)
+    # It stamps the fact on arrival; a seal over an HLC that is not there would hold nowhere.
+    return structs.replace(fact, value=value, hlc=UNSET, seal=None)
 
 
 def _peer(request: web.Request) -> Claims:

@@ -1,0 +1,308 @@
+"""Federation with the public reference node (INTEROP.md), played by a peer of our own that speaks exactly as it does."""
+
+import pytest
+from yarl import URL
+
+from node.keys import Signer
+from node.times import format_ms
+from tests.conftest import Serve
+from tests.interop_peer import ReferencePeer, Registered, cid_of, declare, join
+from tests.organisations import b64url, be_strict
+from tests.served import NODE_ID, Served
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+async def relaxed(serve: Serve) -> Served:
+    return await serve(trust_mode="relaxed")
+
+
+async def pull(at: Served, reference: ReferencePeer, **body: str) -> dict[str, object]:
+    with at.node.view() as view:
+        peer_id = view.peers.of_node(reference.node_id).peer_id
+    return (await at.post(f"/v1/federation/peers/{peer_id}/pull", body)).expect(200)
+
+
+def string(text: str) -> dict[str, object]:
+    return {"type": "string", "v": text}
+
+
+# It comes to us
+
+
+async def test_a_declared_reference_node_is_active_with_its_key_pinned_in_relaxed_mode(relaxed, reference):
+    answer = await declare(relaxed, reference, "public")
+
+    assert (answer["status"], answer["node_id"]) == ("active", reference.node_id)
+    assert "no manifest" in answer["warnings"][0]
+    with relaxed.node.view() as view:
+        assert view.peers.of_node(reference.node_id).public_key == reference.public_key
+
+
+async def test_a_declared_reference_node_stays_unverified_in_strict_mode(http, reference):
+    await be_strict(http)
+
+    answer = await declare(http, reference, "public")
+
+    assert (answer["status"], answer["reason"]) == ("pending_verification", "proof_missing")
+    token = reference.token(Registered("", NODE_ID, "", "", ["public"], "active"))
+    (await http.send("GET", "/v1/federation/facts", bearer=token)).refused(401, "unknown_or_inactive_peer")
+
+
+@pytest.mark.parametrize("changed", ["declaration_sig", "node_url", "federation_pubkey", "allowed_scopes"])
+async def test_a_declaration_that_was_changed_on_the_way_is_refused(relaxed, reference, changed):
+    declaration = reference.declaration("public", signed_at=format_ms(relaxed.clock.now_ms()))
+    others = {
+        "declaration_sig": b64url(bytes(64)),
+        "node_url": "http://localhost:1",
+        "federation_pubkey": Signer.from_seed(bytes(32)).public_key_b64,
+        "allowed_scopes": ["company", "public"],
+    }
+    size = relaxed.size
+
+    answer = await relaxed.post("/v1/federation/peers", declaration | {changed: others[changed]})
+
+    answer.refused(422, "declaration_invalid")
+    assert relaxed.size == size
+
+
+VALUES = {
+    "string": string("from-a"),
+    "text": {"type": "text", "v": "naïve “text”\n\u2028"},
+    "integer": {"type": "number", "v": 5},
+    "negative_integer": {"type": "number", "v": -3},
+    "fraction": {"type": "number", "v": 0.1},
+    "large": {"type": "number", "v": 1e22},
+    "boolean": {"type": "boolean", "v": True},
+    "null": {"type": "null", "v": None},
+    "datetime": {"type": "datetime", "v": "2026-05-04T12:00:00+00:00"},
+    "ref": {"type": "ref", "v": "stigmem://x.example/test/e1"},
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+async def test_a_fact_of_the_reference_is_taken_as_it_made_it(relaxed, reference, value):
+    await join(relaxed, reference)
+    wall_ms = relaxed.clock.now_ms()
+    sent = reference.write(1, value, hlc=f"{wall_ms}.0", confidence=0.85)
+
+    done = await pull(relaxed, reference)
+
+    assert (done["ingested"], done["refused"]) == (1, 0)
+    taken = (await relaxed.get(f"/v1/facts/{sent['id']}")).expect(200)
+    kept = ("id", "entity", "relation", "source", "timestamp", "hlc", "confidence", "scope", "valid_until", "cid")
+    assert {name: taken[name] for name in kept} == {name: sent[name] for name in kept}
+    assert taken["value"].get("v") == sent["value"]["v"]
+    assert (taken["received_from"], taken["origin"]) == (reference.node_id, reference.node_id)
+
+
+async def test_a_cid_that_is_of_neither_spelling_of_the_number_is_refused_and_the_page_goes_on(relaxed, reference):
+    await join(relaxed, reference)
+    wall_ms = relaxed.clock.now_ms()
+    reference.write(1, {"type": "number", "v": 5}, hlc=f"{wall_ms}.0")["value"]["v"] = 6.0
+    reference.write(2, {"type": "number", "v": 5}, hlc=f"{wall_ms}.1")
+
+    done = await pull(relaxed, reference)
+
+    assert (done["ingested"], done["refused"], done["cursor"]) == (1, 1, f"{wall_ms}.1")
+
+
+async def test_no_fact_is_lost_where_the_reference_compares_its_cursors_as_text(relaxed, reference):
+    await join(relaxed, reference)
+    wall_ms = relaxed.clock.now_ms()
+    for counter in range(10):
+        reference.write(counter, string("x"), hlc=f"{wall_ms}.{counter}")
+    first = await pull(relaxed, reference)
+    for counter in range(10, 17):
+        reference.write(counter, string("x"), hlc=f"{wall_ms}.{counter}")
+
+    second = await pull(relaxed, reference)
+    third = await pull(relaxed, reference)
+
+    assert [done["ingested"] for done in (first, second, third)] == [10, 7, 0]
+    assert first["cursor"] == f"{wall_ms}.9"
+
+
+async def test_a_restarted_node_goes_on_from_the_references_cursor(relaxed, reference):
+    await join(relaxed, reference)
+    wall_ms = relaxed.clock.now_ms()
+    reference.write(1, string("x"), hlc=f"{wall_ms - 1}.0")
+    reference.write(2, string("x"), hlc=f"{wall_ms}.3")
+    await pull(relaxed, reference)
+    await relaxed.restart()
+
+    done = await pull(relaxed, reference)
+
+    assert reference.asked[-1]["cursor"] == f"{wall_ms}."
+    assert (done["ingested"], done["known"]) == (0, 1)
+
+
+async def test_a_reference_without_facts_echoes_that_it_was_asked_for_no_cursor(relaxed, reference):
+    await join(relaxed, reference)
+
+    empty = await pull(relaxed, reference)
+    reference.write(1, string("x"), hlc=f"{relaxed.clock.now_ms()}.0")
+    done = await pull(relaxed, reference)
+
+    assert (empty["cursor"], done["ingested"]) == (None, 1)
+
+
+async def test_more_than_a_page_of_one_millisecond_arrives_whole(relaxed, reference):
+    await join(relaxed, reference)
+    wall_ms = relaxed.clock.now_ms()
+    for counter in range(620):
+        reference.write(counter, string("x"), hlc=f"{wall_ms}.{counter}")
+
+    done = await pull(relaxed, reference)
+    again = await pull(relaxed, reference)
+
+    assert (done["ingested"], again["ingested"], again["known"]) == (620, 0, 620)
+
+
+async def test_what_the_reference_serves_of_others_or_out_of_scope_is_refused_one_by_one(relaxed, reference):
+    await join(relaxed, reference)
+    wall_ms = relaxed.clock.now_ms()
+    reference.write(1, string("x"), hlc=f"{wall_ms}.0", source="stigmem://org-c.example/user/alice")
+    reference.write(2, string("x"), hlc=f"{wall_ms}.1", source=f"{NODE_ID}/agent/scribe")
+    reference.write(3, string("x"), hlc=f"{wall_ms}.2", source="agent:cto")
+    good = reference.write(4, string("x"), hlc=f"{wall_ms}.3")
+
+    done = await pull(relaxed, reference)
+
+    assert (done["ingested"], done["refused"]) == (1, 3)
+    assert [fact["id"] for fact in (await relaxed.get("/v1/facts")).expect(200)["facts"]] == [good["id"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "detail"), [(401, "peer_not_approved"), (403, "no permitted scopes"), (422, "x"), (404, "Not Found")]
+)
+async def test_a_refusal_with_nothing_but_a_detail_is_told_to_the_operator(relaxed, reference, status, detail):
+    await join(relaxed, reference)
+    reference.pull_answer = (status, {"detail": detail}, {})
+    with relaxed.node.view() as view:
+        peer_id = view.peers.of_node(reference.node_id).peer_id
+
+    refused = await relaxed.post(f"/v1/federation/peers/{peer_id}/pull", {})
+
+    assert refused.refused(503, "peer_answer_invalid")["detail"] == f"it answered {status} {detail}"
+
+
+# It pulls from us
+
+
+async def test_the_reference_takes_what_we_serve_page_by_page(relaxed, reference):
+    peer = await join(relaxed, reference)
+    empty = await reference.pull(NODE_ID)
+    begun = peer.cursor
+    written = [await relaxed.write(entity=f"{NODE_ID}/item/{number}", scope="public") for number in range(130)]
+
+    pages = [await reference.pull(NODE_ID) for _ in range(3)]
+
+    assert (empty, isinstance(begun, str)) == ([], True)
+    assert [len(page) for page in pages] == [100, 30, 0]
+    assert list(reference.received) == [fact["id"] for fact in written]
+    took = next(iter(reference.received.values()))
+    assert {name: took[name] for name in ("source", "timestamp", "hlc", "cid")} == {
+        name: written[0][name] for name in ("source", "timestamp", "hlc", "cid")
+    }
+
+
+OURS = VALUES | {
+    "negative_zero": {"type": "number", "v": -0.0},
+    "small": {"type": "number", "v": 1e-7},
+    "largest": {"type": "number", "v": 1.7976931348623157e308},
+    "big_integer": {"type": "number", "v": 2**53},
+    "informal_ref": {"type": "ref", "v": "user:alice"},
+    "escapes": string('"\\/\u0001\u007f\U0001f600'),
+}
+
+
+@pytest.mark.parametrize("value", OURS.values(), ids=OURS)
+@pytest.mark.parametrize("confidence", [1.0, 0.0, 1e-07, 0.85])
+async def test_the_reference_finds_every_cid_of_ours_right(relaxed, reference, value, confidence):
+    await join(relaxed, reference)
+    stated = value if value["v"] is not None else {"type": "null"}
+    await relaxed.write(value=stated, scope="public", confidence=confidence, entity="stigmem://x.example/Ä b/ö")
+
+    (taken,) = await reference.pull(NODE_ID)
+
+    assert taken["cid"] == cid_of(taken)
+
+
+async def test_an_old_fact_is_served_to_the_reference_without_the_hlc_it_would_stall_on(relaxed, reference):
+    peer = await join(relaxed, reference)
+    old = await relaxed.write(scope="public")
+    relaxed.clock.advance(31 * DAY_MS)
+    new = await relaxed.write(scope="public", entity=f"{NODE_ID}/item/2")
+
+    first, second = await reference.pull(NODE_ID)
+
+    assert (first["id"], "hlc" in first, first["seal"], first["timestamp"]) == (
+        old["id"],
+        False,
+        None,
+        old["timestamp"],
+    )
+    assert (second["hlc"], second["seal"]) == (new["hlc"], new["seal"])
+    assert await reference.pull(NODE_ID) == []
+    assert peer.cursor
+
+
+async def test_a_fact_is_served_without_hlc_while_our_clock_is_behind_what_it_was(relaxed, reference):
+    await join(relaxed, reference)
+    await relaxed.write(scope="public")
+    relaxed.clock.advance(-3_500_000)
+    await relaxed.write(scope="public", entity=f"{NODE_ID}/item/2")
+
+    taken = await reference.pull(NODE_ID)
+
+    assert ["hlc" in fact for fact in taken] == [False, False]
+
+
+async def test_an_old_fact_keeps_hlc_and_seal_for_a_node_of_our_kind(relaxed, org_b):
+    await org_b.join(relaxed)
+    written = await relaxed.write(scope="public")
+    relaxed.clock.advance(31 * DAY_MS)
+
+    page = (await relaxed.send("GET", "/v1/federation/facts", bearer=org_b.token(relaxed))).expect(200)
+
+    assert [(fact["hlc"], fact["seal"]) for fact in page["facts"]] == [(written["hlc"], written["seal"])]
+
+
+async def test_an_instruction_is_not_served_to_the_reference_and_holds_nothing_up(relaxed, reference):
+    await join(relaxed, reference)
+    await relaxed.write(scope="public", value=string("do it") | {"interpret_as": "instruction"})
+    plain = await relaxed.write(scope="public", entity=f"{NODE_ID}/item/2")
+
+    taken = await reference.pull(NODE_ID)
+
+    assert [fact["id"] for fact in taken] == [plain["id"]]
+    assert await reference.pull(NODE_ID) == []
+
+
+async def test_only_the_scopes_declared_on_both_sides_leave_and_never_local_or_team(relaxed, reference):
+    await join(relaxed, reference, "company", "public")
+    for scope in ("local", "team", "company", "public"):
+        await relaxed.write(scope=scope, entity=f"{NODE_ID}/item/{scope}")
+
+    taken = await reference.pull(NODE_ID)
+
+    assert [fact["scope"] for fact in taken] == ["company", "public"]
+
+
+async def test_its_questions_for_what_we_do_not_have_are_answered_404(relaxed, reference):
+    peer = await join(relaxed, reference)
+
+    status, body = await reference.ask(peer, URL(f"{peer.node_url}/v1/federation/tombstones?limit=200"))
+
+    assert (status, body["error"], isinstance(body["detail"], str)) == (404, "not_found", True)
+
+
+async def test_its_token_of_an_hour_is_taken_once(relaxed, reference):
+    peer = await join(relaxed, reference)
+    token = reference.token(peer)
+
+    (await relaxed.send("GET", "/v1/federation/facts", bearer=token)).expect(200)
+
+    (await relaxed.send("GET", "/v1/federation/facts", bearer=token)).refused(401, "nonce_already_seen")
