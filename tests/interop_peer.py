@@ -59,6 +59,8 @@ class ReferencePeer:
     facts: list[dict[str, Any]] = field(default_factory=list)
     received: dict[str, dict[str, Any]] = field(default_factory=dict)
     peers: dict[str, Registered] = field(default_factory=dict)
+    # What it publishes beside its discovery document; the reference publishes none.
+    published_manifest: dict[str, Any] | None = None
     # Each pull: when, with which token, and its query.
     asked: list[dict[str, Any]] = field(default_factory=list)
     # An answer to give to every pull instead of a page: (status, body, headers); status 0 breaks the connection.
@@ -67,6 +69,7 @@ class ReferencePeer:
     async def start(self) -> "ReferencePeer":
         app = web.Application()
         app.router.add_get("/.well-known/stigmem", self._well_known)
+        app.router.add_get("/.well-known/stigmem-manifest.json", self._manifest)
         app.router.add_post("/v1/federation/peers", self._register)
         app.router.add_post("/v1/federation/peers/{peer_id}/approve", self._approve)
         app.router.add_get("/v1/federation/facts", self._serve_facts)
@@ -98,6 +101,20 @@ class ReferencePeer:
             "signed_at": signed_at,
         }
         return members | {"declaration_sig": _b64url(self.key.sign(declared_bytes(members)).signature)}
+
+    def manifest(self) -> dict[str, Any]:
+        """A manifest as the reference signs it: seven keys, without manifest_version (INTEROP §11)."""
+        issued_ms = self.now_ms()
+        members = {
+            "entities": [self.node_id],
+            "entity_uri": self.node_id,
+            "expires_at": _isoformat(issued_ms + 365 * 24 * HOUR_MS)[:19] + "Z",
+            "issued_at": _isoformat(issued_ms)[:19] + "Z",
+            "key_id": hashlib.sha256(bytes(self.key.verify_key)).hexdigest(),
+            "public_key": self.public_key,
+            "rotation_events": [],
+        }
+        return members | {"signature": _b64url(self.key.sign(declared_bytes(members)).signature)}
 
     def write(self, number: int, value: dict[str, Any], *, hlc: str, **changes: Any) -> dict[str, Any]:
         """A local write, as it is then served: every key that INTEROP §5 shows; numbers leave as floats."""
@@ -230,6 +247,11 @@ class ReferencePeer:
                 },
             }
         )
+
+    async def _manifest(self, request: web.Request) -> web.Response:
+        if self.published_manifest is None:
+            return await _not_found(request)
+        return web.json_response(self.published_manifest)
 
     async def _register(self, request: web.Request) -> web.Response:
         body = await request.json()

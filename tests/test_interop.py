@@ -1,5 +1,7 @@
 """Federation with the public reference node (INTEROP.md), played by a peer of our own that speaks exactly as it does."""
 
+from urllib.parse import quote
+
 import pytest
 from yarl import URL
 
@@ -65,6 +67,30 @@ async def test_a_declaration_that_was_changed_on_the_way_is_refused(relaxed, ref
 
     answer.refused(422, "declaration_invalid")
     assert relaxed.size == size
+
+
+@pytest.mark.parametrize("added", [{}, {"manifest_version": 1}], ids=["seven_keys", "a_version_that_is_not_signed"])
+async def test_a_manifest_signed_as_the_reference_signs_is_believed(relaxed, reference, added):
+    reference.published_manifest = reference.manifest() | added
+
+    answer = await declare(relaxed, reference, "public")
+
+    assert (answer["status"], answer["warnings"]) == ("active", ["manifest proof: none is published"])
+    held = await relaxed.get(f"/v1/federation/manifest/{quote(reference.node_id, safe='')}")
+    assert held.expect(200) == reference.published_manifest
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"manifest_version": 2}, {"expires_at": "2027-01-01T00:00:00Z"}, {"extra": 1}],
+    ids=lambda c: next(iter(c)),
+)
+async def test_a_manifest_that_was_changed_is_not(relaxed, reference, changed):
+    reference.published_manifest = reference.manifest() | changed
+
+    answer = await declare(relaxed, reference, "public")
+
+    assert answer["status"] == "rejected"
 
 
 VALUES = {

@@ -6,7 +6,7 @@ Does not know whose manifest it should be: the caller compares `entity_uri` and 
 """
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from node.canonical import b64url_decode, canonical_json
 from node.errors import (
@@ -57,18 +57,30 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def raw_key(self) -> bytes:
         return b64url_decode(self.public_key)
 
-    def signed_bytes(self) -> bytes:
+    def signed_bytes(self, *, without: tuple[str, ...] = ("signature",)) -> bytes:
         members = msgspec.to_builtins(self)
-        del members["signature"]
-        return canonical_json(members)
+        return canonical_json({name: value for name, value in members.items() if name not in without})
+
+    def signed_forms(self) -> tuple[bytes, ...]:
+        """Every body that its signature may be over."""
+        return (self.signed_bytes(),)
 
     def canonical(self) -> bytes:
         return canonical_json(msgspec.to_builtins(self))
 
 
+class ForeignManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A manifest as a peer serves it. Reference nodes neither sign `manifest_version` nor need it (INTEROP §11)."""
+
+    manifest_version: int | UnsetType = UNSET
+
+    def signed_forms(self) -> tuple[bytes, ...]:
+        return (self.signed_bytes(), self.signed_bytes(without=("signature", "manifest_version")))
+
+
 def check_form(manifest: Manifest) -> None:
     """Form, key, key_id and validity, in the protocol's order; everything but the signature and what came before."""
-    if manifest.manifest_version != 1:
+    if manifest.manifest_version not in (1, UNSET):
         raise InvalidField("manifest_version: only 1 is known")
     if len(manifest.entities) > MAX_ENTITIES:
         raise InvalidField(f"entities: more than {MAX_ENTITIES}")
@@ -84,7 +96,8 @@ def check_form(manifest: Manifest) -> None:
 def check_signature(manifest: Manifest) -> None:
     """Raises ManifestSignatureInvalid unless the manifest's own key signed it."""
     try:
-        is_signed = verify(manifest.raw_key(), manifest.signed_bytes(), b64url_decode(manifest.signature))
+        key, signature = manifest.raw_key(), b64url_decode(manifest.signature)
+        is_signed = any(verify(key, form, signature) for form in manifest.signed_forms())
     except ValueError:
         is_signed = False
     if not is_signed:
@@ -112,10 +125,10 @@ def parse_stored(manifest: bytes) -> Manifest:
     return msgspec.json.decode(manifest, type=Manifest)
 
 
-def parse_foreign(document: bytes) -> Manifest:
+def parse_foreign(document: bytes) -> ForeignManifest:
     """A manifest as a peer serves it. Raises UnknownField for one whose signature would cover what this version cannot read."""
     try:
-        return msgspec.json.decode(document, type=Manifest)
+        return msgspec.json.decode(document, type=ForeignManifest)
     except msgspec.MsgspecError as error:
         raise UnknownField(f"the manifest cannot be read: {error}") from error
 
