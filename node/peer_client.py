@@ -41,7 +41,17 @@ class PeerRefused(Exception):
 
 
 class PeerClient:
-    def __init__(self, *, allow_loopback: bool, allow_private: bool, allow_insecure_http: bool) -> None:
+    """`resolver` turns names into addresses, unchecked; the system's where none is given."""
+
+    def __init__(
+        self,
+        *,
+        allow_loopback: bool,
+        allow_private: bool,
+        allow_insecure_http: bool,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._resolver = resolver
         self._allow_loopback = allow_loopback
         self._allow_private = allow_private
         self._allow_insecure_http = allow_insecure_http
@@ -50,7 +60,9 @@ class PeerClient:
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
             # The cache would hand out addresses that were checked for another moment.
-            connector=aiohttp.TCPConnector(resolver=CheckedResolver(self), use_dns_cache=False),
+            connector=aiohttp.TCPConnector(
+                resolver=CheckedResolver(self, self._resolver or aiohttp.ThreadedResolver()), use_dns_cache=False
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -172,12 +184,12 @@ class PeerClient:
 class CheckedResolver(AbstractResolver):
     """Resolves a name and refuses it whole if one of its addresses is refused: the next try might pick that one."""
 
-    def __init__(self, client: PeerClient) -> None:
+    def __init__(self, client: PeerClient, resolver: AbstractResolver) -> None:
         self._client = client
-        self._system = aiohttp.ThreadedResolver()
+        self._unchecked = resolver
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
-        found = await self._system.resolve(host, port, family)
+        found = await self._unchecked.resolve(host, port, family)
         for result in found:
             address = ipaddress.ip_address(result["host"].partition("%")[0])
             self._client.check_address(address)
@@ -187,7 +199,7 @@ class CheckedResolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        await self._system.close()
+        await self._unchecked.close()
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

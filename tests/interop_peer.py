@@ -61,6 +61,8 @@ class ReferencePeer:
     peers: dict[str, Registered] = field(default_factory=dict)
     # What it publishes beside its discovery document; the reference publishes none.
     published_manifest: dict[str, Any] | None = None
+    # Added to its discovery document.
+    discovery: dict[str, Any] = field(default_factory=dict)
     # Each pull: when, with which token, and its query.
     asked: list[dict[str, Any]] = field(default_factory=list)
     # An answer to give to every pull instead of a page: (status, body, headers); status 0 breaks the connection.
@@ -246,6 +248,7 @@ class ReferencePeer:
                     "push": None,
                 },
             }
+            | self.discovery
         )
 
     async def _manifest(self, request: web.Request) -> web.Response:

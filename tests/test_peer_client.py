@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import ThreadedResolver, web
 
 from node.errors import PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
 from node.peer_client import CheckedResolver, PeerClient, PeerRefused
@@ -382,7 +382,7 @@ async def test_a_broken_answer_has_a_name(answer, error):
 
 
 async def test_a_name_is_refused_on_connecting_by_what_it_resolves_to():
-    resolver = CheckedResolver(client(private=True, http=True))
+    resolver = CheckedResolver(client(private=True, http=True), ThreadedResolver())
 
     with pytest.raises(PeerUrlForbidden):
         await resolver.resolve("localhost", 80)
