@@ -96,6 +96,8 @@ class Served:
 
     async def closed(self) -> None:
         """Stop; live tables and a fresh fold of the log must be equal."""
+        # What still pulls would write between the two.
+        await self.sync.close()
         live, folded = await self.digests(), self.folded_anew()
         await self.stop()
         assert live == folded

@@ -5,8 +5,10 @@ Always: keys and signatures here are openssl's, so that the node's cryptography 
 
 import base64
 import hashlib
+import json
 import subprocess
 import time
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -191,3 +193,29 @@ def federate(one: Organisation, other: Organisation, *scopes: str) -> None:
     one.register(other, *scopes)
     other.register(one, *scopes)
     await_active((one, other), (other, one))
+
+
+def await_first_pulls(org_a: Organisation, org_b: Organisation) -> None:
+    """A node pulls once, unasked, when a peer becomes active; a test's own pulls come after that one."""
+    for server, client in ((org_a, org_b), (org_b, org_a)):
+        eventually(
+            lambda server=server, client=client: server.peer(client)["pages_served"],
+            within_s=10,
+            what=f"{server.name} served its first page to {client.name}",
+        )
+
+
+def peer_token(issuer: Organisation, audience: Organisation, header: Any = None, **changes: Any) -> str:
+    """A token for one request of `issuer` to `audience`, signed by openssl."""
+    now_ms = time.time_ns() // 1_000_000
+    claims = {
+        "iss": issuer.entity_uri,
+        "sub": audience.entity_uri,
+        "iat": now_ms,
+        "exp": now_ms + 300_000,
+        "nonce": str(uuid.uuid4()),
+        "scopes": ["public"],
+    } | changes
+    parts = ({"alg": "EdDSA", "typ": "JWT"} if header is None else header, claims)
+    signed = ".".join(base64url(json.dumps(part).encode()) for part in parts)
+    return f"{signed}.{base64url(issuer.key.sign(signed.encode()))}"

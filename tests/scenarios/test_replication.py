@@ -4,8 +4,6 @@ import http.client
 import json
 import signal
 import threading
-import time
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -17,8 +15,9 @@ from tests.scenarios.organisations import (
     AUTO_QUARANTINE,
     Organisation,
     await_active,
-    base64url,
+    await_first_pulls,
     federate,
+    peer_token,
     start_together,
 )
 
@@ -158,21 +157,6 @@ def test_the_facts_of_a_page_and_the_cursor_behind_them_are_one_event(make_publi
     parts = [json.loads(item.data) for _, item in sorted(batches[0].items.items())]
     assert [part["cursor"] for part in parts if "cursor" in part] == [cursor]
     assert ids_of(part["fact"] for part in parts if "fact" in part) == ids_of(asserted)
-
-
-def peer_token(issuer: Organisation, audience: Organisation) -> str:
-    """A token for one request of `issuer` to `audience`, signed by openssl."""
-    now_ms = time.time_ns() // 1_000_000
-    claims = {
-        "iss": issuer.entity_uri,
-        "sub": audience.entity_uri,
-        "iat": now_ms,
-        "exp": now_ms + 300_000,
-        "nonce": str(uuid.uuid4()),
-        "scopes": ["public"],
-    }
-    signed = ".".join(base64url(json.dumps(part).encode()) for part in ({"alg": "EdDSA", "typ": "JWT"}, claims))
-    return f"{signed}.{base64url(issuer.key.sign(signed.encode()))}"
 
 
 def test_a_page_is_served_once_for_each_signed_token_and_a_kill_forgets_none_of_them(make_publisher_and_subscriber):
