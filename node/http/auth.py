@@ -28,6 +28,8 @@ from node.projections.access import ALL_SCOPES, EVERYTHING, Access
 from node.runtime import Node
 from node.strict_json import scan_json
 
+# Where the reference node takes the token of a capability write.
+CAPABILITY_HEADER = "X-Stigmem-Capability"
 _NOTHING = Access(scopes=(), sees_gardens=False, entity_prefix=None)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
@@ -58,6 +60,20 @@ def peer_claims(request: web.Request) -> Claims:
     token = parse_peer_token(bearer)
     with node.view() as view:
         return authenticate(token, view, node.clock.at_ms())
+
+
+def is_capability_write(request: web.Request) -> bool:
+    """Whether the request comes with a capability token, by its form: nothing of it is verified."""
+    bearer = bearer_of(request)
+    if CAPABILITY_HEADER in request.headers:
+        return True
+    if bearer is None or not bearer.startswith("{"):
+        return False
+    try:
+        _parsed(bearer)
+    except TokenMalformed:
+        return False
+    return True
 
 
 def bearer_of(request: web.Request) -> str | None:

@@ -17,7 +17,7 @@ from node.commands.pushes import TakePush
 from node.commands.served_facts import ServedFact, served_fact
 from node.errors import BodyTooLarge, FederationDisabled, PushDisabled, Refusal, TooLarge, UnknownOrInactivePeer
 from node.events.peers import BatchRefusal
-from node.http.auth import peer_claims
+from node.http.auth import is_capability_write, peer_claims
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
 from node.http.tokens import token_text
@@ -77,6 +77,8 @@ async def push(request: web.Request) -> web.Response:
     node = request.app[NODE]
     if not node.config.federation_push_enabled:
         raise PushDisabled("STIGMEM_FEDERATION_PUSH_ENABLED is off")
+    if is_capability_write(request):
+        raise PushDisabled("capability tokens write with POST /v1/facts")
     claims = _peer(request)
     try:
         body = decode(await read_json(request, max_bytes=MAX_PUSH_BYTES), PushBody)

@@ -9,7 +9,7 @@ from node.clock import format_hlc
 from node.keys import Signer
 from tests.clocks import START_MS
 from tests.http.test_doors import bearers
-from tests.organisations import Organisation, b64url, be_strict, seal_message
+from tests.organisations import Organisation, b64url, be_strict, issue, seal_message
 from tests.served import NODE_ID, Answer, Served
 
 PUSH = "/v1/federation/facts/push"
@@ -128,6 +128,17 @@ async def test_while_pushes_are_off_there_is_nothing_to_authenticate_for(serve, 
 
     assert off.size == size
     (await off.send("GET", PULL, bearer=token)).expect(200)
+
+
+async def test_a_capability_token_writes_elsewhere(http: Served, org_b: Organisation, peer_id: str):
+    token, size = await issue(http, org_b.assistant), http.size
+    body = json.dumps({"facts": [org_b.served_fact()]}).encode()
+
+    (await http.send("POST", PUSH, body, bearer=token)).refused(405, "push_disabled")
+    in_header = {"X-Stigmem-Capability": token}
+    (await http.send("POST", PUSH, body, bearer=None, headers=in_header)).refused(405, "push_disabled")
+
+    assert http.size == size
 
 
 # Malicious pushes.
