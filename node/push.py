@@ -110,6 +110,7 @@ class Pusher:
         """Push what became servable behind a place, page by page; returns the place behind it."""
         while True:
             news = await self._node.read(lambda view, after=place: self._news(peer, line, after, view))
+            # PROTOCOL §5.5: another's word passes by pull alone, whatever pages come to hold.
             facts = [fact for fact in news.facts if is_own_word(fact)]
             if facts:
                 await self._push(peer, line, url, facts)
