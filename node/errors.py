@@ -419,6 +419,30 @@ class PeerNotActive(Conflict):
     code = "peer_not_active"
 
 
+class NotAwaitingApproval(Conflict):
+    """There is nothing about this peer for an admin to approve."""
+
+    code = "not_awaiting_approval"
+
+
+class LogForked(Conflict):
+    """A peer signed two logs; only an admin may take its new line (PROTOCOL §10.3)."""
+
+    code = "log_forked"
+
+
+class PeerBehind(Unavailable):
+    """A peer's log is shorter than it was: a restored copy, which nothing is asked of until it has caught up (PROTOCOL §10.3)."""
+
+    code = "peer_behind"
+
+
+class LogUnproven(Unavailable):
+    """A peer does not prove that its log goes on from the one it showed before (PROTOCOL §10.3)."""
+
+    code = "log_unproven"
+
+
 class TermsChanged(Conflict):
     """A page was examined under terms that no longer stand: it is to be read again."""
 
@@ -433,6 +457,10 @@ class QuarantineGardenRequired(Conflict):
 
 class PeerUnreachable(Unavailable):
     code = "peer_unreachable"
+
+
+class PeerFailed(PeerUnreachable):
+    """The peer answered that it cannot answer, for now: it is there, and for most purposes as if it were not."""
 
 
 class PeerAnswerInvalid(Unavailable):

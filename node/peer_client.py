@@ -20,13 +20,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from node.config import is_loopback_host
-from node.errors import PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
+from node.errors import PeerAnswerInvalid, PeerFailed, PeerUnreachable, PeerUrlForbidden
 
 DOCUMENT_BYTES = 1 << 20
 TIMEOUT_S = 10.0
 MAX_REDIRECTS = 3
 REFUSAL_BYTES = 1 << 14
 REFUSAL_CHARS = 200
+_JSON = "application/json"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -67,7 +68,7 @@ class PeerClient:
             auto_decompress=False,
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity"},
         )
 
     async def close(self) -> None:
@@ -100,6 +101,13 @@ class PeerClient:
     ) -> bytes:
         target = URL(self._normal(url), encoded=True).update_query(params or {})
         return await self._exchange("GET", target, None, token=token, max_bytes=max_bytes, timeout_s=timeout_s)
+
+    async def get_text(self, url: str, *, max_bytes: int, timeout_s: float = TIMEOUT_S) -> bytes:
+        """A document that is text, such as a signed note."""
+        target = URL(self._normal(url), encoded=True)
+        return await self._exchange(
+            "GET", target, None, token=None, max_bytes=max_bytes, timeout_s=timeout_s, media="text/plain"
+        )
 
     async def post_json(
         self,
@@ -142,9 +150,17 @@ class PeerClient:
         return f"{scheme}://{shown_host}{shown_port}{parts.path}{shown_query}"
 
     async def _exchange(
-        self, method: str, target: URL, body: bytes | None, *, token: str | None, max_bytes: int, timeout_s: float
+        self,
+        method: str,
+        target: URL,
+        body: bytes | None,
+        *,
+        token: str | None,
+        max_bytes: int,
+        timeout_s: float,
+        media: str = _JSON,
     ) -> bytes:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"Accept": media} | ({"Content-Type": _JSON} if body is not None else {})
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         try:
@@ -167,7 +183,7 @@ class PeerClient:
             request = self._session.request(method, target, data=body, headers=headers, allow_redirects=False)
             async with request as response:
                 if response.status not in _REDIRECTS:
-                    return await _taken(response, max_bytes)
+                    return await _taken(response, max_bytes, headers["Accept"])
                 target = self._redirected(method, target, response.headers.get("Location", ""))
         raise PeerAnswerInvalid(f"more than {MAX_REDIRECTS} redirects")
 
@@ -272,14 +288,15 @@ def _is_never_a_peer(address: Address) -> bool:
     return is_special or address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved
 
 
-async def _taken(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _taken(response: aiohttp.ClientResponse, max_bytes: int, media: str) -> bytes:
     is_plain = response.headers.get("Content-Encoding", "identity").strip().lower() == "identity"
     if not 200 <= response.status < 300:
         raise await _refusal(response, is_plain=is_plain)
     if not is_plain:
         raise PeerAnswerInvalid("a compressed answer")
-    if response.content_type != "application/json" and not response.content_type.endswith("+json"):
-        raise PeerAnswerInvalid("an answer that is not JSON")
+    is_json = response.content_type == _JSON or response.content_type.endswith("+json")
+    if not (is_json if media == _JSON else response.content_type == media):
+        raise PeerAnswerInvalid("an answer that is not JSON" if media == _JSON else f"an answer that is not {media}")
     raw = await _read(response, max_bytes + 1)
     if len(raw) > max_bytes:
         raise PeerAnswerInvalid(f"an answer of more than {max_bytes} bytes")
@@ -301,7 +318,7 @@ async def _refusal(response: aiohttp.ClientResponse, *, is_plain: bool) -> Excep
     if response.status != 429 and response.status < 500:
         return PeerRefused(response.status, code)
     data = {"retry_after_s": wait_s} if (wait_s := _retry_after_s(response, said)) is not None else {}
-    return PeerUnreachable(f"answered {response.status} {code}".strip(), **data)
+    return PeerFailed(f"answered {response.status} {code}".strip(), **data)
 
 
 def _members(raw: bytes) -> dict[str, object]:

@@ -18,9 +18,12 @@ from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.ingest import Examined, examine
 from node.commands.peer_tokens import mint_token
+from node.commands.witness import Witnessed
 from node.errors import (
+    LogUnproven,
     MalformedJson,
     PeerAnswerInvalid,
+    PeerBehind,
     PeerNotActive,
     QuarantineGardenRequired,
     Refusal,
@@ -28,6 +31,7 @@ from node.errors import (
 from node.events.peers import BatchRefusal
 from node.peer_checks import check_peer
 from node.peer_client import PeerClient, PeerRefused
+from node.peer_witness import witness_log
 from node.projections.federation_page import MAX_PAGE_FACTS
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -48,6 +52,7 @@ _EARLY_TRIES = 23
 _HLC_CURSOR = re.compile(r"([0-9]{1,13})\.[0-9]{1,9}")
 _FEDERATION_TYPES = frozenset(
     {"peer.registered.1", "peer.verified.1", "peer.status_set.1", "peer.changed.1", "settings.changed.1"}
+    | {"peer.terms_proposed.1", "peer.terms_approved.1", "peer.log_forked.1", "peer.checkpoint_accepted.1"}
 )
 
 _log = structlog.get_logger("stigmem.sync")
@@ -86,6 +91,11 @@ class PeerState:
         self.reason = ""
         # When, by the loop's clock, a sign of life last cut a backoff short.
         self.heard_at = -SIGN_REST_S
+        # When the next cycle or check is due; None while one runs, or where none is to come by itself.
+        self.next_try_ms: int | None = None
+        # What the last page said, and when one last said that it was all there is.
+        self.has_more: bool | None = None
+        self.caught_up_ms: int | None = None
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
 
@@ -153,7 +163,7 @@ class Sync:
             state.news.clear()
             with self._node.view() as view:
                 peer = view.peers.of_node(node_id)
-            if peer.status in ("revoked", "rejected"):
+            if peer.status in ("revoked", "rejected") or peer.reason == "awaiting_approval":
                 await state.news.wait()
             elif peer.status == "pending_verification":
                 await self._check(peer, state)
@@ -187,7 +197,13 @@ class Sync:
             await self._wait(peer, state, self._pull_delay_s(state.failures, error))
         else:
             state.failures = 0
-            await wait_for_any(state.news, timeout_s=self._node.config.federation_pull_interval_s)
+            await self._rest(state, self._node.config.federation_pull_interval_s)
+
+    async def _rest(self, state: PeerState, delay_s: float) -> None:
+        """Wait for the next cycle, unless there is news."""
+        state.next_try_ms = self._node.clock.now_ms() + int(1000 * delay_s)
+        await wait_for_any(state.news, timeout_s=delay_s)
+        state.next_try_ms = None
 
     async def _wait(self, peer: Peer, state: PeerState, delay_s: float) -> None:
         """Wait out a backoff, unless there is news, or the peer itself gives a sign of life.
@@ -197,6 +213,7 @@ class Sync:
         """
         loop, sign = asyncio.get_running_loop(), self._node.sign_of_life(peer.node_id)
         sign.clear()
+        state.next_try_ms = self._node.clock.now_ms() + int(1000 * delay_s)
         rest_s = min(SIGN_REST_S, self._node.config.federation_pull_interval_s)
         deaf_s = min(delay_s, max(0.0, state.heard_at + rest_s - loop.time()))
         await wait_for_any(state.news, timeout_s=deaf_s)
@@ -204,19 +221,23 @@ class Sync:
             await wait_for_any(sign, state.news, timeout_s=delay_s - deaf_s)
         if sign.is_set():
             state.heard_at = loop.time()
+        state.next_try_ms = None
 
     async def _cycle(self, node_id: str, *, from_start: bool) -> Cycle:
         state = self.state_of(node_id)
         async with state.lock:
             peer = self._require_ready(node_id, state)
+            witnessed = await self._witness(peer, state)
             held = state.cursor if state.terms_from == peer.terms_from else None
             cursor = None if from_start else _to_resume_from(held or peer.cursor)
             total, barren = Cycle(ingested=0, known=0, refused=0, cursor=cursor), 0
             while True:
                 page = await self._fetch(peer, state, total.cursor)
                 reached = total.cursor if page.cursor is None else page.cursor
-                done = await self._ingest(peer, page, reached)
-                state.cursor, state.terms_from = reached, peer.terms_from
+                done = await self._ingest(peer, page, reached, witnessed)
+                state.cursor, state.terms_from, state.has_more = reached, peer.terms_from, page.has_more
+                if not page.has_more:
+                    state.caught_up_ms = self._node.clock.now_ms()
                 # A peer that says there is more at the place where we stand would keep us here for ever.
                 is_stuck = reached == total.cursor
                 total = Cycle(
@@ -228,6 +249,21 @@ class Sync:
                 barren = 0 if done.ingested or done.known else barren + 1
                 if not page.has_more or is_stuck or barren == MAX_BARREN_PAGES:
                     return total
+
+    async def _witness(self, peer: Peer, state: PeerState) -> Witnessed | None:
+        """Measure the peer's log before anything is read of it (PROTOCOL §10.3): our own asking would make a copy of it go on."""
+        try:
+            return await witness_log(self._node, self._client, peer)
+        except PeerBehind:
+            state.reason = "behind"
+            raise
+        except LogUnproven as refusal:
+            state.reason = "unproven"
+            with self._node.view() as view:
+                if rules_in_force(view, self._node.config).mode == "strict":
+                    raise
+            _log.info("log_unproven", peer=peer.node_id, reason=refusal.detail)
+            return None
 
     def _require_ready(self, node_id: str, state: PeerState) -> Peer:
         with self._node.view() as view:
@@ -263,7 +299,7 @@ class Sync:
         state.last_contact_at, state.last_error = format_ms(node.clock.now_ms()), ""
         return await asyncio.to_thread(_page, raw)
 
-    async def _ingest(self, peer: Peer, page: Page, cursor: str | None) -> Ingested:
+    async def _ingest(self, peer: Peer, page: Page, cursor: str | None, witnessed: Witnessed | None) -> Ingested:
         context = self._node.context()
 
         def examine_all(view: View) -> tuple[Examined | BatchRefusal, ...]:
@@ -275,6 +311,7 @@ class Sync:
             terms_from=peer.terms_from,
             outcomes=await self._node.read(examine_all),
             cursor=cursor or "",
+            witnessed=witnessed,
         )
         return (await self._node.execute(command)).reply
 

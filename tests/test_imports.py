@@ -16,7 +16,7 @@ PROJECTIONS = EVENTS | {"node.projections"}
 COMMANDS = PROJECTIONS | {"node.commands"}
 RUNTIME = COMMANDS | {"node.writer", "node.refusals", "node.runtime"}
 # What speaks to peers: beside each other on one line, below HTTP and the pulling side.
-OUTGOING = RUNTIME | {"node.peer_client", "node.peer_checks"}
+OUTGOING = RUNTIME | {"node.peer_client", "node.peer_checks", "node.peer_witness"}
 REPLAY = PROJECTIONS | {"replay"}
 
 # By the longest prefix; each may also import what lies under its own prefix.
@@ -33,6 +33,7 @@ ALLOWED = {
     "node.writer": COMMANDS | {"node.refusals"},
     "node.runtime": RUNTIME,
     "node.peer_checks": OUTGOING,
+    "node.peer_witness": OUTGOING,
     "node.countersign": OUTGOING,
     "node.push": OUTGOING | {"node.backoff"},
     "node.sync": OUTGOING | {"node.backoff", "node.push"},

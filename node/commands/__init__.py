@@ -2,7 +2,19 @@
 
 from msgspec import Struct
 
-from node.commands import conflicts, exchange, facts, gardens, identity, peers, pushes, seals, tokens
+from node.commands import (
+    approvals,
+    conflicts,
+    exchange,
+    facts,
+    gardens,
+    identity,
+    peers,
+    pushes,
+    seals,
+    tokens,
+    witness,
+)
 from node.commands.decision import Decide
 
 DECIDE: dict[type[Struct], Decide] = {
@@ -20,6 +32,8 @@ DECIDE: dict[type[Struct], Decide] = {
     peers.RecordPeerCheck: peers.decide_record_peer_check,
     peers.ChangePeer: peers.decide_change_peer,
     peers.RemovePeer: peers.decide_remove_peer,
+    approvals.ApprovePeer: approvals.decide_approve_peer,
+    witness.RecordFork: witness.decide_record_fork,
     exchange.ServePage: exchange.decide_serve_page,
     exchange.IngestBatch: exchange.decide_ingest_batch,
     pushes.TakePush: pushes.decide_take_push,

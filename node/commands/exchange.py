@@ -18,6 +18,7 @@ from node.commands.ingest import Examined
 from node.commands.peer_tokens import Claims, check_claims, forget_ms
 from node.commands.quarantine import hold_reason, require_room
 from node.commands.trust import judge
+from node.commands.witness import Witnessed, seen_with
 from node.config import Config
 from node.errors import (
     AttestationQuotaExceeded,
@@ -61,7 +62,7 @@ class ServePage(Struct, frozen=True, kw_only=True):
 class IngestBatch(Struct, frozen=True, kw_only=True):
     """A page of a peer's facts, each examined, and the cursor behind them.
 
-    `public_key` and `terms_from` are those of the peer they were examined under.
+    `public_key` and `terms_from` are those of the peer they were examined under; `witnessed` is the checkpoint proved before.
     """
 
     node_id: str
@@ -69,6 +70,7 @@ class IngestBatch(Struct, frozen=True, kw_only=True):
     terms_from: int
     outcomes: tuple[Examined | BatchRefusal, ...]
     cursor: str
+    witnessed: Witnessed | None = None
 
 
 class Ingested(Struct, frozen=True, kw_only=True):
@@ -141,8 +143,11 @@ def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> D
     require_terms(peer, public_key=command.public_key, terms_from=command.terms_from)
     taken = take_in(command.outcomes, peer, view, context)
     reply = Ingested(ingested=len(taken.receipts), known=taken.known, refused=len(taken.refused))
-    if not taken.receipts and not taken.recorded:
-        return Decision(reply=reply)
+    has_news = bool(taken.receipts or taken.recorded)
+    seen = seen_with(peer, command.witnessed, has_news=has_news, now_ms=context.at_ms)
+    actor = _peer_actor(command.node_id)
+    if not has_news:
+        return Decision(events=seen, actor=actor, reply=reply)
     event = BatchReceived(
         node_id=command.node_id,
         cursor=command.cursor,
@@ -150,7 +155,7 @@ def decide_ingest_batch(command: IngestBatch, view: View, context: Context) -> D
         outcome=Receipts(refused=taken.recorded),
         receipts=taken.receipts,
     )
-    return Decision(events=(event,), actor=_peer_actor(command.node_id), reply=reply, observed_hlc=taken.latest_hlc)
+    return Decision(events=(*seen, event), actor=actor, reply=reply, observed_hlc=taken.latest_hlc)
 
 
 def require_terms(peer: Peer, *, public_key: str | None, terms_from: int) -> None:

@@ -17,15 +17,17 @@ from node.errors import (
     FederationDisabled,
     InvalidField,
     InvalidUri,
+    LogForked,
     PeerIdTaken,
     PeerNotFound,
     Refusal,
     ScopeNotPermitted,
 )
+from node.events.checkpoint import bare_note, origin_of
 from node.events.event import NODE_ITSELF, Event
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, check_log_entry
-from node.events.peers import PeerChanged, PeerRegistered, PeerStatusSet, PeerVerified
+from node.events.peers import PeerChanged, PeerRegistered, PeerStatusSet, PeerTermsProposed, PeerVerified
 from node.keys import is_sound_public_key, verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -99,22 +101,18 @@ def decide_register_peer(command: RegisterPeer, view: View, context: Context) ->
     _check_node_id(command.node_id, context)
     _check_scopes(command.allowed_scopes, context)
     old = view.peers.of_node(command.node_id)
+    if old is not None and old.fork is not None:
+        # Registering anew forgets what a log is measured against: that would be a way around the approval.
+        raise LogForked("its log forked; approve with accept_checkpoint first")
     if command.declaration is not None:
         _check_declaration(command.declaration, old, context.at_ms)
-    event = PeerRegistered(
-        peer_id=old.peer_id if old else context.clock.new_id(),
-        node_id=command.node_id,
-        node_url=command.node_url,
-        allowed_scopes=_sorted(command.allowed_scopes),
-        declared_key=command.declaration.public_key if command.declaration else None,
-        declared_at=command.declaration.signed_at if command.declaration else None,
-    )
+    event = _registered(command, old, old.peer_id if old else context.clock.new_id())
     return Decision(events=(event,), actor=command.principal.actor(), reply=event.peer_id)
 
 
 def decide_record_peer_check(command: RecordPeerCheck, view: View, context: Context) -> Decision:
     peer = find_peer(command.peer_id, view)
-    if peer.status == "revoked":
+    if peer.status == "revoked" or peer.reason == "awaiting_approval":
         return Decision()
     try:
         event: Event = _verified(peer, command, view, context)
@@ -156,6 +154,33 @@ def find_peer(peer_id: str, view: View) -> Peer:
     if peer is None:
         raise PeerNotFound("there is no such peer")
     return peer
+
+
+def _registered(command: RegisterPeer, old: Peer | None, peer_id: str) -> PeerRegistered | PeerTermsProposed:
+    declaration, scopes = command.declaration, _sorted(command.allowed_scopes)
+    if declaration is not None and _asks_for_more(command, old):
+        return PeerTermsProposed(
+            peer_id=peer_id,
+            node_id=command.node_id,
+            node_url=command.node_url,
+            allowed_scopes=scopes,
+            declared_key=declaration.public_key,
+            declared_at=declaration.signed_at,
+        )
+    return PeerRegistered(
+        peer_id=peer_id,
+        node_id=command.node_id,
+        node_url=command.node_url,
+        allowed_scopes=scopes,
+        declared_key=declaration.public_key if declaration else None,
+        declared_at=declaration.signed_at if declaration else None,
+    )
+
+
+def _asks_for_more(command: RegisterPeer, old: Peer | None) -> bool:
+    if old is None or old.status == "revoked":
+        return False
+    return command.node_url != old.node_url or not set(command.allowed_scopes) <= set(old.allowed_scopes)
 
 
 def _verified(peer: Peer, command: RecordPeerCheck, view: View, context: Context) -> PeerVerified:
@@ -212,7 +237,7 @@ def _proven(documents: PeerDocuments, manifest: Manifest, key: bytes) -> str:
     if documents.log_entry is None:
         raise ValueError("none is published")
     check_log_entry(documents.log_entry, manifest=manifest.canonical(), node_id=documents.node_id, public_key=key)
-    return documents.log_entry.checkpoint
+    return bare_note(documents.log_entry.checkpoint, origin=origin_of(documents.node_id), public_key=key)
 
 
 def _sound_key(text: str) -> bytes:

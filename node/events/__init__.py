@@ -35,5 +35,10 @@ EVENT_TYPES: dict[str, type[Event]] = {
         peers.PushReceived,
         peers.AttestationSigned,
         peers.ExchangeRefused,
+        peers.PeerTermsProposed,
+        peers.PeerTermsApproved,
+        peers.PeerCheckpointSeen,
+        peers.PeerLogForked,
+        peers.PeerCheckpointAccepted,
     )
 }

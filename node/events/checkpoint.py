@@ -39,15 +39,25 @@ def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
 
 def open_checkpoint(note: str, *, origin: str, public_key: bytes) -> Checkpoint:
     """The checkpoint in a signed note. ValueError where its form or this key's signature does not hold."""
+    return _opened(note, origin, public_key)[0]
+
+
+def bare_note(note: str, *, origin: str, public_key: bytes) -> str:
+    """The note with this key's signature alone: others' lines are not its signer's word. ValueError as for `open_checkpoint`."""
+    return _opened(note, origin, public_key)[1]
+
+
+def _opened(note: str, origin: str, public_key: bytes) -> tuple[Checkpoint, str]:
     text, separator, signatures = note.rpartition("\n\n")
     if not separator:
         raise ValueError("a signed note has a blank line before its signatures")
     checkpoint = _parse_text(text + "\n")
     if checkpoint.origin != origin:
         raise ValueError("the checkpoint is of another log")
-    if not _is_signed(text + "\n", signatures, origin, public_key):
+    line = _signature_line(text + "\n", signatures, origin, public_key)
+    if line is None:
         raise ValueError("the checkpoint carries no valid signature by that key")
-    return checkpoint
+    return checkpoint, f"{text}\n\n{line}\n"
 
 
 def _note_text(checkpoint: Checkpoint) -> str:
@@ -67,9 +77,9 @@ def _parse_text(text: str) -> Checkpoint:
     return Checkpoint(origin=origin, size=int(size), root=raw_root)
 
 
-def _is_signed(text: str, signatures: str, origin: str, public_key: bytes) -> bool:
+def _signature_line(text: str, signatures: str, origin: str, public_key: bytes) -> str | None:
     expected = _key_hash(origin, public_key)
-    for line in signatures.splitlines():
+    for line in signatures.split("\n"):
         parts = line.split(" ")
         if len(parts) != 3 or parts[0] != _EM_DASH or parts[1] != origin:
             continue
@@ -78,8 +88,8 @@ def _is_signed(text: str, signatures: str, origin: str, public_key: bytes) -> bo
         except binascii.Error:
             continue
         if len(blob) == _SIGNATURE_BYTES and blob[:4] == expected and verify(public_key, text.encode(), blob[4:]):
-            return True
-    return False
+            return line
+    return None
 
 
 def _key_hash(name: str, public_key: bytes) -> bytes:

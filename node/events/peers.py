@@ -56,6 +56,54 @@ class PeerChanged(Event, tag="peer.changed.1"):
     delegated_sources: tuple[str, ...]
 
 
+class PeerTermsProposed(Event, tag="peer.terms_proposed.1"):
+    """A repeated declaration asks for more scopes, or names another URL: both wait for an admin (PROTOCOL §5.1)."""
+
+    peer_id: str
+    node_id: str
+    node_url: str
+    allowed_scopes: tuple[Scope, ...]
+    declared_key: str
+    declared_at: str
+
+
+class PeerTermsApproved(Event, tag="peer.terms_approved.1"):
+    """An admin approved what was proposed last."""
+
+    peer_id: str
+    node_id: str
+
+
+class PeerCheckpointSeen(Event, tag="peer.checkpoint_seen.1"):
+    """The peer showed a checkpoint that goes on from the one held before: from here on it is measured against this note."""
+
+    node_id: str
+    checkpoint: str
+
+
+class PeerLogForked(Event, tag="peer.log_forked.1"):
+    """The peer signed two logs (PROTOCOL §10.3): `held` and `shown` are both notes, under its pinned key.
+
+    Where `held` is of the smaller size, `hashes` (hex) lead to the root in `shown`, and to another than the one in `held`: a
+    consistency proof, or with `leaf_hash` the inclusion proof of the last leaf of that size. Of one size they need no proof.
+    """
+
+    peer_id: str
+    node_id: str
+    held: str
+    shown: str
+    leaf_hash: str | None
+    hashes: tuple[str, ...]
+
+
+class PeerCheckpointAccepted(Event, tag="peer.checkpoint_accepted.1"):
+    """An admin took the line that a forked log showed: `checkpoint` is held from here on, and all is read again."""
+
+    peer_id: str
+    node_id: str
+    checkpoint: str
+
+
 class PageServed(Event, tag="page.served.1"):
     """A peer asked for a page of facts behind `cursor` and got it. `forget_ms` (epoch) is when its nonce may go."""
 

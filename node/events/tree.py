@@ -116,6 +116,45 @@ def root_from_inclusion(leaf: bytes, offset: int, size: int, path: list[bytes]) 
     return node if last == 0 else None
 
 
+def roots_from_consistency(first: int, second: int, path: list[bytes], first_root: bytes) -> tuple[bytes, bytes] | None:
+    """Both roots that a consistency proof leads to (RFC 9162 §2.1.4.2), or None where its length cannot fit.
+
+    Where `first` is a power of two the proof leaves its root out: `first_root` is taken for it, and comes back as the first one.
+    """
+    if not 0 < first < second:
+        return None
+    nodes = [first_root, *path] if first & (first - 1) == 0 else path
+    if not nodes:
+        return None
+    shift = (first & -first).bit_length() - 1
+    return _both_roots((first - 1) >> shift, (second - 1) >> shift, nodes[0], nodes[1:])
+
+
+def roots_from_last_leaf(first: int, second: int, path: list[bytes], leaf: bytes) -> tuple[bytes, bytes] | None:
+    """Both roots that the inclusion proof of leaf `first - 1` in the tree at `second` leads to, or None as above.
+
+    That leaf is the first tree's last, so the siblings on its left make up the rest of that tree.
+    """
+    if not 0 < first < second:
+        return None
+    return _both_roots(first - 1, second - 1, leaf, path)
+
+
+def _both_roots(index: int, last: int, start: bytes, path: list[bytes]) -> tuple[bytes, bytes] | None:
+    first_root = second_root = start
+    for sibling in path:
+        if last == 0:
+            return None
+        if index & 1 or index == last:
+            first_root, second_root = inner_hash(sibling, first_root), inner_hash(sibling, second_root)
+            while index and not index & 1:
+                index, last = index >> 1, last >> 1
+        else:
+            second_root = inner_hash(second_root, sibling)
+        index, last = index >> 1, last >> 1
+    return (first_root, second_root) if last == 0 else None
+
+
 def _cover(start: int, end: int) -> list[Node]:
     """Complete subtrees that cover [start, end), left to right; start is aligned to the first one."""
     nodes = []

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from node.commands.approvals import ApprovePeer
 from node.commands.drafts import NAME_BYTES
 from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer
 from node.errors import UnsupportedField
@@ -45,6 +46,12 @@ class ChangeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     delegated_sources: tuple[str, ...] | None = None
 
 
+class ApproveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`accept_checkpoint` takes the line that a forked log went on with (PROTOCOL §10.3)."""
+
+    accept_checkpoint: bool = False
+
+
 class PullRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"start": "from"}):
     """`{"from": "start"}` reads the peer's log from the beginning again."""
 
@@ -74,9 +81,23 @@ async def register_peer(request: web.Request) -> web.Response:
     )
     with node.view() as view:
         peer = find_peer(outcome.reply, view)
-    await check_peer(node, client, peer)
+    if peer.reason != "awaiting_approval":
+        await check_peer(node, client, peer)
     with node.view() as view:
         return json_response(_registered(find_peer(outcome.reply, view)), 201)
+
+
+async def approve_peer(request: web.Request) -> web.Response:
+    """Take the terms that wait, or with `accept_checkpoint` the new line of a forked log; then check the peer."""
+    node, client, principal = request.app[NODE], request.app[PEERS], operator_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
+    body, peer_id = decode(raw, ApproveRequest), request.match_info["peer_id"]
+    await node.execute(ApprovePeer(principal=principal, peer_id=peer_id, accept_checkpoint=body.accept_checkpoint))
+    with node.view() as view:
+        peer = find_peer(peer_id, view)
+    await check_peer(node, client, peer)
+    with node.view() as view:
+        return json_response(_shown(find_peer(peer_id, view), request))
 
 
 async def list_peers(request: web.Request) -> web.Response:
@@ -163,6 +184,10 @@ def _shown(peer: Peer, request: web.Request) -> dict[str, object]:
         "established_at": peer.verified_at,
         "registered_at": peer.registered_at,
         "delegated_sources": peer.delegated_sources,
+        "proposed": peer.proposed
+        and {"node_url": peer.proposed.node_url, "allowed_scopes": peer.proposed.allowed_scopes},
+        "checkpoint": peer.seen_checkpoint,
+        "fork": peer.fork and {"held": peer.fork.held, "shown": peer.fork.shown},
         "cursor": peer.cursor,
         "facts_accepted": peer.accepted,
         "facts_held": peer.held,

@@ -2,6 +2,7 @@
 
 Always: a verified peer's key is pinned; only the removal of the peer takes the pin away.
 Always: the cursor into a peer's log is stored by the event that brought the facts before it.
+Always: the checkpoint that a peer's log is measured against only moves on, unless an admin takes another line (PROTOCOL §10.3).
 
 Does not fetch or verify anything (see `node/commands/peers.py`, `node/sync.py`).
 """
@@ -18,9 +19,14 @@ from node.events.peers import (
     BatchReceived,
     PageServed,
     PeerChanged,
+    PeerCheckpointAccepted,
+    PeerCheckpointSeen,
+    PeerLogForked,
     PeerRegistered,
     PeerStatus,
     PeerStatusSet,
+    PeerTermsApproved,
+    PeerTermsProposed,
     PeerVerified,
     PushReceived,
     Receipt,
@@ -30,12 +36,29 @@ from node.projections.manifest_dates import dates_of
 from node.times import format_ms
 
 
+class Terms(Struct, frozen=True, array_like=True):
+    """What a repeated declaration asks for, until an admin approves it."""
+
+    node_url: str
+    allowed_scopes: tuple[Scope, ...]
+    declared_key: str
+
+
+class Fork(Struct, frozen=True, array_like=True):
+    """Two signed notes of one log that cannot both be true of it."""
+
+    held: str
+    shown: str
+
+
 class Peer(Struct, frozen=True, array_like=True):
     """A peer as it stands. `terms_from` is the offset since which its facts are
     judged as they are now. Times are RFC 3339; `public_key` (base64url) and `manifest` are None until it was verified.
 
     `manifest_expires_ms` is 0 where there is none; `cursor` is our place in its log, None for the beginning.
     Counts are of facts, but for `pages_served`; `refused` counts those of pulled pages, what was pushed is in the audit.
+    `asked_scope` and `asked_cursor` are those of the last page it asked for.
+    `checkpoint` is the note its proof rested on, `seen_checkpoint` the last one that went on from it.
     """
 
     peer_id: str
@@ -64,8 +87,15 @@ class Peer(Struct, frozen=True, array_like=True):
     pages_served: int
     last_received_at: str | None
     last_served_at: str | None
+    seen_checkpoint: str | None
+    seen_at_ms: int
+    fork: Fork | None
+    proposed: Terms | None
+    asked_scope: str | None
+    asked_cursor: str | None
 
 
+_FORKED = "it signed two logs that cannot both be its own"
 _BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
 _BY_PEER_ID = TableSpec("peers/by_peer_id", str)
 _JUDGED_BY = TableSpec("peers/judged_by", Settings)
@@ -73,12 +103,17 @@ _JUDGED_BY = TableSpec("peers/judged_by", Settings)
 
 class Peers(Projection):
     name: ClassVar[str] = "peers"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     events: ClassVar[tuple[type[Event], ...]] = (
         PeerRegistered,
         PeerVerified,
         PeerStatusSet,
         PeerChanged,
+        PeerTermsProposed,
+        PeerTermsApproved,
+        PeerCheckpointSeen,
+        PeerLogForked,
+        PeerCheckpointAccepted,
         PageServed,
         BatchReceived,
         PushReceived,
@@ -110,8 +145,14 @@ class Peers(Projection):
                 self._change(
                     node_id, allowed_scopes=scopes, delegated_sources=delegated, cursor=None, terms_from=entry.offset
                 )
-            case PageServed(node_id=node_id):
-                self._count_served(entry, node_id)
+            case PeerTermsProposed() as proposed:
+                self._propose(proposed)
+            case PeerTermsApproved(node_id=node_id):
+                self._approve(entry, node_id)
+            case PeerCheckpointSeen() | PeerLogForked() | PeerCheckpointAccepted():
+                self._witness(entry)
+            case PageServed() as served:
+                self._count_served(entry, served)
             case BatchReceived(node_id=node_id, cursor=cursor, outcome=outcome, receipts=receipts):
                 self._count_received(entry, node_id, receipts, refused=len(outcome.refused), cursor=cursor)
             case PushReceived(node_id=node_id, receipts=receipts) if receipts:
@@ -153,11 +194,77 @@ class Peers(Projection):
             pages_served=old.pages_served if old else 0,
             last_received_at=old.last_received_at if old else None,
             last_served_at=old.last_served_at if old else None,
+            seen_checkpoint=old.seen_checkpoint if keeps_pin else None,
+            seen_at_ms=old.seen_at_ms if keeps_pin else 0,
+            fork=None,
+            proposed=None,
+            asked_scope=old.asked_scope if old else None,
+            asked_cursor=old.asked_cursor if old else None,
         )
         self.table(_BY_NODE_ID).put(text_key(peer.node_id), peer)
         self.table(_BY_PEER_ID).put(text_key(peer.peer_id), peer.node_id)
 
+    def _propose(self, proposed: PeerTermsProposed) -> None:
+        # What was agreed before stays agreed; nothing is exchanged until the new terms are (PROTOCOL §5.1).
+        self._change(
+            proposed.node_id,
+            status="pending_verification",
+            reason="awaiting_approval",
+            detail="its declaration asks for other scopes or another URL",
+            declared_at=proposed.declared_at,
+            proposed=Terms(
+                node_url=proposed.node_url,
+                allowed_scopes=proposed.allowed_scopes,
+                declared_key=proposed.declared_key,
+            ),
+        )
+
+    def _approve(self, entry: Entry, node_id: str) -> None:
+        peer = self.of_node(node_id)
+        if peer is None or peer.proposed is None:
+            return
+        terms = peer.proposed
+        keeps_terms = terms.allowed_scopes == peer.allowed_scopes
+        self._change(
+            node_id,
+            status="pending_verification",
+            reason="",
+            detail="",
+            node_url=terms.node_url,
+            allowed_scopes=terms.allowed_scopes,
+            declared_key=terms.declared_key,
+            cursor=peer.cursor if keeps_terms else None,
+            terms_from=peer.terms_from if keeps_terms else entry.offset,
+            proposed=None,
+        )
+
+    def _witness(self, entry: Entry) -> None:
+        match entry.event:
+            case PeerCheckpointSeen(node_id=node_id, checkpoint=note):
+                self._change(node_id, seen_checkpoint=note, seen_at_ms=entry.at_ms)
+            case PeerLogForked(node_id=node_id, held=held, shown=shown):
+                fork = Fork(held=held, shown=shown)
+                self._change(node_id, status="revoked", reason="log_forked", detail=_FORKED, fork=fork)
+            case PeerCheckpointAccepted(node_id=node_id, checkpoint=note):
+                self._take_line(entry, node_id, note)
+
+    def _take_line(self, entry: Entry, node_id: str, note: str) -> None:
+        self._change(
+            node_id,
+            status="pending_verification",
+            reason="",
+            detail="",
+            fork=None,
+            seen_checkpoint=note,
+            seen_at_ms=entry.at_ms,
+            cursor=None,
+            terms_from=entry.offset,
+        )
+
     def _verify(self, entry: Entry, verified: PeerVerified) -> None:
+        peer = self.of_node(verified.node_id)
+        if peer is not None and peer.seen_checkpoint is None and verified.checkpoint is not None:
+            self._change(verified.node_id, seen_checkpoint=verified.checkpoint, seen_at_ms=entry.at_ms)
         self._change(
             verified.node_id,
             status="active",
@@ -172,10 +279,16 @@ class Peers(Projection):
             warnings=verified.warnings,
         )
 
-    def _count_served(self, entry: Entry, node_id: str) -> None:
-        peer = self.of_node(node_id)
+    def _count_served(self, entry: Entry, served: PageServed) -> None:
+        peer = self.of_node(served.node_id)
         if peer is not None:
-            self._change(node_id, pages_served=peer.pages_served + 1, last_served_at=format_ms(entry.at_ms))
+            self._change(
+                served.node_id,
+                pages_served=peer.pages_served + 1,
+                last_served_at=format_ms(entry.at_ms),
+                asked_scope=served.scope,
+                asked_cursor=served.cursor,
+            )
 
     def _count_received(
         self, entry: Entry, node_id: str, receipts: tuple[Receipt, ...], *, refused: int, **cursor: str

@@ -3,6 +3,7 @@
 import pytest
 import rfc8785
 
+from node.commands.peers import RecordPeerCheck
 from node.keys import Signer
 from node.times import format_ms
 from tests.clocks import START_MS
@@ -193,7 +194,7 @@ async def test_a_removed_peer_is_shown_as_revoked_and_removing_it_again_changes_
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("PATCH", ""), ("DELETE", ""), ("GET", "/capabilities"), ("POST", "/pull")],
+    [("PATCH", ""), ("DELETE", ""), ("GET", "/capabilities"), ("POST", "/pull"), ("POST", "/approve")],
 )
 async def test_a_peer_that_is_not_there_is_not_found(http: Served, method: str, path: str):
     body = {} if method == "PATCH" else None
@@ -210,3 +211,69 @@ async def test_what_is_exchanged_with_a_peer_can_be_read(http: Served, org_b: Or
         org_b.node_id,
         *(["public", "company"], True, False),
     )
+
+
+# Approving.
+
+
+async def declared(http: Served, org_b: Organisation) -> str:
+    """A peer that came by its own declaration, and has been verified."""
+    peer_id = (await http.post(PEERS, declaration(org_b.signer))).expect(201)["peer_id"]
+    await http.node.execute(RecordPeerCheck(peer_id=peer_id, documents=org_b.documents(), failure=""))
+    return peer_id
+
+
+WIDER = {"another URL": {"node_url": "http://localhost:2"}, "more scopes": {"allowed_scopes": ["public", "company"]}}
+
+
+@pytest.mark.parametrize("change", WIDER)
+async def test_a_repeated_declaration_that_asks_for_more_waits_for_an_admin(
+    http: Served, org_b: Organisation, change: str
+):
+    peer_id = await declared(http, org_b)
+    more = declaration(org_b.signer, signed_at=format_ms(START_MS + 1), **WIDER[change])
+
+    waiting = (await http.post(PEERS, more)).expect(201)
+
+    assert (waiting["status"], waiting["reason"]) == ("pending_verification", "awaiting_approval")
+    assert (waiting["node_url"], waiting["allowed_scopes"]) == ("http://localhost:1", ["public"])
+    [shown] = (await http.get(PEERS)).json["peers"]
+    assert shown["proposed"] == {name: more[name] for name in ("node_url", "allowed_scopes")}
+    (await http.send("GET", "/v1/federation/facts", bearer=org_b.token(http))).refused(401, "unknown_or_inactive_peer")
+    (await http.post(f"{PEERS}/{peer_id}/pull", {})).refused(409, "peer_not_active")
+
+    approved = (await http.post(f"{PEERS}/{peer_id}/approve", {})).expect(200)
+
+    assert {name: approved[name] for name in ("node_url", "allowed_scopes")} == shown["proposed"]
+    assert (approved["reason"], approved["proposed"]) == ("unreachable", None)
+    (await http.post(f"{PEERS}/{peer_id}/approve", {})).refused(409, "not_awaiting_approval")
+
+
+async def test_nothing_is_believed_of_a_peer_that_waits_for_approval(http: Served, org_b: Organisation):
+    peer_id = await declared(http, org_b)
+    more = declaration(org_b.signer, signed_at=format_ms(START_MS + 1), allowed_scopes=["company"])
+    (await http.post(PEERS, more)).expect(201)
+    size = http.size
+
+    await http.node.execute(RecordPeerCheck(peer_id=peer_id, documents=org_b.documents(), failure=""))
+
+    assert http.size == size
+
+
+async def test_a_repeated_declaration_that_asks_for_no_more_takes_effect_at_once(http: Served, org_b: Organisation):
+    first = declaration(org_b.signer, allowed_scopes=["public", "company"])
+    (await http.post(PEERS, first)).expect(201)
+
+    less = (await http.post(PEERS, declaration(org_b.signer, signed_at=format_ms(START_MS + 1)))).expect(201)
+
+    assert (less["reason"], less["allowed_scopes"]) == ("unreachable", ["public"])
+
+
+@pytest.mark.parametrize("body", [None, {}, {"accept_checkpoint": False}, {"accept_checkpoint": True}])
+async def test_where_nothing_waits_there_is_nothing_to_approve(http: Served, org_b: Organisation, body: object):
+    peer_id = await org_b.join(http)
+    size = http.size
+
+    (await http.send("POST", f"{PEERS}/{peer_id}/approve", body)).refused(409, "not_awaiting_approval")
+
+    assert http.size == size

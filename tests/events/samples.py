@@ -6,6 +6,7 @@ works for the plain case does not pass.
 
 from node.canonical import b64url_encode, canonical_json
 from node.events import EVENT_TYPES
+from node.events.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from node.events.conflicts import ConflictResolved
 from node.events.event import Event, type_of
 from node.events.facts import Fact, FactAsserted, FactsSealed, Judgement, Resolution, Seal, Value
@@ -26,8 +27,13 @@ from node.events.peers import (
     ExchangeRefused,
     PageServed,
     PeerChanged,
+    PeerCheckpointAccepted,
+    PeerCheckpointSeen,
+    PeerLogForked,
     PeerRegistered,
     PeerStatusSet,
+    PeerTermsApproved,
+    PeerTermsProposed,
     PeerVerified,
     PushReceived,
     Receipt,
@@ -104,6 +110,7 @@ def samples() -> list[Event]:
         *_of_tokens(),
         *_of_conflicts(),
         *_of_pushes(),
+        *_of_witness(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -298,6 +305,62 @@ def _of_pushes() -> list[Event]:
             receipts=(),
         ),
     ]
+
+
+def _of_witness() -> list[Event]:
+    held, shown = _note(12, b"h"), _note(15, b"s")
+    return [
+        PeerRegistered(
+            peer_id="peer-2",
+            node_id=PEER_NODE_ID,
+            node_url="https://org-b.example",
+            allowed_scopes=("public",),
+            declared_key=PEER_SIGNER.public_key_b64,
+            declared_at=AT,
+        ),
+        PeerTermsProposed(
+            peer_id="peer-2",
+            node_id=PEER_NODE_ID,
+            node_url="https://münchen.org-b.example",
+            allowed_scopes=("public", "company"),
+            declared_key=PEER_SIGNER.public_key_b64,
+            declared_at="2026-05-04T12:30:00.000Z",
+        ),
+        PeerTermsApproved(peer_id="peer-2", node_id=PEER_NODE_ID),
+        PeerVerified(
+            peer_id="peer-2",
+            node_id=PEER_NODE_ID,
+            public_key=PEER_SIGNER.public_key_b64,
+            is_manifest_proven=True,
+            checkpoint=_note(9, b"v"),
+            warnings=(),
+            manifest=_manifest(PEER_NODE_ID, PEER_SIGNER),
+        ),
+        PeerCheckpointSeen(node_id=PEER_NODE_ID, checkpoint=held),
+        PeerLogForked(
+            peer_id="peer-2",
+            node_id=PEER_NODE_ID,
+            held=held,
+            shown=shown,
+            leaf_hash="ab" * 32,
+            hashes=("cd" * 32, "ef" * 32),
+        ),
+        PeerCheckpointAccepted(peer_id="peer-2", node_id=PEER_NODE_ID, checkpoint=shown),
+        PeerCheckpointSeen(node_id=PEER_NODE_ID, checkpoint=_note(16, b"t")),
+        PeerLogForked(
+            peer_id="peer-2",
+            node_id=PEER_NODE_ID,
+            held=_note(16, b"t"),
+            shown=_note(16, b"u"),
+            leaf_hash=None,
+            hashes=(),
+        ),
+    ]
+
+
+def _note(size: int, root: bytes) -> str:
+    checkpoint = Checkpoint(origin=origin_of(PEER_NODE_ID), size=size, root=root * 32)
+    return sign_checkpoint(checkpoint, PEER_SIGNER)
 
 
 def _manifest(node_id: str, signer: Signer) -> bytes:

@@ -15,6 +15,8 @@ from node.events.tree import (
     leaf_hash,
     root_at,
     root_from_inclusion,
+    roots_from_consistency,
+    roots_from_last_leaf,
 )
 from tests.independent.merkle import check_consistency, check_inclusion, root_of
 from tests.independent.rfc6962_vectors import PATH
@@ -94,3 +96,33 @@ def test_a_consistency_path_proves_the_smaller_tree_a_prefix_and_no_other_tree(s
     assert check_consistency(first, root_of(leaves[:first]), second, root, path)
     forked = [*leaves[: first - 1], leaf_hash(b"forked")]
     assert not check_consistency(first, root_of(forked), second, root, path)
+
+
+@given(second=st.integers(min_value=2, max_value=300), data=st.data())
+def test_a_proof_leads_to_the_roots_of_the_log_it_is_of_and_so_shows_that_another_was_left(second, data):
+    first = data.draw(st.integers(min_value=1, max_value=second - 1))
+    leaves = _leaves(second)
+    read, roots = _tree(leaves)[1], (root_of(leaves[:first]), root_of(leaves))
+    path, last_leaf_path = consistency_path(first, second, read), inclusion_path(first - 1, second, read)
+    forked = root_of([*leaves[: first - 1], leaf_hash(b"forked")])
+
+    assert roots_from_consistency(first, second, path, roots[0]) == roots
+    assert roots_from_last_leaf(first, second, last_leaf_path, leaves[first - 1]) == roots
+    if first & (first - 1):
+        assert roots_from_consistency(first, second, path, forked) == roots
+    else:
+        # The proof takes our word for the first root: only the way from its last leaf says what it was.
+        assert roots_from_consistency(first, second, path, forked) != roots
+
+
+@given(second=st.integers(min_value=2, max_value=300), data=st.data())
+def test_a_consistency_path_of_another_length_leads_nowhere(second, data):
+    first = data.draw(st.integers(min_value=1, max_value=second - 1))
+    leaves = _leaves(second)
+    path, root = consistency_path(first, second, _tree(leaves)[1]), root_of(leaves)
+    roots = (root_of(leaves[:first]), root)
+
+    assert roots_from_consistency(first, second, [*path, root], roots[0]) is None
+    assert roots_from_consistency(first, second, path[:-1], roots[0]) != roots
+    assert roots_from_consistency(second, first, path, roots[0]) is None
+    assert roots_from_consistency(0, second, path, roots[0]) is None

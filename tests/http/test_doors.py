@@ -69,6 +69,7 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
         1 << 16,
     ),
     "PATCH /v1/federation/peers/{peer_id}": ({"allowed_scopes": ["public"], "delegated_sources": []}, 1 << 16),
+    "POST /v1/federation/peers/{peer_id}/approve": ({"accept_checkpoint": True}, 1 << 16),
     "POST /v1/federation/peers/{peer_id}/pull": ({"from": "start"}, 1 << 16),
     "POST /v1/federation/capability-tokens": (
         {

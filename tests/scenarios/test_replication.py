@@ -53,16 +53,6 @@ def make_publisher_and_subscriber(make_organisation):
     return make
 
 
-def await_first_pulls(org_a: Organisation, org_b: Organisation) -> None:
-    """A node pulls once, unasked, when a peer becomes active; a test's own pulls come after that one."""
-    for server, client in ((org_a, org_b), (org_b, org_a)):
-        eventually(
-            lambda server=server, client=client: server.peer(client)["pages_served"],
-            within_s=10,
-            what=f"{server.name} served its first page to {client.name}",
-        )
-
-
 def assert_many(org: Organisation, count: int, *, name: str = "item") -> list[str]:
     """Asserts public facts, all about different entities; returns their ids."""
     workers = 8
