@@ -21,11 +21,21 @@ from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
 from node.keys import KeyFileError
 from node.logging import configure_logging
+from node.peer_console import Console
 from node.runtime import StartupError
 from node.serve import serve
 from replay.cli import add_replay_commands
 
 FAILED, MISUSED = 1, 2
+_PEER_VERBS = {
+    "add": "register a peer",
+    "list": "all peers, with how far either side lags",
+    "show": "everything about one peer",
+    "check": "fetch its discovery document, manifest and proof now, and say what they are worth",
+    "pull": "read what it has for us now",
+    "approve": "approve what waits for an admin",
+    "remove": "end the exchange",
+}
 _CANNOT_START = (ConfigError, KeyFileError, StartupError, FolderInUse, UnknownFormat, Refusal, OSError)
 
 
@@ -43,6 +53,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_facts(commands)
     _add_tokens(commands)
+    _add_peers(commands)
     add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
     return parser
 
@@ -77,6 +88,25 @@ def _add_tokens(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("token_id")
     parser.set_defaults(handler=_accept_token)
+
+
+def _add_peers(commands: argparse._SubParsersAction) -> None:
+    peers = commands.add_parser("peers", help="peers of a running node (STIGMEM_URL, STIGMEM_API_KEY)")
+    verbs = peers.add_subparsers(dest="peers_command", required=True, metavar="COMMAND")
+    for name, described in _PEER_VERBS.items():
+        verb = verbs.add_parser(name, help=described)
+        if name == "add":
+            verb.add_argument("url", help="where the peer is")
+            verb.add_argument("entity_uri", help="who it is, such as stigmem://org-b.example")
+            verb.add_argument("--scope", action="append", default=[], help="what is exchanged, once for each (public)")
+        elif name != "list":
+            verb.add_argument("peer", help="its peer_id or node_id")
+        if name == "pull":
+            verb.add_argument("--from-start", action="store_true", help="read its log from the beginning again")
+        if name == "approve":
+            verb.add_argument("--accept-checkpoint", action="store_true", help="take the new line of a log that forked")
+        verb.add_argument("--json", action="store_true", help="the node's answer as it came")
+        verb.set_defaults(handler=_at_peers)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -120,6 +150,25 @@ def _assert_fact(arguments: argparse.Namespace) -> int:
 
 def _accept_token(arguments: argparse.Namespace) -> int:
     return _at_node(lambda url, bearer: client.accept_token(url, bearer, arguments.token_id))
+
+
+def _at_peers(arguments: argparse.Namespace) -> int:
+    def run(url: str, bearer: str) -> bytes:
+        console = Console(url=url, bearer=bearer, is_raw=arguments.json)
+        match arguments.peers_command:
+            case "add":
+                said = console.add(arguments.url, arguments.entity_uri, arguments.scope)
+            case "list":
+                said = console.list()
+            case "pull":
+                said = console.pull(arguments.peer, from_start=arguments.from_start)
+            case "approve":
+                said = console.approve(arguments.peer, accept_checkpoint=arguments.accept_checkpoint)
+            case verb:
+                said = {"show": console.show, "check": console.check, "remove": console.remove}[verb](arguments.peer)
+        return said.encode()
+
+    return _at_node(run)
 
 
 def _value(value_type: str, text: str) -> str | float | bool:

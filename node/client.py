@@ -1,4 +1,4 @@
-"""What the command line asks of a running node: signed facts, accepted tokens.
+"""What the command line asks of a running node: signed facts, accepted tokens; peers are in `peer_console.py`.
 
 Always: a signature is made here, over the body built from validated fields (PROTOCOL §2.4); the key never travels.
 """
@@ -40,11 +40,11 @@ def assert_fact(url: str, bearer: str, statement: Statement, *, key_file: str | 
     body = msgspec.to_builtins(statement)
     if key_file is not None:
         body |= _attestation(statement, key_file, passphrase)
-    return _post(url, "/v1/facts", bearer, msgspec.json.encode(body))
+    return ask(url, bearer, "POST", "/v1/facts", msgspec.json.encode(body))
 
 
 def accept_token(url: str, bearer: str, token_id: str) -> bytes:
-    return _post(url, f"/v1/federation/capability-tokens/{token_id}/accept", bearer, b"{}")
+    return ask(url, bearer, "POST", f"/v1/federation/capability-tokens/{token_id}/accept", b"{}")
 
 
 def _attestation(statement: Statement, key_file: str, passphrase: str | None) -> dict[str, object]:
@@ -72,21 +72,26 @@ def _attestation(statement: Statement, key_file: str, passphrase: str | None) ->
     }
 
 
-def _post(url: str, path: str, bearer: str, body: bytes) -> bytes:
-    return asyncio.run(_send(url.rstrip("/") + path, bearer, body))
+def ask(
+    url: str, bearer: str, method: str, path: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_S
+) -> bytes:
+    """The body of the node's answer. Raises NodeRefused where that is no success, or does not come."""
+    return asyncio.run(_send(url.rstrip("/") + path, bearer, method, body, timeout_s))
 
 
-async def _send(url: str, bearer: str, body: bytes) -> bytes:
-    headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+async def _send(url: str, bearer: str, method: str, body: bytes | None, timeout_s: float) -> bytes:
+    headers = {"Authorization": f"Bearer {bearer}"} | ({} if body is None else {"Content-Type": "application/json"})
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(url, data=body, headers=headers) as answer,
+            session.request(method, url, data=body, headers=headers) as answer,
         ):
             said = await answer.read()
             if answer.status >= 300:
                 raise NodeRefused(f"{answer.status}: {said.decode(errors='replace')}")
             return said
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except TimeoutError as error:
+        raise NodeRefused(f"{url}: no answer within {timeout_s:g} s") from error
+    except aiohttp.ClientError as error:
         raise NodeRefused(f"{url}: {error}") from error

@@ -7,7 +7,7 @@ A peer that cannot be reached is no error here but an outcome, recorded like any
 import msgspec
 from msgspec import Struct
 
-from node.commands.peers import PeerDocuments, RecordPeerCheck
+from node.commands.peers import Finding, PeerDocuments, RecordPeerCheck
 from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
 from node.events.manifest_proof import LogEntry
 from node.peer_client import PeerClient, PeerRefused
@@ -46,8 +46,11 @@ class Discovery(Struct, frozen=True, kw_only=True):
     federation_trust: Trust | None = None
 
 
-async def check_peer(node: Node, client: PeerClient, peer: Peer) -> None:
-    """Fetch a peer's documents and record what they are worth: afterwards it is active, or its reason says why not."""
+async def check_peer(node: Node, client: PeerClient, peer: Peer) -> Finding | None:
+    """Fetch a peer's documents and record what they are worth: afterwards it is active, or its reason says why not.
+
+    Returns what was found; None where the peer was revoked, or came to wait for an admin, meanwhile.
+    """
     documents, failure = None, ""
     try:
         documents = await _fetch(client, peer.node_url)
@@ -55,7 +58,8 @@ async def check_peer(node: Node, client: PeerClient, peer: Peer) -> None:
         failure = refusal.detail
     except PeerRefused as refusal:
         failure = f"it answered {refusal.status} {refusal.code}"
-    await node.execute(RecordPeerCheck(peer_id=peer.peer_id, documents=documents, failure=failure[:500]))
+    command = RecordPeerCheck(peer_id=peer.peer_id, documents=documents, failure=failure[:500])
+    return (await node.execute(command)).reply
 
 
 async def fetch_push_url(client: PeerClient, base: str) -> str | None:

@@ -134,6 +134,9 @@ class Sync:
         except PeerRefused as refusal:
             state.last_error = _words_of(refusal)
             raise PeerAnswerInvalid(_words_of(refusal)) from refusal
+        except Refusal as refusal:
+            state.last_error = _words_of(refusal)
+            raise
 
     async def _supervise(self) -> None:
         """Give each peer its task, and wake it when the log says that something about it has changed."""

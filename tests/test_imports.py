@@ -39,8 +39,9 @@ ALLOWED = {
     "node.sync": OUTGOING | {"node.backoff", "node.push"},
     "node.http": OUTGOING | {"node.countersign"},
     "node.client": COMMANDS,
+    "node.peer_console": {"node.client"},
     "node.serve": OUTGOING | {"node.http", "node.sync"},
-    "node.cli": OUTGOING | {"node.client", "node.serve", "node.logging", "replay"},
+    "node.cli": OUTGOING | {"node.client", "node.peer_console", "node.serve", "node.logging", "replay"},
     "replay": REPLAY,
 }
 

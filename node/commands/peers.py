@@ -27,7 +27,7 @@ from node.events.checkpoint import bare_note, origin_of
 from node.events.event import NODE_ITSELF, Event
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, check_log_entry
-from node.events.peers import PeerChanged, PeerRegistered, PeerStatusSet, PeerTermsProposed, PeerVerified
+from node.events.peers import PeerChanged, PeerRegistered, PeerStatus, PeerStatusSet, PeerTermsProposed, PeerVerified
 from node.keys import is_sound_public_key, verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -74,6 +74,15 @@ class RecordPeerCheck(Struct, frozen=True, kw_only=True):
     failure: str
 
 
+class Finding(Struct, frozen=True, kw_only=True):
+    """What a check of a peer's documents came to by itself; an active peer outlives a bad one (see `_is_known`)."""
+
+    status: PeerStatus
+    reason: str
+    detail: str
+    warnings: tuple[str, ...]
+
+
 class ChangePeer(Struct, frozen=True, kw_only=True):
     principal: Principal
     peer_id: str
@@ -116,10 +125,13 @@ def decide_record_peer_check(command: RecordPeerCheck, view: View, context: Cont
         return Decision()
     try:
         event: Event = _verified(peer, command, view, context)
+        found = Finding(status="active", reason="", detail="", warnings=event.warnings)
     except _Unproven as doubt:
         event = _status(peer, doubt)
+        found = Finding(status=doubt.status, reason=doubt.reason, detail=doubt.detail, warnings=())
     # Retries are for ever, the log's growth is not: only news is an event.
-    return Decision() if _is_known(peer, event) else Decision(events=(event,), actor=NODE_ITSELF)
+    events = () if _is_known(peer, event) else (event,)
+    return Decision(events=events, actor=NODE_ITSELF, reply=found)
 
 
 def decide_change_peer(command: ChangePeer, view: View, context: Context) -> Decision:

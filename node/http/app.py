@@ -47,6 +47,7 @@ ROUTES = (
     web.patch("/v1/federation/peers/{peer_id}", peers.change_peer),
     web.delete("/v1/federation/peers/{peer_id}", peers.remove_peer),
     web.get("/v1/federation/peers/{peer_id}/capabilities", peers.get_capabilities),
+    web.post("/v1/federation/peers/{peer_id}/check", peers.check_now),
     web.post("/v1/federation/peers/{peer_id}/approve", peers.approve_peer),
     web.post("/v1/federation/peers/{peer_id}/pull", peers.pull_now),
     web.get("/v1/federation/audit", audit.federation_audit),

@@ -27,6 +27,9 @@ class ExchangeState(Protocol):
     last_contact_at: str | None
     last_error: str
     reason: str
+    next_try_ms: int | None
+    has_more: bool | None
+    caught_up_ms: int | None
 
 
 NODE: web.AppKey[Node] = web.AppKey("node", Node)

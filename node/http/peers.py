@@ -1,4 +1,4 @@
-"""/v1/federation/peers: register, list, change, remove, pull by hand (PROTOCOL §5.1, §5.3)."""
+"""/v1/federation/peers: register, list, change, approve, check, remove, pull by hand (PROTOCOL §5.1, §5.3)."""
 
 from typing import Annotated, Literal
 
@@ -8,13 +8,13 @@ from msgspec import Meta, Struct
 from node.commands.approvals import ApprovePeer
 from node.commands.drafts import NAME_BYTES
 from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer
-from node.errors import UnsupportedField
+from node.errors import PeerNotActive, UnsupportedField
 from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.keys import NODE, PEERS, SYNC
+from node.http.peer_records import registered, shown_peer, shown_peers
 from node.peer_checks import check_peer
-from node.projections.peers import Peer
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
@@ -84,7 +84,7 @@ async def register_peer(request: web.Request) -> web.Response:
     if peer.reason != "awaiting_approval":
         await check_peer(node, client, peer)
     with node.view() as view:
-        return json_response(_registered(find_peer(outcome.reply, view)), 201)
+        return json_response(registered(find_peer(outcome.reply, view)), 201)
 
 
 async def approve_peer(request: web.Request) -> web.Response:
@@ -96,16 +96,24 @@ async def approve_peer(request: web.Request) -> web.Response:
     with node.view() as view:
         peer = find_peer(peer_id, view)
     await check_peer(node, client, peer)
+    return json_response(await shown_peer(request, peer_id))
+
+
+async def check_now(request: web.Request) -> web.Response:
+    """Fetch a peer's documents and judge them now: the peer as it stands then, with what was found."""
+    node, client = request.app[NODE], request.app[PEERS]
+    operator_of(request)
     with node.view() as view:
-        return json_response(_shown(find_peer(peer_id, view), request))
+        peer = find_peer(request.match_info["peer_id"], view)
+    if peer.status == "revoked" or peer.reason == "awaiting_approval":
+        raise PeerNotActive("nothing is fetched from a peer that is revoked, or waits for an admin")
+    found = await check_peer(node, client, peer)
+    return json_response({**await shown_peer(request, peer.peer_id), "found": found})
 
 
 async def list_peers(request: web.Request) -> web.Response:
-    node = request.app[NODE]
     operator_of(request)
-    with node.view() as view:
-        peers = view.peers.all()
-    return json_response({"peers": [_shown(peer, request) for peer in peers]})
+    return json_response({"peers": await shown_peers(request)})
 
 
 async def get_capabilities(request: web.Request) -> web.Response:
@@ -140,8 +148,7 @@ async def change_peer(request: web.Request) -> web.Response:
             delegated_sources=body.delegated_sources,
         )
     )
-    with node.view() as view:
-        return json_response(_shown(find_peer(peer_id, view), request))
+    return json_response(await shown_peer(request, peer_id))
 
 
 async def remove_peer(request: web.Request) -> web.Response:
@@ -160,41 +167,3 @@ async def pull_now(request: web.Request) -> web.Response:
         peer = find_peer(request.match_info["peer_id"], view)
     cycle = await sync.pull_now(peer.node_id, from_start=body.start is not None)
     return json_response(cycle)
-
-
-def _registered(peer: Peer) -> dict[str, object]:
-    return {
-        "peer_id": peer.peer_id,
-        "node_id": peer.node_id,
-        "node_url": peer.node_url,
-        "status": peer.status,
-        "allowed_scopes": peer.allowed_scopes,
-        "verified_at": peer.verified_at,
-        "reason": peer.reason or None,
-        "detail": peer.detail or None,
-        "warnings": peer.warnings,
-    }
-
-
-def _shown(peer: Peer, request: web.Request) -> dict[str, object]:
-    state = request.app[SYNC].state_of(peer.node_id)
-    return {
-        **_registered(peer),
-        "reason": peer.reason or state.reason or None,
-        "established_at": peer.verified_at,
-        "registered_at": peer.registered_at,
-        "delegated_sources": peer.delegated_sources,
-        "proposed": peer.proposed
-        and {"node_url": peer.proposed.node_url, "allowed_scopes": peer.proposed.allowed_scopes},
-        "checkpoint": peer.seen_checkpoint,
-        "fork": peer.fork and {"held": peer.fork.held, "shown": peer.fork.shown},
-        "cursor": peer.cursor,
-        "facts_accepted": peer.accepted,
-        "facts_held": peer.held,
-        "facts_refused": peer.refused,
-        "pages_served": peer.pages_served,
-        "last_received_at": peer.last_received_at,
-        "last_served_at": peer.last_served_at,
-        "last_contact_at": state.last_contact_at,
-        "last_error": state.last_error or None,
-    }

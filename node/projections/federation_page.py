@@ -7,6 +7,7 @@ A cursor holds a place, the first 8 bytes of that entry's leaf hash, and a diges
 import heapq
 import struct
 from hashlib import sha256
+from itertools import chain, combinations
 
 from msgspec import Struct
 
@@ -39,6 +40,14 @@ class News(Struct, frozen=True, kw_only=True):
     facts: list[Fact]
     place: Place
     has_more: bool
+
+
+class Backlog(Struct, frozen=True, kw_only=True):
+    """Facts a peer has yet to ask for, whether there may be more than were counted, and where the first became servable."""
+
+    facts: int
+    has_more: bool
+    oldest: Place | None
 
 
 def read_cursor(cursor: str | None, scopes: tuple[Scope, ...], view: View) -> Place:
@@ -85,6 +94,31 @@ def news_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], after:
         if not lies_under(normal_uri(fact.source), peer_node_id):
             facts.append(fact)
     return News(facts=facts, place=place, has_more=has_more)
+
+
+def backlog_of(
+    view: View, *, peer_node_id: str, allowed: tuple[Scope, ...], cursor: str | None, at_most: int
+) -> Backlog:
+    """What a peer that asked with this cursor had not been given before; at most so many places are looked at."""
+    scopes = _scopes_granted(cursor, allowed)
+    place = read_cursor(cursor, scopes, view)
+    facts, oldest = 0, None
+    streams = [view.facts.servable(scope, place) for scope in scopes]
+    for looked_at, (shown_at, servable) in enumerate(heapq.merge(*streams, key=_place)):
+        if looked_at == at_most:
+            return Backlog(facts=facts, has_more=True, oldest=oldest)
+        if not lies_under(normal_uri(view.facts.at(servable.place).fact.source), peer_node_id):
+            facts, oldest = facts + 1, oldest or shown_at
+    return Backlog(facts=facts, has_more=False, oldest=oldest)
+
+
+def _scopes_granted(cursor: str | None, allowed: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    """The scopes that a cursor was given out for, where those are still allowed: a peer's token may have asked for fewer."""
+    if not cursor:
+        return allowed
+    grant = _CURSOR.unpack(b64url_decode(cursor))[-1]
+    subsets = chain.from_iterable(combinations(allowed, count) for count in range(1, len(allowed) + 1))
+    return next((scopes for scopes in subsets if _grant(scopes) == grant), allowed)
 
 
 def _write_cursor(view: View, place: Place, scopes: tuple[Scope, ...]) -> str:

@@ -194,7 +194,14 @@ async def test_a_removed_peer_is_shown_as_revoked_and_removing_it_again_changes_
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("PATCH", ""), ("DELETE", ""), ("GET", "/capabilities"), ("POST", "/pull"), ("POST", "/approve")],
+    [
+        ("PATCH", ""),
+        ("DELETE", ""),
+        ("GET", "/capabilities"),
+        ("POST", "/pull"),
+        ("POST", "/approve"),
+        ("POST", "/check"),
+    ],
 )
 async def test_a_peer_that_is_not_there_is_not_found(http: Served, method: str, path: str):
     body = {} if method == "PATCH" else None

@@ -1,0 +1,108 @@
+"""A peer as operators are shown it: what the log says of it, how the exchange goes in this run, and how far either side lags.
+
+Always: counts are capped, so that a listing costs the same however far a peer has fallen behind.
+"""
+
+from aiohttp import web
+
+from node.errors import PeerNotFound
+from node.events.entry import open_header
+from node.http.keys import NODE, SYNC, ExchangeState
+from node.projections.federation_page import backlog_of
+from node.projections.peers import Peer
+from node.projections.view import View
+from node.runtime import Node
+from node.times import format_ms, parse_rfc3339
+
+MAX_LAG_FACTS = 1000
+
+
+async def shown_peers(request: web.Request) -> list[dict[str, object]]:
+    """Every peer, oldest first."""
+    node, sync = request.app[NODE], request.app[SYNC]
+    return await node.read(
+        lambda view: [_shown(peer, sync.state_of(peer.node_id), view, node) for peer in view.peers.all()]
+    )
+
+
+async def shown_peer(request: web.Request, peer_id: str) -> dict[str, object]:
+    """Raises PeerNotFound."""
+    node, sync = request.app[NODE], request.app[SYNC]
+
+    def read(view: View) -> dict[str, object]:
+        peer = view.peers.by_id(peer_id)
+        if peer is None:
+            raise PeerNotFound("there is no such peer")
+        return _shown(peer, sync.state_of(peer.node_id), view, node)
+
+    return await node.read(read)
+
+
+def registered(peer: Peer) -> dict[str, object]:
+    """What the answer to a registration says of a peer (PROTOCOL §5.1), and what every listing begins with."""
+    return {
+        "peer_id": peer.peer_id,
+        "node_id": peer.node_id,
+        "node_url": peer.node_url,
+        "status": peer.status,
+        "allowed_scopes": peer.allowed_scopes,
+        "verified_at": peer.verified_at,
+        "reason": peer.reason or None,
+        "detail": peer.detail or None,
+        "warnings": peer.warnings,
+    }
+
+
+def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str, object]:
+    terms, fork = peer.proposed, peer.fork
+    return {
+        **registered(peer),
+        "reason": peer.reason or state.reason or None,
+        "established_at": peer.verified_at,
+        "registered_at": peer.registered_at,
+        "delegated_sources": peer.delegated_sources,
+        "proposed": terms and {"node_url": terms.node_url, "allowed_scopes": terms.allowed_scopes},
+        "checkpoint": peer.seen_checkpoint,
+        "fork": fork and {"held": fork.held, "shown": fork.shown},
+        "cursor": peer.cursor,
+        "facts_accepted": peer.accepted,
+        "facts_held": peer.held,
+        "facts_refused": peer.refused,
+        "pages_served": peer.pages_served,
+        "last_received_at": peer.last_received_at,
+        "last_served_at": peer.last_served_at,
+        "last_contact_at": state.last_contact_at,
+        "last_error": state.last_error or (peer.detail if peer.status != "active" else "") or None,
+        "next_try_at": None if state.next_try_ms is None else format_ms(state.next_try_ms),
+        "lag": None if peer.status == "revoked" else _lag(peer, state, view, node),
+    }
+
+
+def _lag(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str, object]:
+    """`to_peer`: what it has not asked for yet. `from_peer`: whether its last page was the last, and how long ago one was."""
+    now_ms = node.clock.now_ms()
+    waiting = backlog_of(
+        view,
+        peer_node_id=peer.node_id,
+        allowed=tuple(
+            scope
+            for scope in peer.allowed_scopes
+            if (scope != "team" or node.config.federation_allow_team) and peer.asked_scope in (None, scope)
+        ),
+        cursor=peer.asked_cursor,
+        at_most=MAX_LAG_FACTS,
+    )
+    oldest_ms = now_ms
+    if waiting.oldest is not None:
+        oldest_ms = parse_rfc3339(open_header(node.log.stored(waiting.oldest[0])).at)
+    return {
+        "to_peer": {"facts": waiting.facts, "has_more": waiting.has_more, "seconds": _seconds(now_ms - oldest_ms)},
+        "from_peer": {
+            "has_more": state.has_more,
+            "seconds": None if state.caught_up_ms is None else _seconds(now_ms - state.caught_up_ms),
+        },
+    }
+
+
+def _seconds(ms: int) -> float:
+    return max(0, ms) / 1000

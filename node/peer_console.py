@@ -1,0 +1,144 @@
+"""`stigmem peers`: what its verbs ask of a running node, and how they show the answer to whoever runs it.
+
+Always: a peer is named by its peer_id or its node_id. What stems from a peer is shown in printable characters alone.
+"""
+
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from node.client import NodeRefused, ask
+
+PEERS = "/v1/federation/peers"
+PULL_TIMEOUT_S = 600.0
+Shown = dict[str, object]
+
+
+class Console(Struct, frozen=True, kw_only=True):
+    """The node that is asked, with its bearer. `is_raw` shows its answers as they came."""
+
+    url: str
+    bearer: str
+    is_raw: bool
+
+    def add(self, peer_url: str, entity_uri: str, scopes: Sequence[str]) -> str:
+        body = {"peer_url": peer_url, "peer_entity_uri": entity_uri}
+        return self._said(self._ask("POST", "", body | ({"allowed_scopes": list(scopes)} if scopes else {})), _outcome)
+
+    def list(self) -> str:
+        return self._said(self._ask("GET", ""), lambda answer: _table(answer["peers"]))
+
+    def show(self, name: str) -> str:
+        return self._said(msgspec.json.encode(self._find(name)), _members)
+
+    def check(self, name: str) -> str:
+        return self._said(self._ask("POST", f"/{self._id(name)}/check"), _finding)
+
+    def pull(self, name: str, *, from_start: bool) -> str:
+        body = {"from": "start"} if from_start else {}
+        answer = self._ask("POST", f"/{self._id(name)}/pull", body, timeout_s=PULL_TIMEOUT_S)
+        return self._said(answer, lambda cycle: "{ingested} ingested, {known} known, {refused} refused".format(**cycle))
+
+    def approve(self, name: str, *, accept_checkpoint: bool) -> str:
+        body = {"accept_checkpoint": accept_checkpoint}
+        return self._said(self._ask("POST", f"/{self._id(name)}/approve", body), _outcome)
+
+    def remove(self, name: str) -> str:
+        peer = self._find(name)
+        self._ask("DELETE", f"/{quote(str(peer['peer_id']), safe='')}")
+        return "" if self.is_raw else _plain(f"{peer['node_id']}: revoked (removed)")
+
+    def _find(self, name: str) -> Shown:
+        peers = msgspec.json.decode(self._ask("GET", ""))["peers"]
+        found = [peer for peer in peers if name in (peer["peer_id"], peer["node_id"])]
+        if not found:
+            raise NodeRefused(f"peer_not_found: there is no peer {_plain(name)}")
+        return found[0]
+
+    def _id(self, name: str) -> str:
+        return quote(str(self._find(name)["peer_id"]), safe="")
+
+    def _ask(self, method: str, path: str, body: object = None, **options: float) -> bytes:
+        content = None if body is None else msgspec.json.encode(body)
+        return ask(self.url, self.bearer, method, PEERS + path, content, **options)
+
+    def _said(self, answer: bytes, shown: Callable[[Shown], str]) -> str:
+        return answer.decode() if self.is_raw else shown(msgspec.json.decode(answer))
+
+
+def _outcome(peer: Shown) -> str:
+    return "\n".join([_plain(f"{peer['node_id']} {peer['peer_id']}: {_status(peer)}"), *_doubts(peer)])
+
+
+def _finding(peer: Shown) -> str:
+    """What was found, and where the peer is not so (an active one outlives a bad document) how it stands."""
+    found = peer["found"]
+    if found is None:
+        return _outcome(peer)
+    verdict = "its documents hold" if found["status"] == "active" else _status(found)
+    stands = "" if peer["status"] == found["status"] else f"; it stays {_status(peer)}"
+    return "\n".join([_plain(f"{peer['node_id']}: {verdict}{stands}"), *_doubts(found)])
+
+
+def _doubts(said: Shown) -> list[str]:
+    return [_plain(f"  warning: {warning}") for warning in said["warnings"]]
+
+
+def _status(said: Shown) -> str:
+    reason = ": ".join(str(said[name]) for name in ("reason", "detail") if said[name])
+    return f"{said['status']} ({reason})" if reason else str(said["status"])
+
+
+def _members(peer: Shown) -> str:
+    width = max(map(len, peer))
+    return "\n".join(f"{name:<{width}}  {_value(value)}" for name, value in peer.items())
+
+
+def _value(value: object) -> str:
+    return _plain("-" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def _table(peers: list[Shown]) -> str:
+    rows = [("PEER", "STATUS", "SCOPES", "WE OWE", "WE LACK", "NEXT TRY", "LAST ERROR"), *map(_row, peers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _row(peer: Shown) -> tuple[str, ...]:
+    reason = f" ({peer['reason']})" if peer["reason"] else ""
+    texts = (
+        peer["node_id"],
+        f"{peer['status']}{reason}",
+        ",".join(peer["allowed_scopes"]),
+        _owed(peer["lag"]),
+        _lacking(peer["lag"]),
+        peer["next_try_at"] or "-",
+        peer["last_error"] or "-",
+    )
+    return tuple(_plain(str(text)) for text in texts)
+
+
+def _owed(lag: Shown | None) -> str:
+    """What the peer has not asked for yet."""
+    if lag is None:
+        return "-"
+    owed = lag["to_peer"]
+    return f"{owed['facts']}{'+' if owed['has_more'] else ''} facts, {owed['seconds']:.0f} s"
+
+
+def _lacking(lag: Shown | None) -> str:
+    """What is known of what we have not fetched: whether there is more, and how old the last whole reading is."""
+    if lag is None or lag["from_peer"]["has_more"] is None:
+        return "-"
+    lacking = lag["from_peer"]
+    age = "" if lacking["seconds"] is None else f", {lacking['seconds']:.0f} s ago"
+    return f"{'more' if lacking['has_more'] else 'nothing'}{age}"
+
+
+def _plain(text: str) -> str:
+    # A terminal obeys what it is sent: no peer's words may move its cursor or rename its window.
+    return "".join(char if char.isprintable() else "?" for char in text)
