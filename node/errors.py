@@ -549,6 +549,12 @@ class SealInvalid(Invalid):
     code = "seal_invalid"
 
 
+class CosignatureInvalid(Invalid):
+    """It is not a peer's cosignature over a checkpoint of this log (PROTOCOL §10.3)."""
+
+    code = "cosignature_invalid"
+
+
 class AttestationRefused(Forbidden):
     """This node does not countersign that fact body (PROTOCOL §9)."""
 

@@ -10,12 +10,15 @@ from collections.abc import Awaitable
 from typing import Annotated
 
 import msgspec
+import structlog
 from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode
+from node.commands.peer_tokens import mint_token
 from node.commands.witness import RecordFork, Witnessed
-from node.errors import LogUnproven, MalformedJson, PeerAnswerInvalid, PeerBehind, PeerFailed
+from node.errors import LogUnproven, MalformedJson, PeerAnswerInvalid, PeerBehind, PeerFailed, Refusal
 from node.events.checkpoint import Checkpoint, bare_note, open_checkpoint, origin_of
+from node.events.cosignature import cosign, witness_name
 from node.events.tree import roots_from_consistency, roots_from_last_leaf
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
@@ -26,6 +29,9 @@ from node.strict_json import scan_json
 NOTE_BYTES = 1 << 16
 BARE_NOTE_BYTES = 1 << 12
 PROOF_BYTES = 1 << 16
+COSIGN_TIMEOUT_S = 5.0
+
+_log = structlog.get_logger("stigmem.witness")
 
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
@@ -65,6 +71,17 @@ async def witness_log(node: Node, client: PeerClient, peer: Peer) -> Witnessed |
         # What this records is what it refuses with.
         await node.execute(fork)
     return Witnessed(after=peer.seen_checkpoint, note=note)
+
+
+async def send_cosignature(node: Node, client: PeerClient, peer: Peer, note: str) -> None:
+    """Bring a peer our word for its checkpoint, which was proved and is stored. That it may not want it is no trouble of ours."""
+    line = cosign(note, name=witness_name(node.node_id), signer=node.signer, time_s=node.clock.now_ms() // 1000)
+    body = msgspec.json.encode({"checkpoint": note, "cosignature": line})
+    token = mint_token(node.signer, node.clock, issuer=node.node_id, audience=peer.node_id, scopes=peer.allowed_scopes)
+    try:
+        await client.post_json(_url(peer, "cosignatures"), body, token=token, timeout_s=COSIGN_TIMEOUT_S)
+    except (PeerRefused, Refusal) as refusal:
+        _log.info("cosignature_not_taken", peer=peer.node_id, reason=str(refusal))
 
 
 async def _measured(client: PeerClient, peer: Peer, pair: _Pair) -> RecordFork | None:

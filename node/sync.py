@@ -31,7 +31,7 @@ from node.errors import (
 from node.events.peers import BatchRefusal
 from node.peer_checks import check_peer
 from node.peer_client import PeerClient, PeerRefused
-from node.peer_witness import witness_log
+from node.peer_witness import send_cosignature, witness_log
 from node.projections.federation_page import MAX_PAGE_FACTS
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -251,7 +251,16 @@ class Sync:
                 )
                 barren = 0 if done.ingested or done.known else barren + 1
                 if not page.has_more or is_stuck or barren == MAX_BARREN_PAGES:
-                    return total
+                    break
+            await self._cosign(peer, witnessed)
+            return total
+
+    async def _cosign(self, peer: Peer, witnessed: Witnessed | None) -> None:
+        """What is stored may be vouched for: a checkpoint that we could forget is no promise to keep (PROTOCOL §10.3)."""
+        with self._node.view() as view:
+            now = view.peers.of_node(peer.node_id)
+        if witnessed is not None and now.status == "active" and now.seen_checkpoint == witnessed.note:
+            await send_cosignature(self._node, self._client, peer, witnessed.note)
 
     async def _witness(self, peer: Peer, state: PeerState) -> Witnessed | None:
         """Measure the peer's log before anything is read of it (PROTOCOL §10.3): our own asking would make a copy of it go on."""

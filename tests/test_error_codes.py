@@ -111,6 +111,7 @@ GOLDEN = {
     "invalid_fact": {422},
     "seal_invalid": {422},
     "proof_out_of_range": {422},
+    "cosignature_invalid": {422},
     "quarantine_full": {429},
     "quota_exceeded": {429},
     "internal": {500},

@@ -38,6 +38,7 @@ DECIDE: dict[type[Struct], Decide] = {
     exchange.IngestBatch: exchange.decide_ingest_batch,
     pushes.TakePush: pushes.decide_take_push,
     exchange.SignAttestation: exchange.decide_sign_attestation,
+    exchange.TakeCosignature: exchange.decide_take_cosignature,
     exchange.RefuseExchange: exchange.decide_refuse_exchange,
     identity.FoundNode: identity.decide_found_node,
     identity.CreateAdminKey: identity.decide_create_admin_key,

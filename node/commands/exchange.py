@@ -23,6 +23,7 @@ from node.config import Config
 from node.errors import (
     AttestationQuotaExceeded,
     AttestationRefused,
+    CosignatureInvalid,
     IdCollision,
     NonceAlreadySeen,
     Refusal,
@@ -32,12 +33,14 @@ from node.errors import (
     Unauthenticated,
     UnknownOrInactivePeer,
 )
+from node.events.cosignature import check_cosignature, witness_name
 from node.events.event import Actor
 from node.events.facts import Fact, Judgement, Scope, body_of
 from node.events.peers import (
     AttestationSigned,
     BatchReceived,
     BatchRefusal,
+    CheckpointCosigned,
     ExchangeRefused,
     PageServed,
     Receipt,
@@ -48,6 +51,8 @@ from node.projections.federation_page import read_cursor
 from node.projections.peers import Peer
 from node.projections.view import View
 from node.uris import authority_of, lies_under, normal_uri, origin_of
+
+COSIGNATURE_WINDOW_MS = 300_000
 
 
 class ServePage(Struct, frozen=True, kw_only=True):
@@ -114,6 +119,15 @@ class SignAttestation(Struct, frozen=True, kw_only=True):
     token: bytes
 
 
+class TakeCosignature(Struct, frozen=True, kw_only=True):
+    """A peer cosigned `note`, which is this node's own checkpoint of `size` entries, with the signature line `cosignature`."""
+
+    claims: Claims
+    note: str
+    size: int
+    cosignature: str
+
+
 class RefuseExchange(Struct, frozen=True, kw_only=True):
     """A peer's request failed at the door, behind its token's signature."""
 
@@ -127,6 +141,10 @@ def decide_serve_page(command: ServePage, view: View, context: Context) -> Decis
 
 def decide_sign_attestation(command: SignAttestation, view: View, context: Context) -> Decision:
     return answer_peer(command.claims, view, context, lambda peer: _attested(command, peer, view, context))
+
+
+def decide_take_cosignature(command: TakeCosignature, view: View, context: Context) -> Decision:
+    return answer_peer(command.claims, view, context, lambda peer: _cosigned(command, peer, context))
 
 
 def decide_refuse_exchange(command: RefuseExchange, view: View, context: Context) -> Decision:
@@ -259,6 +277,30 @@ def _served(command: ServePage, peer: Peer, view: View, context: Context) -> Dec
         limit=command.limit,
     )
     return Decision(events=(event,), reply=scopes)
+
+
+def _cosigned(command: TakeCosignature, peer: Peer, context: Context) -> Decision:
+    try:
+        time_s = check_cosignature(
+            command.cosignature,
+            note=command.note,
+            name=witness_name(peer.node_id),
+            public_key=b64url_decode(peer.public_key or ""),
+        )
+    except ValueError as error:
+        raise CosignatureInvalid(f"cosignature: {error}") from error
+    if abs(time_s * 1000 - context.at_ms) > COSIGNATURE_WINDOW_MS:
+        raise CosignatureInvalid("cosignature: dated more than five minutes from now")
+    if peer.cosigned is not None and command.size < peer.cosigned.size:
+        raise CosignatureInvalid("checkpoint: smaller than the last one that this peer cosigned")
+    event = CheckpointCosigned(
+        node_id=peer.node_id,
+        nonce=str(command.claims.nonce),
+        forget_ms=forget_ms(command.claims, context),
+        size=command.size,
+        cosignature=command.cosignature,
+    )
+    return Decision(events=(event,))
 
 
 def _attested(command: SignAttestation, peer: Peer, view: View, context: Context) -> Decision:

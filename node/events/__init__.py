@@ -40,5 +40,6 @@ EVENT_TYPES: dict[str, type[Event]] = {
         peers.PeerCheckpointSeen,
         peers.PeerLogForked,
         peers.PeerCheckpointAccepted,
+        peers.CheckpointCosigned,
     )
 }

@@ -104,6 +104,16 @@ class PeerCheckpointAccepted(Event, tag="peer.checkpoint_accepted.1"):
     checkpoint: str
 
 
+class CheckpointCosigned(Event, tag="checkpoint.cosigned.1"):
+    """A peer cosigned this log's checkpoint of `size` entries; `cosignature` is its signature line (C2SP tlog-cosignature)."""
+
+    node_id: str
+    nonce: str
+    forget_ms: int
+    size: int
+    cosignature: str
+
+
 class PageServed(Event, tag="page.served.1"):
     """A peer asked for a page of facts behind `cursor` and got it. `forget_ms` (epoch) is when its nonce may go."""
 

@@ -61,6 +61,7 @@ ROUTES = (
     web.post("/v1/federation/capability-tokens/{token_id}/revoke", tokens.revoke_token),
     web.post("/v1/federation/capability-tokens/{token_id}/accept", tokens.accept_token),
     web.get("/v1/log/checkpoint", log.checkpoint),
+    web.post("/v1/log/cosignatures", exchange.take_cosignature),
     web.get("/v1/log/proof/inclusion", log.inclusion),
     web.get("/v1/log/proof/consistency", log.consistency),
 )

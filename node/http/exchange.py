@@ -1,4 +1,4 @@
-"""What peers ask for and bring: pages of facts, and signatures on what their bearers wrote (PROTOCOL §5.3, §5.4, §9).
+"""What peers ask for and bring: pages of facts, signatures on what their bearers wrote, cosignatures (PROTOCOL §5.3, §5.4, §9, §10.3).
 
 Always: the token's signature is checked here; whatever follows is decided where its nonce is taken.
 """
@@ -10,12 +10,22 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, structs
 
 from node.clock import parse_hlc
-from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation
+from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation, TakeCosignature
 from node.commands.ingest import Examined, examine
 from node.commands.peer_tokens import Claims, check_claims
 from node.commands.pushes import TakePush
 from node.commands.served_facts import ServedFact, served_fact
-from node.errors import BodyTooLarge, FederationDisabled, PushDisabled, Refusal, TooLarge, UnknownOrInactivePeer
+from node.errors import (
+    BodyTooLarge,
+    CosignatureInvalid,
+    FederationDisabled,
+    PushDisabled,
+    Refusal,
+    TooLarge,
+    UnknownOrInactivePeer,
+)
+from node.events.checkpoint import open_checkpoint, origin_of
+from node.events.manifest_proof import checkpoint_at
 from node.events.peers import BatchRefusal
 from node.http.auth import is_capability_write, peer_claims
 from node.http.body import decode_query, json_response, read_json
@@ -31,6 +41,7 @@ MAX_ATTEST_BYTES = 1 << 18
 MAX_PUSH_BYTES = 8 << 20
 # A reference node fails for ever on an HLC that is 30 days old (INTEROP §7); a day is left for clocks that differ.
 FOREIGN_HLC_AGE_MS = 29 * 86_400_000
+MAX_COSIGNATURE_BYTES = 1 << 14
 
 
 class PullQuery(Struct, frozen=True, kw_only=True):
@@ -42,6 +53,13 @@ class PullQuery(Struct, frozen=True, kw_only=True):
 class AttestBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fact_body: FactBody
     token_json: msgspec.Raw
+
+
+class CosignatureBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This node's own checkpoint, without others' lines, and the signature line of the witness."""
+
+    checkpoint: str
+    cosignature: str
 
 
 class PushBody(Struct, frozen=True, kw_only=True):
@@ -104,6 +122,32 @@ async def attest(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     signature = (await node.execute(SignAttestation(claims=claims, body=body.fact_body, token=token))).reply
     return json_response({"attestation": signature, "issuer": node.node_id, "key_id": node.signer.key_id})
+
+
+async def take_cosignature(request: web.Request) -> web.Response:
+    node, claims = request.app[NODE], _peer(request)
+    try:
+        body = decode(await read_json(request, max_bytes=MAX_COSIGNATURE_BYTES), CosignatureBody)
+        size = _own_size(node, body.checkpoint)
+    except Refusal as refusal:
+        await _refuse(node, claims, refusal)
+    command = TakeCosignature(claims=claims, note=body.checkpoint, size=size, cosignature=body.cosignature)
+    await node.execute(command)
+    return json_response({"size": size}, 201)
+
+
+def _own_size(node: Node, note: str) -> int:
+    """Of how many entries of this log the note is a checkpoint. Raises CosignatureInvalid where it is of none."""
+    try:
+        said = open_checkpoint(note, origin=origin_of(node.node_id), public_key=node.signer.public_key)
+    except ValueError as error:
+        raise CosignatureInvalid(f"checkpoint: {error}") from error
+    # Our own signature is not enough: a copy of our folder may have gone another way under the same key.
+    if not 0 < said.size <= node.log.announced().size or note != checkpoint_at(
+        node.log, said.size, node.node_id, node.signer
+    ):
+        raise CosignatureInvalid("checkpoint: not of this log as it stands")
+    return said.size
 
 
 def foreign_facts(facts: list[ServedFact], now_ms: int) -> list[ServedFact]:

@@ -16,6 +16,10 @@ from node.http.keys import NODE
 Number = Annotated[int, Meta(ge=0, le=2**53)]
 
 
+class CheckpointQuery(Struct, frozen=True, kw_only=True):
+    cosigned: bool = False
+
+
 class InclusionQuery(Struct, frozen=True, kw_only=True):
     offset: Number | None = None
     size: Number | None = None
@@ -27,8 +31,12 @@ class ConsistencyQuery(Struct, frozen=True, kw_only=True, rename={"first": "from
 
 
 async def checkpoint(request: web.Request) -> web.Response:
-    node = request.app[NODE]
-    note = checkpoint_at(node.log, node.log.announced().size, node.node_id, node.signer)
+    """The log as it stands. To be cosigned is an event too, so a cosigned checkpoint is never the last: it is asked for by name."""
+    node, asked = request.app[NODE], decode_query(request, CheckpointQuery)
+    with node.view() as view:
+        size, lines = view.peers.cosigned() if asked.cosigned else (0, [])
+    note = checkpoint_at(node.log, size or node.log.announced().size, node.node_id, node.signer)
+    note += "".join(f"{line}\n" for line in lines)
     return web.Response(text=note, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
 
 

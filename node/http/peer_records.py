@@ -64,6 +64,7 @@ def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str
         "proposed": terms and {"node_url": terms.node_url, "allowed_scopes": terms.allowed_scopes},
         "checkpoint": peer.seen_checkpoint,
         "fork": fork and {"held": fork.held, "shown": fork.shown},
+        "cosigned": peer.cosigned and {"size": peer.cosigned.size, "at": peer.cosigned.at},
         "cursor": peer.cursor,
         "facts_accepted": peer.accepted,
         "facts_held": peer.held,

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from node.events.entry import Entry
 from node.events.event import Event
-from node.events.peers import AttestationSigned, ExchangeRefused, PageServed, PushReceived
+from node.events.peers import AttestationSigned, CheckpointCosigned, ExchangeRefused, PageServed, PushReceived
 from node.projections.base import Projection, TableSpec
 
 _BY_NONCE = TableSpec("nonces/by_nonce", int)
@@ -23,7 +23,13 @@ _MS = struct.Struct(">Q")
 class Nonces(Projection):
     name: ClassVar[str] = "nonces"
     version: ClassVar[int] = 1
-    events: ClassVar[tuple[type[Event], ...]] = (PageServed, PushReceived, AttestationSigned, ExchangeRefused)
+    events: ClassVar[tuple[type[Event], ...]] = (
+        PageServed,
+        PushReceived,
+        AttestationSigned,
+        CheckpointCosigned,
+        ExchangeRefused,
+    )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NONCE, _BY_EXPIRY)
 
     def is_seen(self, nonce: str, now_ms: int) -> bool:
@@ -37,6 +43,7 @@ class Nonces(Projection):
                 PageServed(nonce=str(nonce), forget_ms=forget_ms)
                 | PushReceived(nonce=str(nonce), forget_ms=forget_ms)
                 | AttestationSigned(nonce=str(nonce), forget_ms=forget_ms)
+                | CheckpointCosigned(nonce=str(nonce), forget_ms=forget_ms)
                 | ExchangeRefused(nonce=str(nonce), forget_ms=forget_ms)
             ):
                 self._evict_before(entry.at_ms)

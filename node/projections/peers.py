@@ -17,6 +17,7 @@ from node.events.facts import Scope
 from node.events.identity import Settings, SettingsChanged
 from node.events.peers import (
     BatchReceived,
+    CheckpointCosigned,
     PageServed,
     PeerChanged,
     PeerCheckpointAccepted,
@@ -49,6 +50,14 @@ class Fork(Struct, frozen=True, array_like=True):
 
     held: str
     shown: str
+
+
+class Cosigned(Struct, frozen=True, array_like=True):
+    """The last checkpoint of this log that a peer cosigned, by its size, with the peer's signature line."""
+
+    size: int
+    line: str
+    at: str
 
 
 class Peer(Struct, frozen=True, array_like=True):
@@ -91,6 +100,7 @@ class Peer(Struct, frozen=True, array_like=True):
     seen_at_ms: int
     fork: Fork | None
     proposed: Terms | None
+    cosigned: Cosigned | None
     asked_scope: str | None
     asked_cursor: str | None
 
@@ -114,6 +124,7 @@ class Peers(Projection):
         PeerCheckpointSeen,
         PeerLogForked,
         PeerCheckpointAccepted,
+        CheckpointCosigned,
         PageServed,
         BatchReceived,
         PushReceived,
@@ -132,6 +143,12 @@ class Peers(Projection):
         """Every peer ever registered, oldest first."""
         return sorted((peer for _, peer in self.table(_BY_NODE_ID).scan()), key=lambda p: (p.registered_at, p.node_id))
 
+    def cosigned(self) -> tuple[int, list[str]]:
+        """The largest size of this log that a peer we exchange with has cosigned, and all lines for that size; 0 for none."""
+        found = [peer.cosigned for peer in self.all() if peer.cosigned is not None and peer.status == "active"]
+        size = max((cosigned.size for cosigned in found), default=0)
+        return size, [cosigned.line for cosigned in found if cosigned.size == size]
+
     def fold(self, entry: Entry) -> None:
         match entry.event:
             case PeerRegistered() as registered:
@@ -149,7 +166,7 @@ class Peers(Projection):
                 self._propose(proposed)
             case PeerTermsApproved(node_id=node_id):
                 self._approve(entry, node_id)
-            case PeerCheckpointSeen() | PeerLogForked() | PeerCheckpointAccepted():
+            case PeerCheckpointSeen() | PeerLogForked() | PeerCheckpointAccepted() | CheckpointCosigned():
                 self._witness(entry)
             case PageServed() as served:
                 self._count_served(entry, served)
@@ -198,6 +215,7 @@ class Peers(Projection):
             seen_at_ms=old.seen_at_ms if keeps_pin else 0,
             fork=None,
             proposed=None,
+            cosigned=old.cosigned if keeps_pin else None,
             asked_scope=old.asked_scope if old else None,
             asked_cursor=old.asked_cursor if old else None,
         )
@@ -247,6 +265,8 @@ class Peers(Projection):
                 self._change(node_id, status="revoked", reason="log_forked", detail=_FORKED, fork=fork)
             case PeerCheckpointAccepted(node_id=node_id, checkpoint=note):
                 self._take_line(entry, node_id, note)
+            case CheckpointCosigned(node_id=node_id, size=size, cosignature=line):
+                self._change(node_id, cosigned=Cosigned(size=size, line=line, at=format_ms(entry.at_ms)))
 
     def _take_line(self, entry: Entry, node_id: str, note: str) -> None:
         self._change(

@@ -24,6 +24,7 @@ from node.events.peers import (
     AttestationSigned,
     BatchReceived,
     BatchRefusal,
+    CheckpointCosigned,
     ExchangeRefused,
     PageServed,
     PeerChanged,
@@ -354,6 +355,13 @@ def _of_witness() -> list[Event]:
             shown=_note(16, b"u"),
             leaf_hash=None,
             hashes=(),
+        ),
+        CheckpointCosigned(
+            node_id=PEER_NODE_ID,
+            nonce="nonce-4",
+            forget_ms=FORGET_MS,
+            size=30,
+            cosignature="\u2014 org-b.example Y29zaWduYXR1cmU=",
         ),
     ]
 

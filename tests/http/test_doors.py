@@ -39,7 +39,12 @@ PUBLIC = {
     "GET /v1/log/proof/inclusion",
     "GET /v1/log/proof/consistency",
 }
-PEERS_ALONE = {"GET /v1/federation/facts", "POST /v1/federation/facts/push", "POST /v1/federation/attest"}
+PEERS_ALONE = {
+    "GET /v1/federation/facts",
+    "POST /v1/federation/facts/push",
+    "POST /v1/federation/attest",
+    "POST /v1/log/cosignatures",
+}
 SIGNER = Signer.from_seed(SEED)
 MANIFEST = {
     "manifest_version": 1,
