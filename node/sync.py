@@ -91,6 +91,8 @@ class PeerState:
         self.reason = ""
         # When, by the loop's clock, a sign of life last cut a backoff short.
         self.heard_at = -SIGN_REST_S
+        # Why its log is taken for unproven, though it is read.
+        self.doubt = ""
         # When the next cycle or check is due; None while one runs, or where none is to come by itself.
         self.next_try_ms: int | None = None
         # What the last page said, and when one last said that it was all there is.
@@ -252,6 +254,7 @@ class Sync:
                 barren = 0 if done.ingested or done.known else barren + 1
                 if not page.has_more or is_stuck or barren == MAX_BARREN_PAGES:
                     break
+            state.last_error = state.doubt
             await self._cosign(peer, witnessed)
             return total
 
@@ -264,6 +267,7 @@ class Sync:
 
     async def _witness(self, peer: Peer, state: PeerState) -> Witnessed | None:
         """Measure the peer's log before anything is read of it (PROTOCOL §10.3): our own asking would make a copy of it go on."""
+        state.doubt = ""
         try:
             return await witness_log(self._node, self._client, peer)
         except PeerBehind:
@@ -274,7 +278,8 @@ class Sync:
             with self._node.view() as view:
                 if rules_in_force(view, self._node.config).mode == "strict":
                     raise
-            _log.info("log_unproven", peer=peer.node_id, reason=refusal.detail)
+            state.doubt = refusal.detail
+            _log.info("log_unproven", peer=peer.node_id, reason=state.doubt)
             return None
 
     def _require_ready(self, node_id: str, state: PeerState) -> Peer:
@@ -308,7 +313,7 @@ class Sync:
                 # Its log is not the one the cursor was for: start over, what we have already is a no-op.
                 return await self._fetch(peer, state, None)
             raise
-        state.last_contact_at, state.last_error = format_ms(node.clock.now_ms()), ""
+        state.last_contact_at = format_ms(node.clock.now_ms())
         return await asyncio.to_thread(_page, raw)
 
     async def _ingest(self, peer: Peer, page: Page, cursor: str | None, witnessed: Witnessed | None) -> Ingested:

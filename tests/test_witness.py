@@ -96,6 +96,7 @@ async def test_a_log_that_forked_is_stopped_with_both_notes_kept(
     assert (peer["status"], peer["reason"]) == ("revoked", "log_forked")
     assert peer["fork"] == {"held": held_note, "shown": log.note()}
     (await pull(http)).refused(409, "peer_not_active")
+    assert "two logs" in (await peer_of(http))["last_error"]
 
 
 async def forked(at: Served, log: ShownLog, leaves: Leaves) -> str:
@@ -192,6 +193,7 @@ async def test_a_log_that_is_not_proved_to_go_on_is_said_to_be_unproven_and_its_
 
     peer = await peer_of(http)
     assert (peer["status"], peer["reason"], peer["checkpoint"]) == ("active", "unproven", held)
+    assert peer["last_error"]
     assert types_from(http, size) == ["batch.received.1"]
 
 

@@ -1,4 +1,4 @@
-"""What peers ask for and bring: pages of facts, signatures on what their bearers wrote, cosignatures (PROTOCOL §5.3, §5.4, §9, §10.3).
+"""What peers ask for and bring: pages of facts, signatures on what their bearers wrote, cosignatures (§5.3, §5.4, §9, §10.3).
 
 Always: the token's signature is checked here; whatever follows is decided where its nonce is taken.
 """

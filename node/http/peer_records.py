@@ -73,7 +73,7 @@ def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str
         "last_received_at": peer.last_received_at,
         "last_served_at": peer.last_served_at,
         "last_contact_at": state.last_contact_at,
-        "last_error": state.last_error or (peer.detail if peer.status != "active" else "") or None,
+        "last_error": (peer.detail if peer.status != "active" else "") or state.last_error or None,
         "next_try_at": None if state.next_try_ms is None else format_ms(state.next_try_ms),
         "lag": None if peer.status == "revoked" else _lag(peer, state, view, node),
     }
