@@ -348,6 +348,12 @@ class ManifestNotFound(NotFound):
     code = "manifest_not_found"
 
 
+class ManifestConflict(Forbidden):
+    """What relays say of an organisation does not agree, or is more than a relay may say (PROTOCOL §5.5)."""
+
+    code = "manifest_conflict"
+
+
 class EntityNotOwned(Forbidden):
     code = "entity_not_owned"
 

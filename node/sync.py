@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Coroutine
 from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -17,6 +18,7 @@ from node.backoff import MAX_BACKOFF_S, backoff_s, jittered, longest_wait_s, wai
 from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.ingest import Examined, examine
+from node.commands.introductions import IntroduceManifest, needs_introduction
 from node.commands.peer_tokens import mint_token
 from node.commands.witness import Witnessed
 from node.errors import (
@@ -25,6 +27,7 @@ from node.errors import (
     PeerAnswerInvalid,
     PeerBehind,
     PeerNotActive,
+    PeerUnreachable,
     QuarantineGardenRequired,
     Refusal,
 )
@@ -44,6 +47,8 @@ PAGE_BYTES = 8 << 20
 # No more often than this, or a pull interval, does a sign of life cut a backoff short.
 SIGN_REST_S = 60.0
 MAX_CURSOR_CHARS = 1024
+# Organisations on one page whose manifests are asked for; a page of more strangers than that is refused in part.
+MAX_STRANGERS = 32
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
@@ -67,6 +72,12 @@ class Page(Struct, frozen=True, kw_only=True):
     facts: list[msgspec.Raw]
     cursor: Annotated[str, Meta(max_length=MAX_CURSOR_CHARS)] | None
     has_more: bool
+
+
+class _Origin(Struct):
+    """The one member of a fact that says whose record it is."""
+
+    origin: str | None = None
 
 
 class Cycle(Struct, frozen=True, kw_only=True):
@@ -239,6 +250,7 @@ class Sync:
             while True:
                 page = await self._fetch(peer, state, total.cursor)
                 reached = total.cursor if page.cursor is None else page.cursor
+                await self._meet(peer, page)
                 done = await self._ingest(peer, page, reached, witnessed)
                 state.cursor, state.terms_from, state.has_more = reached, peer.terms_from, page.has_more
                 if not page.has_more:
@@ -316,6 +328,26 @@ class Sync:
         state.last_contact_at = format_ms(node.clock.now_ms())
         return await asyncio.to_thread(_page, raw)
 
+    async def _meet(self, peer: Peer, page: Page) -> None:
+        """Ask the peer for the manifests of strangers whose facts it relays; what it has none of is then refused, fact by fact."""
+        origins = {origin for raw in page.facts if (origin := _origin_of(raw)) is not None}
+        for origin in sorted(origins)[:MAX_STRANGERS]:
+            with self._node.view() as view:
+                if not needs_introduction(origin, peer.node_id, view, self._node.context()):
+                    continue
+            try:
+                document = await self._client.get_json(
+                    f"{peer.node_url}/v1/federation/manifest/{quote(origin, safe='')}"
+                )
+                await self._node.execute(
+                    IntroduceManifest(introducer=peer.node_id, entity_uri=origin, document=document)
+                )
+            except PeerUnreachable:
+                # Its facts would be refused for want of a manifest: better to read the page again.
+                raise
+            except (PeerRefused, Refusal) as error:
+                _log.info("not_introduced", peer=peer.node_id, organisation=origin, reason=_words_of(error))
+
     async def _ingest(self, peer: Peer, page: Page, cursor: str | None, witnessed: Witnessed | None) -> Ingested:
         context = self._node.context()
 
@@ -360,6 +392,14 @@ def _check_delay_s(failures: int) -> float:
     if failures <= _EARLY_TRIES:
         return min(15.0, 2.0 ** (failures - 1))
     return jittered(min(MAX_BACKOFF_S, 15.0 * 2.0 ** min(failures - _EARLY_TRIES, 10)))
+
+
+def _origin_of(raw: msgspec.Raw) -> str | None:
+    """Which organisation a fact of a page says it comes from; None where it says nothing that could be one."""
+    try:
+        return msgspec.json.decode(raw, type=_Origin).origin
+    except msgspec.MsgspecError:
+        return None
 
 
 def _page(raw: bytes) -> Page:

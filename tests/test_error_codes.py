@@ -49,6 +49,7 @@ GOLDEN = {
     "token_revoked": {403},
     "insufficient_capability": {403},
     "entity_not_owned": {403},
+    "manifest_conflict": {403},
     "federation_disabled": {403},
     "scope_not_permitted": {403},
     "scope_violation": {403},

@@ -47,6 +47,7 @@ from node.events.peers import (
     Receipts,
 )
 from node.keys import verify
+from node.projections.fact_rows import speaker_of
 from node.projections.federation_page import read_cursor
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -188,21 +189,21 @@ def require_terms(peer: Peer, *, public_key: str | None, terms_from: int) -> Non
 def take_in(outcomes: tuple[Examined | BatchRefusal, ...], peer: Peer, view: View, context: Context) -> Taken:
     """Judge examined facts, each alone, by what is stored and in force now."""
     rules = rules_in_force(view, context.config)
-    receipts: dict[str, Receipt] = {}
+    receipts: dict[tuple[str, str], Receipt] = {}
     refused, known = [], 0
     for outcome in outcomes:
         if isinstance(outcome, BatchRefusal):
             refused.append(outcome)
             continue
         try:
-            receipt = _receipt(outcome, receipts, peer, rules, view, context)
+            receipt = _receipt(outcome, receipts, rules, view, context)
         except Refusal as refusal:
             refused.append(_refused(outcome.fact, refusal))
             continue
         if receipt is None:
             known += 1
         else:
-            receipts[outcome.fact.id.lower()] = receipt
+            receipts[outcome.fact.origin, outcome.fact.id.lower()] = receipt
     # A peer chooses how much of what it brings is refused: past the limit that is counted, or it could fill our disk.
     recorded = tuple(
         refusal for refusal in refused if context.refusals.admit(peer.node_id, refusal.reason, context.at_ms)
@@ -362,7 +363,11 @@ def _check_policy(token_id: str, view: View, context: Context) -> None:
 
 
 def _receipt(
-    examined: Examined, batch: dict[str, Receipt], peer: Peer, rules: Rules, view: View, context: Context
+    examined: Examined,
+    batch: dict[tuple[str, str], Receipt],
+    rules: Rules,
+    view: View,
+    context: Context,
 ) -> Receipt | None:
     """The fact as it is taken in, or None where it is known already. Raises why it is not taken."""
     fact = examined.fact
@@ -371,7 +376,7 @@ def _receipt(
         if known_hash != fact.fact_hash:
             raise IdCollision("id: the peer gave it to another fact before")
         return None
-    judgement = None if rules.mode == "off" else _judged(examined, peer, rules, view, context)
+    judgement = None if rules.mode == "off" else _judged(examined, rules, view, context)
     reason = hold_reason(
         view,
         rules,
@@ -394,21 +399,21 @@ def _receipt(
     )
 
 
-def _known_hash(fact: Fact, batch: dict[str, Receipt], view: View) -> str | None:
+def _known_hash(fact: Fact, batch: dict[tuple[str, str], Receipt], view: View) -> str | None:
     # A UUID is the same in either case; two facts under one would be moderated as one.
-    if fact.id.lower() in batch:
-        return batch[fact.id.lower()].fact.fact_hash
+    if (fact.origin, fact.id.lower()) in batch:
+        return batch[fact.origin, fact.id.lower()].fact.fact_hash
     row = view.facts.of_origin(fact.origin, fact.id)
     return None if row is None else row.fact.fact_hash
 
 
-def _judged(examined: Examined, peer: Peer, rules: Rules, view: View, context: Context) -> Judgement:
+def _judged(examined: Examined, rules: Rules, view: View, context: Context) -> Judgement:
     return judge(
         view,
         rules,
         node_id=context.node_id,
         source=examined.source,
-        origin=peer.node_id,
+        origin=examined.fact.origin,
         scope=examined.fact.scope,
         now_ms=context.at_ms,
         is_attested=examined.is_attested,
@@ -417,13 +422,16 @@ def _judged(examined: Examined, peer: Peer, rules: Rules, view: View, context: C
     )
 
 
-def _require_place(examined: Examined, batch: dict[str, Receipt], rules: Rules, view: View) -> None:
+def _require_place(examined: Examined, batch: dict[tuple[str, str], Receipt], rules: Rules, view: View) -> None:
     garden_id = rules.quarantine_garden_id
     if garden_id is None or view.gardens.by_id(garden_id) is None:
         raise TrustBelowThreshold("no quarantine garden is designated")
-    # A page comes from one peer and holds its own facts alone, so all that wait in it are of one organisation.
-    waiting = sum(receipt.quarantine_garden_id is not None for receipt in batch.values())
-    require_room(origin_of(examined.source, examined.fact.origin), view, besides=waiting)
+    organisation = origin_of(examined.source, examined.fact.origin)
+    waiting = sum(
+        receipt.quarantine_garden_id is not None and speaker_of(receipt.fact)[0] == organisation
+        for receipt in batch.values()
+    )
+    require_room(organisation, view, besides=waiting)
 
 
 def _refused(fact: Fact, refusal: Refusal) -> BatchRefusal:

@@ -22,6 +22,7 @@ from node.commands.drafts import (
     value_of,
 )
 from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_parent_name
+from node.commands.introductions import is_organisation, sealing_key
 from node.errors import (
     CidMismatch,
     HlcSkew,
@@ -83,10 +84,12 @@ class _Loose(Struct):
     source: object = None
 
 
-def examine(raw: bytes, peer: Peer, view: View, context: Context) -> Examined | BatchRefusal:
-    """Judge one fact of a peer's page by itself."""
+def examine(
+    raw: bytes, peer: Peer, view: View, context: Context, *, is_pushed: bool = False
+) -> Examined | BatchRefusal:
+    """Judge one fact of a peer's page, or of what it pushed, by itself."""
     try:
-        return _examined(_decode(raw), peer, view, context)
+        return _examined(_decode(raw), peer, view, context, is_pushed=is_pushed)
     except Refusal as refusal:
         return refusal_of(raw, refusal.code)
 
@@ -140,12 +143,17 @@ def _conflict_of(fact: WireFact) -> str:
     return fact.resolves.conflict_id if fact.resolves else ""
 
 
-def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Examined:
+def _examined(wire: WireFact, peer: Peer, view: View, context: Context, *, is_pushed: bool) -> Examined:
     if wire.scope not in peer.allowed_scopes:
         raise ScopeViolation(f"{wire.scope} facts are not exchanged with this peer")
     draft = _draft(wire)
     body = body_of(draft)
-    is_sealed = _check_source(wire, draft.normal_source, body, peer)
+    origin = peer.node_id if wire.origin is None else wire.origin
+    if origin == peer.node_id:
+        is_sealed = _check_source(wire, draft.normal_source, body, peer)
+    else:
+        _check_relayed(wire, draft.normal_source, body, view, context, is_pushed=is_pushed)
+        is_sealed = True
     check_hlc(wire.hlc, context)
     verified, warnings = check_attestations(
         body, wire.attestation_chain, wire.attestation_chain_issuers, view=view, context=context, is_strict=False
@@ -165,7 +173,7 @@ def _examined(wire: WireFact, peer: Peer, view: View, context: Context) -> Exami
         received_from=peer.node_id,
         supersedes=wire.supersedes or (),
         resolves=wire.resolves,
-        origin=peer.node_id,
+        origin=origin,
         seal=wire.seal,
         source_trust=None,
         derived_from=wire.derived_from,
@@ -221,25 +229,35 @@ def _ownable(source: str) -> str:
 
 
 def _check_source(wire: WireFact, source: str, body: bytes, peer: Peer) -> bool:
-    """Whether the fact carries the peer's own seal. Raises SourceNotOwned or SealInvalid."""
-    if wire.origin is not None and wire.origin != peer.node_id:
-        # A relayed fact passes on its origin's seal alone; this version takes facts from their origin only.
-        raise SourceNotOwned("origin: the fact is another node's record")
+    """Whether the peer's own record carries its seal. Raises SourceNotOwned or SealInvalid."""
     is_own = lies_under(source, peer.node_id) or wire.source == peer.node_id
     is_sealed = wire.seal is not None
     # Whose it is comes first: a stranger's word is not the peer's, sealed by whomever.
     if not is_own and not is_informal(source):
         raise SourceNotOwned("source: it does not lie under the peer's node_id")
-    if is_sealed and not _is_sealed_by(wire, body, peer):
+    if is_sealed and not _is_sealed_under(peer.public_key, peer.node_id, wire, body):
         raise SealInvalid("seal: it is not the peer's over this record")
     if not (is_own or is_sealed or wire.source.startswith(peer.delegated_sources)):
         raise SourceNotOwned("source: an informal name without the peer's seal")
     return is_sealed
 
 
-def _is_sealed_by(wire: WireFact, body: bytes, peer: Peer) -> bool:
+def _check_relayed(wire: WireFact, source: str, body: bytes, view: View, context: Context, *, is_pushed: bool) -> None:
+    """Another node's record passes by pull, public, and on that node's own seal (PROTOCOL §5.5). Raises why it does not."""
+    origin = wire.origin or ""
+    if is_pushed or not is_organisation(origin):
+        raise SourceNotOwned("origin: the fact is another node's record")
+    if wire.scope != "public":
+        raise ScopeViolation(f"{wire.scope} facts go one hop")
+    if not is_informal(source) and not lies_under(source, origin):
+        raise SourceNotOwned("source: it does not lie under the fact's origin")
+    if not _is_sealed_under(sealing_key(origin, view, context), origin, wire, body):
+        raise SourceNotOwned("origin: the fact does not carry a seal of it that is known to be its")
+
+
+def _is_sealed_under(public_key: str | None, origin: str, wire: WireFact, body: bytes) -> bool:
     message = seal_message(
-        origin=peer.node_id,
+        origin=origin,
         id=wire.id,
         hlc=wire.hlc or "",
         fact_hash=fact_hash(body),
@@ -249,9 +267,7 @@ def _is_sealed_by(wire: WireFact, body: bytes, peer: Peer) -> bool:
         resolves=None if wire.resolves is None else msgspec.to_builtins(wire.resolves),
     )
     try:
-        return peer.public_key is not None and verify(
-            b64url_decode(peer.public_key), message, b64url_decode(wire.seal or "")
-        )
+        return public_key is not None and verify(b64url_decode(public_key), message, b64url_decode(wire.seal or ""))
     except ValueError:
         return False
 

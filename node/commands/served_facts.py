@@ -5,7 +5,7 @@ Always: what this node thinks of a fact (contradicted, trust, quarantine, garden
 
 from msgspec import UNSET, Struct, UnsetType
 
-from node.events.facts import Fact, Interpretation, Scope, Value, ValueType
+from node.events.facts import Fact, Interpretation, Scope, Value, ValueType, cid_of
 
 
 class ShownValue(Struct, frozen=True, kw_only=True):
@@ -60,7 +60,8 @@ def served_fact(fact: Fact) -> ServedFact:
         confidence=fact.confidence,
         scope=fact.scope,
         valid_until=fact.valid_until,
-        cid=fact.cid,
+        # A received number may carry another spelling's CID, which no reader of ours would arrive at (PROTOCOL §2.3).
+        cid=fact.cid if fact.received_from is None else cid_of(fact),
         derived_from=fact.derived_from,
         supersedes=fact.supersedes,
         resolves=fact.resolves,

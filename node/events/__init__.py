@@ -32,6 +32,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         peers.PeerChanged,
         peers.PageServed,
         peers.BatchReceived,
+        peers.ManifestIntroduced,
         peers.PushReceived,
         peers.AttestationSigned,
         peers.ExchangeRefused,

@@ -193,3 +193,13 @@ class ExchangeRefused(Event, tag="exchange.refused.1"):
     event_type: Literal["replay_attempt", "rejected_token", "scope_violation", "rejected_request"]
     reason: str
     detail: str
+
+
+class ManifestIntroduced(Event, tag="manifest.introduced.1"):
+    """A relay handed over the manifest of an organisation that is no peer of ours (PROTOCOL §5.5); it is never a pin."""
+
+    parts: ClassVar[tuple[str, ...]] = ("manifest",)
+    introducer: str
+    entity_uri: str
+    public_key: str
+    manifest: bytes

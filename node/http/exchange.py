@@ -183,7 +183,7 @@ def _examined(body: PushBody, claims: Claims, view: View, node: Node) -> TakePus
     if peer is None or peer.status != "active":
         raise UnknownOrInactivePeer()
     outcomes: tuple[Examined | BatchRefusal, ...] = tuple(
-        examine(bytes(raw), peer, view, context) for raw in body.facts
+        examine(bytes(raw), peer, view, context, is_pushed=True) for raw in body.facts
     )
     return TakePush(
         claims=claims,

@@ -9,9 +9,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from node.canonical import b64url_encode
 from node.commands.decision import rules_in_force
 from node.commands.identity import ChangeSettings, PublishManifest
+from node.commands.introductions import sealing_key
 from node.commands.manifests import Manifest, parse_stored
 from node.commands.trust import judge
-from node.errors import InvalidParameter, InvalidUri, ManifestNotFound, MissingField
+from node.errors import InvalidParameter, InvalidUri, ManifestConflict, ManifestNotFound, MissingField
 from node.events.checkpoint import origin_of
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, manifest_log_entry
@@ -84,17 +85,28 @@ async def put_manifest(request: web.Request) -> web.Response:
 
 
 async def get_manifest(request: web.Request) -> web.Response:
-    """The manifest held of an entity: our own, with its proof, or a registered peer's."""
+    """The manifest held of an entity: our own, with its proof, a registered peer's, or the one that all relays agree on."""
     node, entity_uri = request.app[NODE], request.match_info["entity_uri"]
     if entity_uri == node.node_id:
         standing = _standing(node)
         members = msgspec.json.decode(standing.manifest)
         return json_response({**members, "log_entry": msgspec.to_builtins(_log_entry(standing, node))})
     with node.view() as view:
-        peer = view.peers.of_node(entity_uri)
-    if peer is None or peer.manifest is None or peer.status != "active":
+        manifest = _held_of_others(entity_uri, view, node)
+    if manifest is None:
         raise ManifestNotFound("no manifest of that entity is held here")
-    return json_response(msgspec.Raw(peer.manifest))
+    return json_response(msgspec.Raw(manifest))
+
+
+def _held_of_others(entity_uri: str, view: View, node: Node) -> bytes | None:
+    peer = view.peers.of_node(entity_uri)
+    if peer is not None:
+        return peer.manifest if peer.status == "active" else None
+    try:
+        key = sealing_key(entity_uri, view, node.context())
+    except ManifestConflict:
+        return None
+    return next((row.manifest for row in view.introductions.of(entity_uri) if row.public_key == key), None)
 
 
 async def get_settings(request: web.Request) -> web.Response:

@@ -9,9 +9,21 @@ from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
 from node.projections.identity import Identity
+from node.projections.introductions import Introductions
 from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.sources import Sources
 from node.projections.tokens import Tokens
 
-PROJECTIONS: tuple[type[Projection], ...] = (Facts, Conflicts, Gardens, Sources, Tokens, Peers, Nonces, Identity, Audit)
+PROJECTIONS: tuple[type[Projection], ...] = (
+    Facts,
+    Conflicts,
+    Gardens,
+    Sources,
+    Tokens,
+    Peers,
+    Introductions,
+    Nonces,
+    Identity,
+    Audit,
+)

@@ -33,9 +33,9 @@ def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
 
 
 def may_travel(row: FactRow) -> bool:
-    """Whether peers may be given the fact once it is sealed, of this node's own word: outside gardens, above `local`.
+    """Whether peers may be given the fact once it is sealed, by its scope, place and name: outside gardens, above `local`.
 
-    What others said here stays here: their word travels on their own node's seal alone (PROTOCOL §5.5, §9).
+    Whose word it is decides too: what others said here stays here, theirs travels on their own node's seal (PROTOCOL §5.5, §9).
     """
     fact = row.fact
     return (
@@ -44,6 +44,12 @@ def may_travel(row: FactRow) -> bool:
         and not is_reserved_relation(fact.relation)
         and not is_reserved_entity(fact.entity)
     )
+
+
+def may_be_relayed(row: FactRow) -> bool:
+    """Whether a received fact that may travel goes on: a public one under its origin's seal (PROTOCOL §5.6)."""
+    fact = row.fact
+    return fact.received_from is not None and fact.scope == "public" and fact.seal is not None
 
 
 def is_own_word(fact: Fact) -> bool:

@@ -25,6 +25,7 @@ from node.projections.fact_rows import (
     FactRow,
     Speaker,
     is_own_word,
+    may_be_relayed,
     may_travel,
     new_row,
     relation_of,
@@ -82,7 +83,7 @@ _UNSEALED = TableSpec("facts/unsealed", bytes)
 
 class Facts(Projection):
     name: ClassVar[str] = "facts"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
         ConflictResolved,
@@ -298,9 +299,12 @@ class Facts(Projection):
             self._supersede(row, fact_id)
         if is_own or self.withdrawal(row.place) is None:
             self.changes.shown.append(row)
-        if not is_own or not may_travel(row):
+        if not may_travel(row):
             return
-        if row.fact.seal is None:
+        if not is_own:
+            if may_be_relayed(row):
+                self._serve_from(row.shown_from, entry, row)
+        elif row.fact.seal is None:
             self.table(_UNSEALED).put(place_key(row.place), b"")
         else:
             self._serve_from(row.shown_from, entry, row)

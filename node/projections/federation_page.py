@@ -90,8 +90,7 @@ def news_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], after:
             has_more = True
             break
         place = shown_at
-        # Nothing is served back to whose word it is.
-        if not lies_under(normal_uri(fact.source), peer_node_id):
+        if _is_news_to(fact, peer_node_id):
             facts.append(fact)
     return News(facts=facts, place=place, has_more=has_more)
 
@@ -107,7 +106,7 @@ def backlog_of(
     for looked_at, (shown_at, servable) in enumerate(heapq.merge(*streams, key=_place)):
         if looked_at == at_most:
             return Backlog(facts=facts, has_more=True, oldest=oldest)
-        if not lies_under(normal_uri(view.facts.at(servable.place).fact.source), peer_node_id):
+        if _is_news_to(view.facts.at(servable.place).fact, peer_node_id):
             facts, oldest = facts + 1, oldest or shown_at
     return Backlog(facts=facts, has_more=False, oldest=oldest)
 
@@ -134,6 +133,13 @@ def _leaf_start(view: View, place: Place) -> bytes:
 
 def _grant(scopes: tuple[Scope, ...]) -> bytes:
     return sha256("\x00".join(sorted(scopes)).encode()).digest()[:8]
+
+
+def _is_news_to(fact: Fact, peer_node_id: str) -> bool:
+    # Nothing is served back to whose word it is, or to whom we have it from.
+    return peer_node_id not in (fact.origin, fact.received_from) and not lies_under(
+        normal_uri(fact.source), peer_node_id
+    )
 
 
 def _place(item: tuple[Place, Servable]) -> Place:

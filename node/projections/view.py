@@ -12,6 +12,7 @@ from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
 from node.projections.identity import Identity
+from node.projections.introductions import Introductions
 from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.sources import Sources
@@ -48,6 +49,10 @@ class View:
     @cached_property
     def peers(self) -> Peers:
         return Peers(self._txn, self._handles)
+
+    @cached_property
+    def introductions(self) -> Introductions:
+        return Introductions(self._txn, self._handles)
 
     @cached_property
     def nonces(self) -> Nonces:

@@ -26,6 +26,7 @@ from node.events.peers import (
     BatchRefusal,
     CheckpointCosigned,
     ExchangeRefused,
+    ManifestIntroduced,
     PageServed,
     PeerChanged,
     PeerCheckpointAccepted,
@@ -112,6 +113,7 @@ def samples() -> list[Event]:
         *_of_conflicts(),
         *_of_pushes(),
         *_of_witness(),
+        *_of_relays(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -280,6 +282,18 @@ def _of_tokens() -> list[Event]:
         CapabilityRevoked(reason="lost", revocation=Revocation(token_id="token-1", revoked_at=AT)),
         CapabilityAccepted(token_id="token-of-org-b"),
         GardenDeleted(garden_id=QUARANTINE_ID),
+    ]
+
+
+def _of_relays() -> list[Event]:
+    stranger = "stigmem://org-c.example"
+    return [
+        ManifestIntroduced(
+            introducer=PEER_NODE_ID,
+            entity_uri=stranger,
+            public_key=SIGNER.public_key_b64,
+            manifest=_manifest(stranger, SIGNER),
+        )
     ]
 
 

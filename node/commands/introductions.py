@@ -1,0 +1,87 @@
+"""Believing a manifest that a relay hands over, as far as it may be believed (PROTOCOL §5.5).
+
+Always: it opens the seals of relayed facts and nothing else: no peer is made, no key is pinned.
+"""
+
+from msgspec import Struct
+
+from node.canonical import canonical_json
+from node.commands.decision import Context, Decision
+from node.commands.manifests import check_form, check_no_rotations, check_signature, parse_foreign
+from node.errors import ManifestConflict, ManifestEntityForeign, ManifestValidity, UnknownOrInactivePeer
+from node.events.event import NODE_ITSELF
+from node.events.peers import ManifestIntroduced
+from node.projections.view import View
+from node.strict_json import scan_json
+from node.times import parse_rfc3339
+from node.uris import authority_of, is_normal
+
+# A log never forgets: no peer fills it with organisations that nobody has heard of.
+MAX_INTRODUCED = 256
+
+
+class IntroduceManifest(Struct, frozen=True, kw_only=True):
+    """`document` is the manifest of `entity_uri` as the peer `introducer` served it."""
+
+    introducer: str
+    entity_uri: str
+    document: bytes
+
+
+def decide_introduce_manifest(command: IntroduceManifest, view: View, context: Context) -> Decision:
+    peer = view.peers.of_node(command.introducer)
+    if peer is None or peer.status != "active":
+        raise UnknownOrInactivePeer()
+    if not needs_introduction(command.entity_uri, command.introducer, view, context):
+        return Decision()
+    members = scan_json(command.document)
+    manifest = parse_foreign(command.document)
+    if manifest.entity_uri != command.entity_uri:
+        raise ManifestEntityForeign("entity_uri: the relay answered with another organisation's manifest")
+    check_form(manifest)
+    check_signature(manifest)
+    check_no_rotations(manifest)
+    if parse_rfc3339(manifest.expires_at) <= context.at_ms:
+        raise ManifestValidity("expires_at: the manifest has expired")
+    held = view.introductions.by(command.entity_uri, command.introducer)
+    if held is not None and held.public_key != manifest.public_key:
+        # Without a rotation chain another key is another organisation, whoever says so.
+        raise ManifestConflict("the relay introduced that organisation with another key before")
+    if held is None and view.introductions.count_of(command.introducer, at_most=MAX_INTRODUCED) == MAX_INTRODUCED:
+        raise ManifestConflict(f"the relay has introduced {MAX_INTRODUCED} organisations")
+    event = ManifestIntroduced(
+        introducer=command.introducer,
+        entity_uri=command.entity_uri,
+        public_key=manifest.public_key,
+        manifest=canonical_json(members),
+    )
+    return Decision(events=(event,), actor=NODE_ITSELF)
+
+
+def needs_introduction(entity_uri: str, introducer: str, view: View, context: Context) -> bool:
+    """Whether the introducer's word on an organisation is still to be asked for: it is a stranger, and not known from it."""
+    if not is_organisation(entity_uri) or entity_uri == context.node_id or view.peers.of_node(entity_uri) is not None:
+        return False
+    held = view.introductions.by(entity_uri, introducer)
+    return held is None or held.expires_ms <= context.at_ms
+
+
+def sealing_key(origin: str, view: View, context: Context) -> str | None:
+    """The key that seals of `origin` must hold under: ours, a peer's pinned one, or the one all introducers name.
+
+    None where it is not known, or belongs to a peer that is not active. Raises ManifestConflict.
+    """
+    if origin == context.node_id:
+        return context.signer.public_key_b64
+    peer = view.peers.of_node(origin)
+    if peer is not None:
+        return peer.public_key if peer.status == "active" else None
+    keys = {row.public_key for row in view.introductions.of(origin) if row.expires_ms > context.at_ms}
+    if len(keys) > 1:
+        raise ManifestConflict("origin: relays name different keys of it")
+    return next(iter(keys), None)
+
+
+def is_organisation(entity_uri: str) -> bool:
+    """Whether it is an organisation's own URI, in normal form."""
+    return is_normal(entity_uri) and authority_of(entity_uri) == entity_uri

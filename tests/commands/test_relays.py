@@ -1,0 +1,225 @@
+"""Relayed facts, judged alone: what passes on its origin's seal, and what does not (PROTOCOL §5.5, §5.6)."""
+
+from typing import Any
+
+import pytest
+
+from node.commands.introductions import IntroduceManifest
+from node.errors import Refusal
+from tests.organisations import Organisation, b64url, be_strict, seal_message
+from tests.served import NODE_ID, Served
+
+ORG_C = "stigmem://org-c.example"
+OTHER_NONCE = "00000000-0000-4000-8000-00000000c001"
+
+
+@pytest.fixture
+async def org_c(serve) -> Organisation:
+    """A third organisation, a peer of nobody."""
+    return Organisation(await serve(seed=bytes(range(200, 232)), entity_uri=ORG_C))
+
+
+async def introduce(http: Served, by: Organisation, whom: Organisation) -> None:
+    document = whom.documents().manifest
+    await http.node.execute(IntroduceManifest(introducer=by.node_id, entity_uri=whom.node_id, document=document))
+
+
+async def codes(http: Served, relay: Organisation, *facts: dict[str, Any]) -> list[str]:
+    """Has the relay bring facts; the codes of those refused."""
+    size = http.size
+    await relay.receive(http, *facts)
+    return [refused.reason for entry in http.entries(size) for refused in entry.event.outcome.refused]
+
+
+async def held(http: Served, org: Organisation) -> list[dict]:
+    return (await http.get("/v1/facts", entity=f"{org.node_id}/project/zeus")).expect(200)["facts"]
+
+
+async def test_a_relayed_fact_passes_on_its_origin_s_seal_and_keeps_its_origin(http, org_b, org_c):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+    fact = org_c.served_fact()
+
+    assert await codes(http, org_b, fact) == []
+
+    (record,) = await held(http, org_c)
+    assert (record["origin"], record["received_from"], record["id"]) == (ORG_C, org_b.node_id, fact["id"])
+    assert (record["seal"], record["hlc"], record["timestamp"]) == (fact["seal"], fact["hlc"], fact["timestamp"])
+
+
+async def test_nothing_passes_in_the_name_of_somebody_nobody_introduced(http, org_b, org_c):
+    await org_b.join(http)
+
+    assert await codes(http, org_b, org_c.served_fact()) == ["source_not_owned"]
+    assert await held(http, org_c) == []
+
+
+def forged(org_b: Organisation, org_c: Organisation) -> dict[str, tuple[dict[str, Any], str]]:
+    def resealed(signer, **changes: object) -> dict[str, Any]:
+        fact = org_c.served_fact(seal=None, **changes)
+        return fact | {"seal": b64url(signer.sign(seal_message(fact | {"resolves": None})))}
+
+    good = org_c.served_fact()
+    return {
+        "the relay's own seal": (resealed(org_b.signer), "source_not_owned"),
+        "no seal": (org_c.served_fact(seal=None), "source_not_owned"),
+        "another value": (good | {"value": {"type": "string", "v": "red"}, "cid": None}, "source_not_owned"),
+        "another time of day": (good | {"hlc": "1777895940001.000"}, "source_not_owned"),
+        "a company fact": (org_c.served_fact(scope="company"), "scope_violation"),
+        "the relay's name under a stranger's seal": (
+            org_c.served_fact(source=f"{org_b.node_id}/agent/x"),
+            "source_not_owned",
+        ),
+        "our name under a stranger's seal": (org_c.served_fact(source=f"{NODE_ID}/agent/x"), "source_not_owned"),
+        "our origin under a stranger's seal": (good | {"origin": NODE_ID}, "source_not_owned"),
+        "an origin that is no organisation": (good | {"origin": f"{ORG_C}/agent/x"}, "source_not_owned"),
+        "another spelling of the origin": (good | {"origin": "stigmem://ORG-C.example"}, "source_not_owned"),
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the relay's own seal",
+        "no seal",
+        "another value",
+        "another time of day",
+        "a company fact",
+        "the relay's name under a stranger's seal",
+        "our name under a stranger's seal",
+        "our origin under a stranger's seal",
+        "an origin that is no organisation",
+        "another spelling of the origin",
+    ],
+)
+async def test_a_relayed_fact_that_is_not_its_origin_s_word_is_refused(http, org_b, org_c, what: str):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+    fact, code = forged(org_b, org_c)[what]
+
+    assert await codes(http, org_b, fact) == [code]
+
+    assert (await http.get("/v1/facts")).expect(200)["facts"] == []
+
+
+async def test_relays_that_name_different_keys_open_no_seal(http, serve, org_b, org_c):
+    org_d = Organisation(await serve(seed=bytes(range(60, 92)), entity_uri="stigmem://org-d.example"))
+    impostor = Organisation(await serve(seed=bytes(range(90, 122)), entity_uri=ORG_C))
+    await org_b.join(http)
+    await org_d.join(http)
+    await introduce(http, org_b, org_c)
+    assert await codes(http, org_b, org_c.served_fact()) == []
+
+    await introduce(http, org_d, impostor)
+
+    assert await codes(http, org_b, org_c.served_fact(number=2)) == ["manifest_conflict"]
+    assert await codes(http, org_d, impostor.served_fact(number=3)) == ["manifest_conflict"]
+
+
+async def test_a_relay_does_not_change_the_key_it_introduced_somebody_with(http, serve, org_b, org_c):
+    impostor = Organisation(await serve(seed=bytes(range(90, 122)), entity_uri=ORG_C))
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+    size, digests = http.size, await http.digests()
+
+    # It is known from this relay, so nothing more is asked or taken.
+    await introduce(http, org_b, impostor)
+
+    assert http.size == size and await http.digests() == digests
+
+
+async def test_an_introduction_goes_when_the_organisation_registers_itself_and_its_pin_counts(http, org_b, org_c):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+
+    await org_c.join(http)
+
+    with http.node.view() as view:
+        assert view.introductions.of(ORG_C) == []
+    assert await codes(http, org_b, org_c.served_fact()) == []
+
+
+async def test_an_introduction_goes_with_its_introducer(http, org_b, org_c):
+    peer_id = await org_b.join(http)
+    await introduce(http, org_b, org_c)
+
+    (await http.send("DELETE", f"/v1/federation/peers/{peer_id}")).expect(204)
+
+    with http.node.view() as view:
+        assert view.introductions.of(ORG_C) == []
+
+
+@pytest.mark.parametrize("wrong", ["another organisation", "a signature", "a duplicate key", "no JSON", "expired"])
+async def test_a_manifest_that_does_not_hold_introduces_nobody(http, org_b, org_c, wrong: str):
+    await org_b.join(http)
+    document = org_c.documents().manifest
+    match wrong:
+        case "another organisation":
+            document = org_b.documents().manifest
+        case "a signature":
+            document = document.replace(b'"expires_at":"2027', b'"expires_at":"2026')
+        case "a duplicate key":
+            document = document[:-1] + b',"entity_uri":"stigmem://x.example"}'
+        case "no JSON":
+            document = b"\xff"
+        case "expired":
+            http.clock.advance(400 * 86_400_000)
+    size = http.size
+
+    with pytest.raises(Refusal):
+        command = IntroduceManifest(introducer=org_b.node_id, entity_uri=ORG_C, document=document)
+        await http.node.execute(command)
+
+    assert http.size == size
+
+
+async def test_in_strict_mode_the_word_of_somebody_introduced_waits_in_quarantine(http, org_b, org_c):
+    await be_strict(http)
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+
+    assert await codes(http, org_b, org_c.served_fact()) == []
+
+    (waiting,) = (await http.get("/v1/quarantine")).expect(200)["items"]
+    assert waiting["quarantine_reason"] == "auto-quarantine: no valid manifest for source"
+    assert await held(http, org_c) == []
+
+
+async def test_a_received_public_fact_is_served_on_unchanged_but_not_back_and_a_company_fact_is_not(
+    http, serve, org_b, org_c
+):
+    for org in (org_b, org_c):
+        await org.join(http)
+    public, company = org_b.served_fact(number=1), org_b.served_fact(number=2, scope="company")
+    unsealed = org_b.served_fact(number=3, seal=None)
+    await org_b.receive(http, public, company, unsealed)
+
+    served = (await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))).expect(200)[
+        "facts"
+    ]
+    back = (await http.send("GET", "/v1/federation/facts", bearer=org_b.token(http))).expect(200)["facts"]
+
+    assert back == []
+    (relayed,) = served
+    assert relayed == relayed | {name: value for name, value in public.items() if name != "received_from"}
+    assert relayed["received_from"] is None
+
+
+async def test_our_own_fact_comes_back_by_a_relay_as_a_no_op(http, org_b):
+    await org_b.join(http)
+    await http.write(scope="public")
+    (ours,) = (await http.send("GET", "/v1/federation/facts", bearer=org_b.token(http))).expect(200)["facts"]
+    size = http.size
+
+    assert await codes(http, org_b, ours) == []
+
+    assert http.size == size
+
+
+async def test_a_manifest_that_a_relay_introduced_is_handed_on(http, org_b, org_c):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+
+    answer = await http.send("GET", "/v1/federation/manifest/stigmem%3A%2F%2Forg-c.example")
+
+    assert answer.expect(200)["public_key"] == org_c.signer.public_key_b64
