@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -175,9 +176,23 @@ def test_both_sides_of_a_cut_serve_on_and_hold_both_facts_once_it_heals(
     both = as_sent([from_a, from_b])
     for org in (org_a, org_b):
         eventually(lambda org=org: about_the_same(org) == both, within_s=40, what=f"{org.name} has both facts")
+        assert_in_conflict(org, from_a, from_b)
     shared = [fact["id"] for fact in org_a.node.facts() if "/visit/" in fact["entity"]]
     assert len(shared) == len(set(shared))
     eventually(lambda: ids_at(org_a.node) == ids_at(org_b.node), within_s=40, what="both have all facts, once")
+
+
+def assert_in_conflict(org: Organisation, *sides: dict) -> None:
+    """What the seed expects of both nodes (§11.1), the conflict under the name that every node gives it."""
+    between = " ".join(sorted(side["id"] for side in sides))
+    conflict_id = f"stigmem:conflict:{uuid.uuid5(uuid.NAMESPACE_URL, between)}"
+    (conflict,) = org.node.get("/v1/conflicts?status=unresolved").expect(200)["conflicts"]
+    assert conflict["conflict_id"] == conflict_id
+    assert {conflict["fact_a"]["id"], conflict["fact_b"]["id"]} == {side["id"] for side in sides}
+    query = "/v1/facts?entity=stigmem://org-a.example/test/entity&relation=test:value&include_contradicted=true"
+    assert [fact["contradicted"] for fact in org.node.get(query).expect(200)["facts"]] == [True, True]
+    (said,) = org.node.get("/v1/facts?relation=stigmem:conflict:between").expect(200)["facts"]
+    assert (said["entity"], said["value"]) == (conflict_id, {"type": "text", "v": between})
 
 
 def ids_at(node: RunningNode) -> list[str]:
