@@ -21,6 +21,8 @@ from node.uris import lies_under, normal_uri
 
 MAX_PAGE_FACTS = 500
 MAX_PAGE_BYTES = 4 << 20
+# What one page passes over at most: a peer's own facts, which relays brought here too, are none of its business.
+MAX_LOOKED_AT = 5000
 _CURSOR = struct.Struct(">BQI8s8s")
 _VERSION = 1
 _BEGINNING: Place = (0, 0)
@@ -83,15 +85,18 @@ def news_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], after:
     facts: list[Fact] = []
     size, has_more = 0, False
     streams = [view.facts.servable(scope, place) for scope in scopes]
-    for shown_at, servable in heapq.merge(*streams, key=_place):
+    for looked_at, (shown_at, servable) in enumerate(heapq.merge(*streams, key=_place)):
         fact = view.facts.at(servable.place).fact
-        size += _wire_size(fact)
-        if len(facts) == limit or (facts and size > MAX_PAGE_BYTES):
+        if looked_at == MAX_LOOKED_AT:
             has_more = True
             break
-        place = shown_at
         if _is_news_to(fact, peer_node_id):
+            size += _wire_size(fact)
+            if len(facts) == limit or (facts and size > MAX_PAGE_BYTES):
+                has_more = True
+                break
             facts.append(fact)
+        place = shown_at
     return News(facts=facts, place=place, has_more=has_more)
 
 
