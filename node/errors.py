@@ -461,6 +461,12 @@ class QuarantineGardenRequired(Conflict):
     code = "quarantine_garden_required"
 
 
+class RelayLagExceeded(Unavailable):
+    """All that there is to serve comes from upstreams that are too far behind (PROTOCOL §5.6)."""
+
+    code = "relay_lag_exceeded"
+
+
 class PeerUnreachable(Unavailable):
     code = "peer_unreachable"
 

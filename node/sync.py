@@ -15,6 +15,7 @@ import structlog
 from msgspec import Meta, Struct
 
 from node.backoff import MAX_BACKOFF_S, backoff_s, jittered, longest_wait_s, wait_for_any
+from node.clock import parse_hlc
 from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.ingest import Examined, examine
@@ -80,6 +81,10 @@ class _Origin(Struct):
     origin: str | None = None
 
 
+class _Stamp(Struct):
+    hlc: str
+
+
 class Cycle(Struct, frozen=True, kw_only=True):
     """What one pull cycle brought, over all its pages."""
 
@@ -108,6 +113,8 @@ class PeerState:
         self.next_try_ms: int | None = None
         # What the last page said, and when one last said that it was all there is.
         self.has_more: bool | None = None
+        # The wall clock (epoch ms) of the last fact before those that are known to be missing; None while none are.
+        self.missing_from_ms: int | None = None
         self.caught_up_ms: int | None = None
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
@@ -138,6 +145,15 @@ class Sync:
 
     def push_url_of(self, node_id: str) -> str | None:
         return self._pusher.url_of(node_id)
+
+    def lags_ms(self) -> dict[str, int]:
+        """How old the oldest fact is that is known to be missing of each peer that has more for us (PROTOCOL §5.6)."""
+        now_ms = self._node.clock.now_ms()
+        return {
+            node_id: max(0, now_ms - state.missing_from_ms)
+            for node_id, state in self._states.items()
+            if state.missing_from_ms is not None
+        }
 
     async def pull_now(self, node_id: str, *, from_start: bool) -> Cycle:
         """Run a cycle for an operator. Raises PeerNotActive, QuarantineGardenRequired, PeerUnreachable, PeerAnswerInvalid."""
@@ -253,6 +269,7 @@ class Sync:
                 await self._meet(peer, page)
                 done = await self._ingest(peer, page, reached, witnessed)
                 state.cursor, state.terms_from, state.has_more = reached, peer.terms_from, page.has_more
+                state.missing_from_ms = _clock_of(page) if page.has_more else None
                 if not page.has_more:
                     state.caught_up_ms = self._node.clock.now_ms()
                 # A peer that says there is more at the place where we stand would keep us here for ever.
@@ -399,6 +416,14 @@ def _origin_of(raw: msgspec.Raw) -> str | None:
     try:
         return msgspec.json.decode(raw, type=_Origin).origin
     except msgspec.MsgspecError:
+        return None
+
+
+def _clock_of(page: Page) -> int | None:
+    """The HLC's wall part of a page's last fact; None where it has none."""
+    try:
+        return parse_hlc(msgspec.json.decode(page.facts[-1], type=_Stamp).hlc)[0]
+    except (IndexError, ValueError):  # MsgspecError is one
         return None
 
 

@@ -117,6 +117,7 @@ GOLDEN = {
     "quota_exceeded": {429},
     "internal": {500},
     "peer_unreachable": {503},
+    "relay_lag_exceeded": {503},
     "peer_answer_invalid": {503},
     "peer_behind": {503},
     "log_unproven": {503},

@@ -21,6 +21,7 @@ from node.errors import (
     FederationDisabled,
     PushDisabled,
     Refusal,
+    RelayLagExceeded,
     TooLarge,
     UnknownOrInactivePeer,
 )
@@ -29,7 +30,7 @@ from node.events.manifest_proof import checkpoint_at
 from node.events.peers import BatchRefusal
 from node.http.auth import is_capability_write, peer_claims
 from node.http.body import decode_query, json_response, read_json
-from node.http.keys import NODE
+from node.http.keys import NODE, SYNC
 from node.http.tokens import token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, ServedPage, page_for
 from node.projections.view import View
@@ -41,6 +42,9 @@ MAX_ATTEST_BYTES = 1 << 18
 MAX_PUSH_BYTES = 8 << 20
 # A reference node fails for ever on an HLC that is 30 days old (INTEROP §7); a day is left for clocks that differ.
 FOREIGN_HLC_AGE_MS = 29 * 86_400_000
+LAG_HEADER = "X-Stigmem-Replication-Lag"
+# PROTOCOL §5.6: from when on an upstream's lag is told, and its facts are held back.
+TOLD_MS, HELD_BACK_MS, RETRY_AFTER_S = 60_000, 300_000, 60
 MAX_COSIGNATURE_BYTES = 1 << 14
 
 
@@ -78,16 +82,25 @@ async def pull(request: web.Request) -> web.Response:
     command = ServePage(claims=claims, scope=asked.scope, cursor=asked.cursor, limit=asked.limit)
     scopes = (await node.execute(command)).reply
 
+    lags_ms = request.app[SYNC].lags_ms()
+    lagging = {node_id for node_id, lag_ms in lags_ms.items() if lag_ms > HELD_BACK_MS}
+
     def read(view: View) -> tuple[ServedPage, bool]:
-        page = page_for(view, peer_node_id=claims.iss, scopes=scopes, cursor=asked.cursor, limit=asked.limit)
+        page = page_for(
+            view, peer_node_id=claims.iss, scopes=scopes, cursor=asked.cursor, limit=asked.limit, lagging=lagging
+        )
         # Every node of our kind publishes a manifest.
         return page, view.peers.of_node(claims.iss).manifest is None
 
     page, is_foreign = await node.read(read)
+    if page.is_held_back and not page.facts:
+        raise RelayLagExceeded("what there is came from a node that is too far behind", retry_after_s=RETRY_AFTER_S)
     facts = [served_fact(fact) for fact in page.facts]
     if is_foreign:
         facts = foreign_facts(facts, node.clock.now_ms())
-    return json_response({"facts": facts, "cursor": page.cursor, "has_more": page.has_more})
+    lag_ms = max((lags_ms.get(fact.received_from or "", 0) for fact in page.facts), default=0)
+    headers = {LAG_HEADER: str(lag_ms // 1000)} if lag_ms > TOLD_MS else None
+    return json_response({"facts": facts, "cursor": page.cursor, "has_more": page.has_more}, headers=headers)
 
 
 async def push(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ A cursor holds a place, the first 8 bytes of that entry's leaf hash, and a diges
 
 import heapq
 import struct
+from collections.abc import Container
 from hashlib import sha256
 from itertools import chain, combinations
 
@@ -29,19 +30,24 @@ _BEGINNING: Place = (0, 0)
 
 
 class ServedPage(Struct, frozen=True, kw_only=True):
-    """Facts in the order they became servable, the place behind the last of them, and whether more are there."""
+    """Facts in the order they became servable, the place to go on from, and whether more are there.
+
+    `is_held_back` says that facts of a lagging upstream wait behind the cursor.
+    """
 
     facts: list[Fact]
     cursor: str
     has_more: bool
+    is_held_back: bool
 
 
 class News(Struct, frozen=True, kw_only=True):
-    """A page without a cursor: facts, the place behind them, and whether more are there."""
+    """A page without a cursor: facts, the place to go on from, whether more are there, whether some are held back."""
 
     facts: list[Fact]
     place: Place
     has_more: bool
+    is_held_back: bool
 
 
 class Backlog(Struct, frozen=True, kw_only=True):
@@ -72,32 +78,60 @@ def behind_all(size: int) -> Place:
     return (size - 1, LAST_PLACE[1])
 
 
-def page_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], cursor: str | None, limit: int) -> ServedPage:
-    """Up to `limit` facts of these scopes behind the cursor, at most 4 MiB of them."""
+def page_for(
+    view: View,
+    *,
+    peer_node_id: str,
+    scopes: tuple[Scope, ...],
+    cursor: str | None,
+    limit: int,
+    lagging: Container[str] = (),
+) -> ServedPage:
+    """Up to `limit` facts of these scopes behind the cursor, at most 4 MiB of them.
+
+    What came from a `lagging` node is held back, and the cursor stays before it; what else there is goes on being served.
+    """
     place = read_cursor(cursor, scopes, view)
-    news = news_for(view, peer_node_id=peer_node_id, scopes=scopes, after=place, limit=limit)
-    return ServedPage(facts=news.facts, cursor=_write_cursor(view, news.place, scopes), has_more=news.has_more)
+    news = news_for(view, peer_node_id=peer_node_id, scopes=scopes, after=place, limit=limit, lagging=lagging)
+    return ServedPage(
+        facts=news.facts,
+        cursor=_write_cursor(view, news.place, scopes),
+        has_more=news.has_more,
+        is_held_back=news.is_held_back,
+    )
 
 
-def news_for(view: View, *, peer_node_id: str, scopes: tuple[Scope, ...], after: Place, limit: int) -> News:
+def news_for(
+    view: View,
+    *,
+    peer_node_id: str,
+    scopes: tuple[Scope, ...],
+    after: Place,
+    limit: int,
+    lagging: Container[str] = (),
+) -> News:
     """The same behind a place that need not be an event's."""
     place = after
     facts: list[Fact] = []
-    size, has_more = 0, False
+    size, has_more, is_held_back = 0, False, False
     streams = [view.facts.servable(scope, place) for scope in scopes]
     for looked_at, (shown_at, servable) in enumerate(heapq.merge(*streams, key=_place)):
         fact = view.facts.at(servable.place).fact
         if looked_at == MAX_LOOKED_AT:
             has_more = True
             break
-        if _is_news_to(fact, peer_node_id):
+        if fact.received_from in lagging and _is_news_to(fact, peer_node_id):
+            is_held_back = True
+        elif _is_news_to(fact, peer_node_id):
             size += _wire_size(fact)
             if len(facts) == limit or (facts and size > MAX_PAGE_BYTES):
                 has_more = True
                 break
             facts.append(fact)
-        place = shown_at
-    return News(facts=facts, place=place, has_more=has_more)
+        if not is_held_back:
+            place = shown_at
+    # From a cursor that stays, the same page would come again and again.
+    return News(facts=facts, place=place, has_more=has_more and not is_held_back, is_held_back=is_held_back)
 
 
 def backlog_of(

@@ -223,3 +223,39 @@ async def test_a_manifest_that_a_relay_introduced_is_handed_on(http, org_b, org_
     answer = await http.send("GET", "/v1/federation/manifest/stigmem%3A%2F%2Forg-c.example")
 
     assert answer.expect(200)["public_key"] == org_c.signer.public_key_b64
+
+
+@pytest.mark.parametrize(("lag_s", "told", "is_held"), [(59, None, False), (120, "120", False), (400, None, True)])
+async def test_a_relay_tells_how_far_it_is_behind_and_holds_back_what_is_too_old(
+    http, org_b, org_c, lag_s: int, told: str | None, is_held: bool
+):
+    for org in (org_b, org_c):
+        await org.join(http)
+    await org_b.receive(http, org_b.served_fact())
+    http.sync.state_of(org_b.node_id).missing_from_ms = http.clock.now_ms() - lag_s * 1000
+
+    answer = await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))
+
+    if is_held:
+        assert answer.refused(503, "relay_lag_exceeded")["retry_after_s"] <= 60
+    else:
+        assert len(answer.expect(200)["facts"]) == 1 and answer.headers.get("X-Stigmem-Replication-Lag") == told
+
+
+async def test_our_own_facts_are_never_held_back_and_the_others_come_once_the_upstream_has_caught_up(
+    http, org_b, org_c
+):
+    for org in (org_b, org_c):
+        await org.join(http)
+    await org_b.receive(http, org_b.served_fact())
+    ours = await http.write(scope="public")
+    state = http.sync.state_of(org_b.node_id)
+    state.missing_from_ms = http.clock.now_ms() - 400_000
+
+    first = (await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))).expect(200)
+    state.missing_from_ms = None
+    again = f"/v1/federation/facts?cursor={first['cursor']}"
+    second = (await http.send("GET", again, bearer=org_c.token(http))).expect(200)
+
+    assert [fact["id"] for fact in first["facts"]] == [ours["id"]] and first["has_more"] is False
+    assert [fact["origin"] for fact in second["facts"]] == [org_b.node_id, NODE_ID]
