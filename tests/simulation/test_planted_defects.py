@@ -1,0 +1,142 @@
+"""What the simulation is worth: a defect planted in the node is found, by the rule that it breaks, and found again by its seed.
+
+Here alone code of the node is replaced: one function for each defect, as somebody might have written it.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from msgspec import Struct, structs
+from pytest import MonkeyPatch
+
+from node.commands import DECIDE, exchange
+from node.commands.decision import Context, Decision
+from node.commands.ingest import examine
+from node.commands.peer_tokens import Claims
+from node.events.event import NODE_ITSELF
+from node.events.peers import BatchReceived, Receipts
+from node.projections import federation_page
+from node.projections.nonces import Nonces
+from node.projections.peers import Peers
+from node.projections.view import View
+from node.sync import Sync
+from tests.simulation import doors
+from tests.simulation.schedule import ScheduleFailed, run_schedule
+
+MOST_SCHEDULES = 1000
+EVERY_SCOPE = ("local", "team", "company", "public")
+
+
+class StoreCursor(Struct, frozen=True, kw_only=True):
+    """The cursor without its facts: what the planted defect tells the writer."""
+
+    node_id: str
+    cursor: str
+
+
+def known_facts_are_not_looked_up(patch: MonkeyPatch) -> None:
+    """Only the page is searched for a fact, not what is stored."""
+
+    def known_hash(fact, batch, view):
+        known = batch.get(fact.id.lower())
+        return None if known is None else known.fact.fact_hash
+
+    patch.setattr(exchange, "_known_hash", known_hash)
+
+
+def the_cursor_is_stored_before_the_facts(patch: MonkeyPatch) -> None:
+    """Two appends where there should be one: a crash between them passes the page over."""
+    ingest = Sync._ingest
+
+    def decide(command: StoreCursor, view: View, context: Context) -> Decision:
+        event = BatchReceived(
+            node_id=command.node_id, cursor=command.cursor, known=0, outcome=Receipts(refused=()), receipts=()
+        )
+        return Decision(events=(event,), actor=NODE_ITSELF)
+
+    async def cursor_first(self, peer, page, cursor, witnessed):
+        if page.facts:
+            await self._node.execute(StoreCursor(node_id=peer.node_id, cursor=cursor))
+        return await ingest(self, peer, page, cursor, witnessed)
+
+    patch.setitem(DECIDE, StoreCursor, decide)
+    patch.setattr(Sync, "_ingest", cursor_first)
+
+
+def the_cursor_is_lost(patch: MonkeyPatch) -> None:
+    """The event has it, the table of peers does not."""
+    count = Peers._count_received
+
+    def without_cursor(self, entry, node_id, receipts, *, refused, **_):
+        count(self, entry, node_id, receipts, refused=refused)
+
+    patch.setattr(Peers, "_count_received", without_cursor)
+
+
+def nonces_are_not_recorded(patch: MonkeyPatch) -> None:
+    patch.setattr(Nonces, "_take", lambda self, key, forget_ms: None)
+
+
+def nonces_are_forgotten_before_their_token_ends(patch: MonkeyPatch) -> None:
+    def forget_ms(claims: Claims, context: Context) -> int:
+        return context.at_ms + 500
+
+    patch.setattr(exchange, "forget_ms", forget_ms)
+
+
+def a_pull_is_granted_every_scope(patch: MonkeyPatch) -> None:
+    patch.setattr(exchange, "granted_scopes", lambda peer, claims, scope, context: EVERY_SCOPE)
+
+
+def a_page_is_not_filtered_by_scope(patch: MonkeyPatch) -> None:
+    news_for = federation_page.news_for
+
+    def unfiltered(view, **asked):
+        return news_for(view, **asked | {"scopes": EVERY_SCOPE})
+
+    patch.setattr(federation_page, "news_for", unfiltered)
+
+
+def a_push_may_hold_any_scope(patch: MonkeyPatch) -> None:
+    """What the receiver grants is not looked at."""
+
+    def unscoped(raw, peer, view, context):
+        return examine(raw, structs.replace(peer, allowed_scopes=EVERY_SCOPE), view, context)
+
+    patch.setattr(doors, "examine", unscoped)
+
+
+DEFECTS: list[tuple[Callable[[MonkeyPatch], None], tuple[str, ...]]] = [
+    (known_facts_are_not_looked_up, ("fact:",)),
+    (the_cursor_is_stored_before_the_facts, ("end:",)),
+    (the_cursor_is_lost, ("cursor:",)),
+    (nonces_are_not_recorded, ("nonce:",)),
+    (nonces_are_forgotten_before_their_token_ends, ("nonce:",)),
+    (a_pull_is_granted_every_scope, ("scope:",)),
+    (a_page_is_not_filtered_by_scope, ("scope:",)),
+    (a_push_may_hold_any_scope, ("scope:",)),
+]
+
+
+@pytest.mark.parametrize(("plant", "rules"), DEFECTS, ids=[plant.__name__ for plant, _ in DEFECTS])
+async def test_a_planted_defect_is_found_and_its_seed_finds_it_again(
+    plant: Callable[[MonkeyPatch], None], rules: tuple[str, ...], monkeypatch: MonkeyPatch
+):
+    plant(monkeypatch)
+
+    seed, found = await first_failure()
+
+    assert found.cause.startswith(rules), found
+    assert f"python -m tests.simulation {seed}" in str(found)
+    with pytest.raises(ScheduleFailed) as again:
+        await run_schedule(seed)
+    assert str(again.value) == str(found)
+
+
+async def first_failure() -> tuple[int, ScheduleFailed]:
+    for seed in range(MOST_SCHEDULES):
+        try:
+            await run_schedule(seed)
+        except ScheduleFailed as failure:
+            return seed, failure
+    raise AssertionError(f"{MOST_SCHEDULES} schedules did not find the defect")
