@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import structlog
@@ -27,6 +28,7 @@ from node.runtime import Node, StartupError
 from node.sync import Sync
 
 KEEP_UP_INTERVAL_S = 20.0
+SWITCH_INTERVAL_S = 0.0005
 
 _log = structlog.get_logger("stigmem.serve")
 
@@ -55,7 +57,8 @@ async def serve(config: Config) -> None:
             await sync.start()
             stack.push_async_callback(sync.close)
         stack.push_async_callback(_stop, asyncio.create_task(_keep_up(node), name="stigmem-upkeep"))
-        _rest_collector()
+        rest_collector()
+        _share_interpreter()
         _announce(node)
         await stop.wait()
         _log.info("stopping")
@@ -127,11 +130,18 @@ def _announce(node: Node) -> None:
     )
 
 
-def _rest_collector() -> None:
+def rest_collector() -> None:
+    """Look for cycles seldom."""
     # By default it looks for cycles every 700 objects, which a handful of requests make, and walks all that start-up left:
     # a twentieth of a write at 64 connections. Requests leave few cycles, so looking seldom costs little memory.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def _share_interpreter() -> None:
+    # A page of facts is read in milliseconds on a worker thread, and a write wants the interpreter four times on its way.
+    # By default it would wait up to 5 ms for it each time.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 async def _keep_up(node: Node) -> None:

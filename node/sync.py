@@ -343,7 +343,7 @@ class Sync:
                 return await self._fetch(peer, state, None)
             raise
         state.last_contact_at = format_ms(node.clock.now_ms())
-        return await asyncio.to_thread(_page, raw)
+        return await asyncio.to_thread(read_page, raw)
 
     async def _meet(self, peer: Peer, page: Page) -> None:
         """Ask the peer for the manifests of strangers whose facts it relays; what it has none of is then refused, fact by fact."""
@@ -427,7 +427,8 @@ def _clock_of(page: Page) -> int | None:
         return None
 
 
-def _page(raw: bytes) -> Page:
+def read_page(raw: bytes) -> Page:
+    """A page as a peer answered it. Raises PeerAnswerInvalid."""
     try:
         scan_json(raw)
         page = msgspec.json.decode(raw, type=Page)

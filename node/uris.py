@@ -54,6 +54,7 @@ def normal_uri(text: str) -> str:
     return "/".join([_SCHEME + _normal_authority(authority), *map(_normal_segment, segments)])
 
 
+@lru_cache(maxsize=1024)
 def is_normal(text: str) -> bool:
     if _NORMAL_URI.fullmatch(text):
         return True
@@ -73,6 +74,8 @@ def authority_of(uri: str) -> str | None:
     return _SCHEME + uri[len(_SCHEME) :].partition("/")[0]
 
 
+# Sources are few and come again with every fact; two patterns are matched for each that is not equal.
+@lru_cache(maxsize=1024)
 def lies_under(x: str, y: str) -> bool:
     """The authority rule (PROTOCOL §1). Both as stored: in normal form, or a foreign node's id byte for byte."""
     if x == y:

@@ -191,12 +191,13 @@ def take_in(outcomes: tuple[Examined | BatchRefusal, ...], peer: Peer, view: Vie
     rules = rules_in_force(view, context.config)
     receipts: dict[tuple[str, str], Receipt] = {}
     refused, known = [], 0
+    judge_once = _Judge(rules, view, context)
     for outcome in outcomes:
         if isinstance(outcome, BatchRefusal):
             refused.append(outcome)
             continue
         try:
-            receipt = _receipt(outcome, receipts, rules, view, context)
+            receipt = _receipt(outcome, receipts, judge_once, rules, view, context)
         except Refusal as refusal:
             refused.append(_refused(outcome.fact, refusal))
             continue
@@ -365,6 +366,7 @@ def _check_policy(token_id: str, view: View, context: Context) -> None:
 def _receipt(
     examined: Examined,
     batch: dict[tuple[str, str], Receipt],
+    judge_once: "_Judge",
     rules: Rules,
     view: View,
     context: Context,
@@ -376,7 +378,7 @@ def _receipt(
         if known_hash != fact.fact_hash:
             raise IdCollision("id: the peer gave it to another fact before")
         return None
-    judgement = None if rules.mode == "off" else _judged(examined, rules, view, context)
+    judgement = judge_once.judgement_of(examined)
     reason = hold_reason(
         view,
         rules,
@@ -407,19 +409,36 @@ def _known_hash(fact: Fact, batch: dict[tuple[str, str], Receipt], view: View) -
     return None if row is None else row.fact.fact_hash
 
 
-def _judged(examined: Examined, rules: Rules, view: View, context: Context) -> Judgement:
-    return judge(
-        view,
-        rules,
-        node_id=context.node_id,
-        source=examined.source,
-        origin=examined.fact.origin,
-        scope=examined.fact.scope,
-        now_ms=context.at_ms,
-        is_attested=examined.is_attested,
-        is_by_admin=False,
-        is_by_token=False,
-    )
+class _Judge:
+    """Scores what one page brings. Nothing is folded before all of it is decided, so equal questions have equal answers."""
+
+    def __init__(self, rules: Rules, view: View, context: Context) -> None:
+        self._rules, self._view, self._context = rules, view, context
+        self._judged: dict[tuple[str, str, Scope, bool], Judgement] = {}
+
+    def judgement_of(self, examined: Examined) -> Judgement | None:
+        """The trust in a fact's source; None where trust is off."""
+        if self._rules.mode == "off":
+            return None
+        asked = (examined.source, examined.fact.origin, examined.fact.scope, examined.is_attested)
+        judgement = self._judged.get(asked)
+        if judgement is None:
+            judgement = self._judged[asked] = self._judge(*asked)
+        return judgement
+
+    def _judge(self, source: str, origin: str, scope: Scope, is_attested: bool) -> Judgement:
+        return judge(
+            self._view,
+            self._rules,
+            node_id=self._context.node_id,
+            source=source,
+            origin=origin,
+            scope=scope,
+            now_ms=self._context.at_ms,
+            is_attested=is_attested,
+            is_by_admin=False,
+            is_by_token=False,
+        )
 
 
 def _require_place(examined: Examined, batch: dict[tuple[str, str], Receipt], rules: Rules, view: View) -> None:

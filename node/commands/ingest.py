@@ -4,6 +4,8 @@ Always: every check here comes before any look at what is stored, and what is si
 `examine` needs signatures verified and so runs off the loop; `exchange.py` then decides on what it found.
 """
 
+from functools import lru_cache
+
 import msgspec
 from msgspec import Struct
 
@@ -148,11 +150,12 @@ def _examined(wire: WireFact, peer: Peer, view: View, context: Context, *, is_pu
         raise ScopeViolation(f"{wire.scope} facts are not exchanged with this peer")
     draft = _draft(wire)
     body = body_of(draft)
+    body_hash = fact_hash(body)
     origin = peer.node_id if wire.origin is None else wire.origin
     if origin == peer.node_id:
-        is_sealed = _check_source(wire, draft.normal_source, body, peer)
+        is_sealed = _check_source(wire, draft.normal_source, body_hash, peer)
     else:
-        _check_relayed(wire, draft.normal_source, body, view, context, is_pushed=is_pushed)
+        _check_relayed(wire, draft.normal_source, body_hash, view, context, is_pushed=is_pushed)
         is_sealed = True
     check_hlc(wire.hlc, context)
     verified, warnings = check_attestations(
@@ -181,7 +184,7 @@ def _examined(wire: WireFact, peer: Peer, view: View, context: Context, *, is_pu
         attestation_chain_issuers=wire.attestation_chain_issuers,
         attestation_verified=verified,
         cid=_checked_cid(wire, draft),
-        fact_hash=fact_hash(body),
+        fact_hash=body_hash,
         warnings=warnings if is_sealed else (*warnings, "unsealed"),
     )
     return Examined(
@@ -228,21 +231,23 @@ def _ownable(source: str) -> str:
     return normal
 
 
-def _check_source(wire: WireFact, source: str, body: bytes, peer: Peer) -> bool:
+def _check_source(wire: WireFact, source: str, body_hash: str, peer: Peer) -> bool:
     """Whether the peer's own record carries its seal. Raises SourceNotOwned or SealInvalid."""
     is_own = lies_under(source, peer.node_id) or wire.source == peer.node_id
     is_sealed = wire.seal is not None
     # Whose it is comes first: a stranger's word is not the peer's, sealed by whomever.
     if not is_own and not is_informal(source):
         raise SourceNotOwned("source: it does not lie under the peer's node_id")
-    if is_sealed and not _is_sealed_under(peer.public_key, peer.node_id, wire, body):
+    if is_sealed and not _is_sealed_under(peer.public_key, peer.node_id, wire, body_hash):
         raise SealInvalid("seal: it is not the peer's over this record")
     if not (is_own or is_sealed or wire.source.startswith(peer.delegated_sources)):
         raise SourceNotOwned("source: an informal name without the peer's seal")
     return is_sealed
 
 
-def _check_relayed(wire: WireFact, source: str, body: bytes, view: View, context: Context, *, is_pushed: bool) -> None:
+def _check_relayed(
+    wire: WireFact, source: str, body_hash: str, view: View, context: Context, *, is_pushed: bool
+) -> None:
     """Another node's record passes by pull, public, and on that node's own seal (PROTOCOL §5.5). Raises why it does not."""
     origin = wire.origin or ""
     if is_pushed or not is_organisation(origin):
@@ -251,25 +256,31 @@ def _check_relayed(wire: WireFact, source: str, body: bytes, view: View, context
         raise ScopeViolation(f"{wire.scope} facts go one hop")
     if not is_informal(source) and not lies_under(source, origin):
         raise SourceNotOwned("source: it does not lie under the fact's origin")
-    if not _is_sealed_under(sealing_key(origin, view, context), origin, wire, body):
+    if not _is_sealed_under(sealing_key(origin, view, context), origin, wire, body_hash):
         raise SourceNotOwned("origin: the fact does not carry a seal of it that is known to be its")
 
 
-def _is_sealed_under(public_key: str | None, origin: str, wire: WireFact, body: bytes) -> bool:
+def _is_sealed_under(public_key: str | None, origin: str, wire: WireFact, body_hash: str) -> bool:
     message = seal_message(
         origin=origin,
         id=wire.id,
         hlc=wire.hlc or "",
-        fact_hash=fact_hash(body),
+        fact_hash=body_hash,
         valid_until=wire.valid_until,
         derived_from=wire.derived_from,
         supersedes=wire.supersedes or (),
         resolves=None if wire.resolves is None else msgspec.to_builtins(wire.resolves),
     )
     try:
-        return public_key is not None and verify(b64url_decode(public_key), message, b64url_decode(wire.seal or ""))
+        return public_key is not None and verify(_key_bytes(public_key), message, b64url_decode(wire.seal or ""))
     except ValueError:
         return False
+
+
+# A page carries hundreds of seals under one key.
+@lru_cache(maxsize=64)
+def _key_bytes(public_key: str) -> bytes:
+    return b64url_decode(public_key)
 
 
 def check_hlc(hlc: str | None, context: Context) -> None:

@@ -66,10 +66,15 @@ def decode_query(request: web.Request, type: type[T]) -> T:
 
 
 def json_response(obj: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return encoded_response(msgspec.json.encode(obj), status, headers)
+
+
+def encoded_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer that is JSON already: a large one is encoded off the loop."""
     sent = _JSON_HEADERS.copy()
     if headers:
         sent.update(headers)
-    return web.Response(body=msgspec.json.encode(obj), status=status, headers=sent)
+    return web.Response(body=body, status=status, headers=sent)
 
 
 def _check_headers(request: web.Request, max_bytes: int) -> None:

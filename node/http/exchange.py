@@ -29,10 +29,10 @@ from node.events.checkpoint import open_checkpoint, origin_of
 from node.events.manifest_proof import checkpoint_at
 from node.events.peers import BatchRefusal
 from node.http.auth import is_capability_write, peer_claims
-from node.http.body import decode_query, json_response, read_json
+from node.http.body import decode_query, encoded_response, json_response, read_json
 from node.http.keys import NODE, SYNC
 from node.http.tokens import token_text
-from node.projections.federation_page import MAX_PAGE_FACTS, ServedPage, page_for
+from node.projections.federation_page import MAX_PAGE_FACTS, page_for
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -85,22 +85,23 @@ async def pull(request: web.Request) -> web.Response:
     lags_ms = request.app[SYNC].lags_ms()
     lagging = {node_id for node_id, lag_ms in lags_ms.items() if lag_ms > HELD_BACK_MS}
 
-    def read(view: View) -> tuple[ServedPage, bool]:
+    def read(view: View) -> tuple[bytes, int]:
         page = page_for(
             view, peer_node_id=claims.iss, scopes=scopes, cursor=asked.cursor, limit=asked.limit, lagging=lagging
         )
+        if page.is_held_back and not page.facts:
+            raise RelayLagExceeded("what there is came from a node that is too far behind", retry_after_s=RETRY_AFTER_S)
+        facts = [served_fact(fact) for fact in page.facts]
         # Every node of our kind publishes a manifest.
-        return page, view.peers.of_node(claims.iss).manifest is None
+        if view.peers.of_node(claims.iss).manifest is None:
+            facts = foreign_facts(facts, now_ms)
+        lag_ms = max((lags_ms.get(fact.received_from or "", 0) for fact in page.facts), default=0)
+        return msgspec.json.encode({"facts": facts, "cursor": page.cursor, "has_more": page.has_more}), lag_ms
 
-    page, is_foreign = await node.read(read)
-    if page.is_held_back and not page.facts:
-        raise RelayLagExceeded("what there is came from a node that is too far behind", retry_after_s=RETRY_AFTER_S)
-    facts = [served_fact(fact) for fact in page.facts]
-    if is_foreign:
-        facts = foreign_facts(facts, node.clock.now_ms())
-    lag_ms = max((lags_ms.get(fact.received_from or "", 0) for fact in page.facts), default=0)
-    headers = {LAG_HEADER: str(lag_ms // 1000)} if lag_ms > TOLD_MS else None
-    return json_response({"facts": facts, "cursor": page.cursor, "has_more": page.has_more}, headers=headers)
+    # The clock belongs to the loop's thread; the page is encoded where it is read, or every write would wait for that too.
+    now_ms = node.clock.now_ms()
+    body, lag_ms = await node.read(read)
+    return encoded_response(body, headers={LAG_HEADER: str(lag_ms // 1000)} if lag_ms > TOLD_MS else None)
 
 
 async def push(request: web.Request) -> web.Response:
