@@ -12,7 +12,7 @@ def main(seeds: list[str]) -> int:
         return 2
     try:
         for seed in seeds:
-            roots = asyncio.run(run_schedule(int(seed)))
+            roots = asyncio.run(run_schedule(int(seed))).roots
             print(f"seed {seed}: holds; " + ", ".join(f"{name} {root.hex()[:16]}" for name, root in roots.items()))
     except ScheduleFailed as failure:
         print(failure, file=sys.stderr)

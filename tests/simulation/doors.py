@@ -17,11 +17,11 @@ from tests.simulation.nodes import SimulatedNode
 from tests.simulation.transport import COSIGN, PULL, PUSH, Request
 
 
-async def answer(at: SimulatedNode, request: Request, *, most_facts: int) -> bytes | PeerRefused:
+async def answer(at: SimulatedNode, request: Request) -> bytes | PeerRefused:
     """The answer of a node to a request that arrived, a refusal included. Raises NodeCrashed."""
     act = {PULL: _pull, PUSH: _push, COSIGN: _cosign}[request.path]
     try:
-        return await act(at, request, most_facts)
+        return await act(at, request)
     except Refusal as refusal:
         return PeerRefused(403, refusal.code)
 
@@ -38,9 +38,9 @@ def look_up(node: Node, path: str, params: dict[str, str]) -> bytes:
     raise PeerRefused(404, "not_found")
 
 
-async def _pull(at: SimulatedNode, request: Request, most_facts: int) -> bytes:
+async def _pull(at: SimulatedNode, request: Request) -> bytes:
     claims = _claims(at, request)
-    cursor, limit = request.params.get("cursor"), min(most_facts, int(request.params["limit"]))
+    cursor, limit = request.params.get("cursor"), min(at.most_facts, int(request.params["limit"]))
     scopes = (await at.execute(ServePage(claims=claims, scope=None, cursor=cursor, limit=limit))).reply
     with at.node.view() as view:
         page = page_for(view, peer_node_id=claims.iss, scopes=scopes, cursor=cursor, limit=limit)
@@ -48,7 +48,7 @@ async def _pull(at: SimulatedNode, request: Request, most_facts: int) -> bytes:
     return msgspec.json.encode({"facts": facts, "cursor": page.cursor, "has_more": page.has_more})
 
 
-async def _push(at: SimulatedNode, request: Request, _: int) -> bytes:
+async def _push(at: SimulatedNode, request: Request) -> bytes:
     claims = _claims(at, request)
     body = msgspec.json.decode(request.body)
     with at.node.view() as view:
@@ -65,7 +65,7 @@ async def _push(at: SimulatedNode, request: Request, _: int) -> bytes:
     return msgspec.json.encode((await at.execute(command)).reply)
 
 
-async def _cosign(at: SimulatedNode, request: Request, _: int) -> bytes:
+async def _cosign(at: SimulatedNode, request: Request) -> bytes:
     claims = _claims(at, request)
     body = msgspec.json.decode(request.body)
     note = body["checkpoint"]

@@ -7,7 +7,7 @@ from node.clock import parse_hlc
 from node.events.conflicts import ConflictResolved
 from node.events.entry import FIRST_PREV, Entry, is_signed_by, open_header
 from node.events.facts import Fact, FactAsserted
-from node.events.peers import BatchReceived, PushReceived
+from node.events.peers import BatchReceived, PeerChanged, PeerRegistered, PushReceived
 from tests.independent.merkle import root_of
 from tests.simulation.nodes import SimulatedNode
 
@@ -15,17 +15,22 @@ Identity = tuple[str, str]
 
 
 class Ledger:
-    """`own` are the facts that were written at this node, `received` those that peers brought, by (origin, id)."""
+    """`own` are the facts that were written at this node, `received` those that peers brought, by (origin, id).
 
-    def __init__(self, of: SimulatedNode, allowed: dict[str, tuple[str, ...]]) -> None:
-        self._of, self._allowed = of, allowed
+    `allowed` are the scopes exchanged with a peer now, `ever_allowed` those that once were, `cursors` the places in peers' logs.
+    """
+
+    def __init__(self, of: SimulatedNode) -> None:
+        self._of = of
         self._leaves: list[bytes] = []
         self._last_hlc, self._last_at_ms = (0, 0), 0
         self._nonces: set[str] = set()
         self._shadow = of.new_views("shadow")
         self.own: dict[Identity, Fact] = {}
         self.received: dict[Identity, Fact] = {}
-        self.cursors: dict[str, str] = {}
+        self.cursors: dict[str, str | None] = {}
+        self.allowed: dict[str, tuple[str, ...]] = {}
+        self.ever_allowed: dict[str, set[str]] = {}
 
     @property
     def size(self) -> int:
@@ -38,6 +43,7 @@ class Ledger:
             self._check_chain(entry)
             self._check_nonce(entry)
             self._check_facts(entry)
+            self._follow_terms(entry)
             self._leaves.append(entry.leaf)
         self._shadow.fold_forward(log, self.size)
         assert log.announced() == log.head(), "views: they stand behind the log"
@@ -89,11 +95,20 @@ class Ledger:
                 if isinstance(entry.event, BatchReceived):
                     self.cursors[node_id] = entry.event.cursor
 
+    def _follow_terms(self, entry: Entry) -> None:
+        match entry.event:
+            case (
+                PeerRegistered(node_id=node_id, allowed_scopes=scopes)
+                | PeerChanged(node_id=node_id, allowed_scopes=scopes)
+            ):
+                self.allowed[node_id], self.cursors[node_id] = scopes, None
+                self.ever_allowed.setdefault(node_id, set()).update(scopes)
+
     def _keep(self, facts: dict[Identity, Fact], fact: Fact) -> None:
         identity = (fact.origin, fact.id)
         assert identity not in self.own and identity not in self.received, f"fact: {identity} was stored twice"
         facts[identity] = fact
 
     def _check_scope(self, fact: Fact, node_id: str) -> None:
-        allowed = self._allowed.get(node_id, ())
+        allowed = self.allowed.get(node_id, ())
         assert fact.scope in allowed and fact.scope != "local", f"scope: a {fact.scope} fact was taken from {node_id}"

@@ -25,7 +25,7 @@ from node.sync import Sync
 from node.writer import Outcome
 from tests.organisations import Organisation
 from tests.served import config_for
-from tests.simulation.transport import LinkedClient, Transport
+from tests.simulation.transport import LinkedClient, Transport, node_id_of
 
 # Where an append is when the power goes: nothing written, or all of it while the views do not know yet.
 Cut = Literal["before", "after"]
@@ -45,11 +45,13 @@ class SimulatedNode:
     def __init__(
         self, name: str, folder: Path, *, seed: int, now_ms: Callable[[], int], transport: Transport, settings: dict
     ) -> None:
-        self.name, self.node_id, self.url = name, f"stigmem://org-{name}.example", f"https://org-{name}.example"
+        self.name, self.node_id, self.url = name, node_id_of(name), f"https://org-{name}.example"
         self.is_up, self.cut = False, ""
         self.signer = Signer.from_seed(hashlib.sha256(f"{seed}/{name}".encode()).digest())
         self._randomness = Random(f"{seed}/{name}")
         self.skew_ms = self._randomness.randrange(-3000, 3000)
+        # Pages that end early, so that a few facts are several of them.
+        self.most_facts = self._randomness.randrange(1, 5)
         self._now_ms, self._transport = now_ms, transport
         self._config = config_for(folder, entity_uri=self.node_id, federation_push_enabled=True, **settings)
         self._folder = folder
@@ -87,7 +89,7 @@ class SimulatedNode:
             (self._folder / "views" / "CURRENT").unlink()
         self.pushed.clear()
         self.pulled.clear()
-        self.is_up = False
+        self.is_up, self.cut = False, ""
 
     def cut_power(self, cut: Cut) -> None:
         """Have the power fail at the next append."""

@@ -110,5 +110,9 @@ class LinkedClient:
         return await self._transport.ask(self._name, url, token=token, params={}, body=body)
 
 
+def node_id_of(name: str) -> str:
+    return f"stigmem://org-{name}.example"
+
+
 def _name_of(netloc: str) -> str:
     return netloc.removeprefix("org-").removesuffix(".example")
