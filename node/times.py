@@ -25,7 +25,7 @@ def parse_rfc3339(text: str) -> int:
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError("not an RFC 3339 time")
-    year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
+    year, month, day, hour, minute, second = map(int, match.groups()[:6])
     if hour > 23 or minute > 59 or second > 60:
         raise ValueError("no such time of day")
     day_number = date(year, month, day).toordinal() - _EPOCH_DAY

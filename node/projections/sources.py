@@ -6,6 +6,7 @@ A refusal counts against a source only where the fact verifiably came from it; e
 Does not score (see `node/commands/trust.py`).
 """
 
+from collections import Counter
 from typing import ClassVar
 
 from msgspec import Struct
@@ -15,7 +16,7 @@ from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import FactAsserted
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
-from node.events.peers import BatchReceived, BatchRefusal, PushReceived
+from node.events.peers import BatchReceived, BatchRefusal, PushReceived, Receipt
 from node.projections.base import Projection, TableSpec, text_key
 from node.uris import lies_under, normal_uri, origin_of
 
@@ -88,12 +89,7 @@ class Sources(Projection):
                 BatchReceived(receipts=receipts, outcome=outcome, node_id=node_id)
                 | PushReceived(receipts=receipts, outcome=outcome, node_id=node_id)
             ):
-                for receipt in receipts:
-                    fact = receipt.fact
-                    if receipt.quarantine_garden_id is None:
-                        self._count(entry, fact.source, fact.origin, admitted=1)
-                    else:
-                        self._remember(fact.id, fact.source, fact.origin)
+                self._receive(entry, receipts)
                 for refused in outcome.refused:
                     self._count_refused(entry, refused, node_id)
             case FactPromoted(fact_id=fact_id, origin=origin):
@@ -102,6 +98,18 @@ class Sources(Projection):
                 self._moderate(entry, fact_id, origin, is_admitted=False)
             case _:
                 pass  # no other event says anything about a source
+
+    def _receive(self, entry: Entry, receipts: tuple[Receipt, ...]) -> None:
+        # Counted first: a page holds hundreds of facts of a handful of sources.
+        admitted: Counter[tuple[str, str]] = Counter()
+        for receipt in receipts:
+            fact = receipt.fact
+            if receipt.quarantine_garden_id is None:
+                admitted[fact.source, fact.origin] += 1
+            else:
+                self._remember(fact.id, fact.source, fact.origin)
+        for (source, origin), count in admitted.items():
+            self._count(entry, source, origin, admitted=count)
 
     def _remember(self, fact_id: str, source: str, origin: str) -> None:
         self.table(_HELD).put(_held_key(origin, fact_id), source.encode())
