@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 
-from bench import load, parts, report, served, stages, yardstick
+from bench import load, pages, parts, pulls, report, served, stages, yardstick
 
-NEEDS_WRK = frozenset({"node", "reference"})
-KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync")
+NEEDS_WRK = frozenset({"node", "reference", "exchange"})
+KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync", "exchange")
 
 
 def main() -> int:
@@ -62,6 +62,11 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
     if "sync" in kinds:
         with _fresh_folder() as folder:
             _note(figures, parts.sync_us(folder))
+    if "exchange" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, pulls.pull_figures(folder, seconds))
+        with _fresh_folder() as folder:
+            _note(figures, pages.page_figures(folder))
 
 
 def _yardstick(size: int, seconds: float) -> float:

@@ -6,6 +6,9 @@ Always: a ratio is taken within a round, and the median is one of ratios, so a s
 from statistics import median
 
 TARGET = 0.30
+SERVED_TARGET = 25_000
+INGEST_TARGET = 0.40
+PULLED_TARGET = 3.0
 SIZES = (1, 16, 64)
 Figures = dict[str, list[float]]
 
@@ -22,18 +25,48 @@ def verdicts(figures: Figures) -> list[str]:
     ratios, lines = _ratios(figures), []
     if "N(64)/G(64)" in ratios:
         ratio = median(ratios["N(64)/G(64)"])
-        lines.append(f"N(64)/G(64) = {ratio:.2f}, target >= {TARGET:.2f}: {'met' if ratio >= TARGET else 'missed'}")
+        lines.append(f"N(64)/G(64) = {ratio:.2f}, target >= {TARGET:.2f}: {_met(ratio >= TARGET)}")
     if "seal: sign" in figures and "N(64)" in figures:
         seal = median(figures["seal: message"]) + median(figures["seal: sign"])
         write = 1e6 / median(figures["N(64)"])
         lines.append(
             f"a seal costs {seal:.0f} us, {seal / write:.0%} of the {write:.0f} us that a write takes at 64 connections"
         )
+    return lines + _exchange_verdicts(figures | ratios)
+
+
+def _exchange_verdicts(figures: Figures) -> list[str]:
+    lines = []
+    if "served(1)" in figures:
+        served = median(figures["served(1)"])
+        lines.append(
+            f"served(1) = {served:,.0f} facts a second in pages of 500, target >= {SERVED_TARGET:,}: "
+            f"{_met(served >= SERVED_TARGET)}"
+        )
+    if "ingested/verified" in figures:
+        share = median(figures["ingested/verified"])
+        lines.append(
+            f"ingested/verified = {share:.2f} of one core's Ed25519, target >= {INGEST_TARGET:.2f}: "
+            f"{_met(share >= INGEST_TARGET)}"
+        )
+    if "p99 pulled/idle" in figures:
+        slower = median(figures["p99 pulled/idle"])
+        lines.append(
+            f"p99 of a write while a peer pulls = {slower:.1f} times that without, target <= {PULLED_TARGET:.0f}: "
+            f"{_met(slower <= PULLED_TARGET)}"
+        )
     return lines
 
 
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "missed"
+
+
 def _ratios(figures: Figures) -> Figures:
-    pairs = {f"N({n})/G({n})": (f"N({n})", f"G({n})") for n in SIZES} | {"N(64)/plain(64)": ("N(64)", "plain(64)")}
+    pairs = {f"N({n})/G({n})": (f"N({n})", f"G({n})") for n in SIZES} | {
+        "N(64)/plain(64)": ("N(64)", "plain(64)"),
+        "ingested/verified": ("ingested", "verified"),
+    }
     return {
         name: [a / b for a, b in zip(figures[over], figures[under], strict=True)]
         for name, (over, under) in pairs.items()

@@ -37,16 +37,8 @@ class ServerFailed(Exception):
 def facts_per_second(folder: Path, connections: int, seconds: int) -> load.Load:
     """One measurement of a node in `folder`, checked against its log."""
     data_dir, bearer, port = folder / "data", secrets.token_urlsafe(32), load.free_port()
-    settings = {
-        "STIGMEM_HOST": "127.0.0.1",
-        "STIGMEM_PORT": str(port),
-        "STIGMEM_NODE_URL": f"http://127.0.0.1:{port}",
-        "STIGMEM_DATA_DIR": str(data_dir),
-        "STIGMEM_ADMIN_KEY": bearer,
-        "STIGMEM_ENTITY_URI": "stigmem://bench.example",
-        "STIGMEM_LOG_LEVEL": "warning",
-    }
-    with _running(SERVE, settings, ready=f"http://127.0.0.1:{port}/readyz", output=folder / "output"):
+    settings = settings_of(folder, port=port, bearer=bearer, entity_uri="stigmem://bench.example")
+    with running(SERVE, settings, ready=f"http://127.0.0.1:{port}/readyz", output=folder / "output"):
         url = f"http://127.0.0.1:{port}/v1/facts"
         seen = load.post_facts(url, connections=connections, seconds=seconds, bearer=bearer)
     stored = count_facts(data_dir)
@@ -59,8 +51,21 @@ def plain_requests_per_second(folder: Path, connections: int, seconds: int) -> l
     """The same load on a handler that does nothing: what HTTP in Python costs by itself."""
     port = load.free_port()
     url = f"http://127.0.0.1:{port}/v1/facts"
-    with _running([*PLAIN_SERVER, str(port)], {}, ready=f"http://127.0.0.1:{port}/readyz", output=folder / "output"):
+    with running([*PLAIN_SERVER, str(port)], {}, ready=f"http://127.0.0.1:{port}/readyz", output=folder / "output"):
         return load.post_facts(url, connections=connections, seconds=seconds, bearer="none")
+
+
+def settings_of(folder: Path, *, port: int, bearer: str, entity_uri: str) -> dict[str, str]:
+    """What a node in `folder` is started with."""
+    return {
+        "STIGMEM_HOST": "127.0.0.1",
+        "STIGMEM_PORT": str(port),
+        "STIGMEM_NODE_URL": f"http://127.0.0.1:{port}",
+        "STIGMEM_DATA_DIR": str(folder / "data"),
+        "STIGMEM_ADMIN_KEY": bearer,
+        "STIGMEM_ENTITY_URI": entity_uri,
+        "STIGMEM_LOG_LEVEL": "warning",
+    }
 
 
 def count_facts(data_dir: Path) -> int:
@@ -72,7 +77,8 @@ def count_facts(data_dir: Path) -> int:
 
 
 @contextmanager
-def _running(command: list[str], settings: dict[str, str], *, ready: str, output: Path) -> Iterator[None]:
+def running(command: list[str], settings: dict[str, str], *, ready: str, output: Path) -> Iterator[None]:
+    """A server as a process of its own, from its first answer to SIGTERM. Raises ServerFailed."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STIGMEM_")}
     with output.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, env=inherited | settings, stdout=sink, stderr=sink)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench.pages import page_figures
 from bench.stages import stages_us
 
 
@@ -10,3 +11,10 @@ def test_the_stages_of_a_write_still_fit_together(tmp_path: Path):
 
     assert {"stage: decide, seal included", "stage: fold", "stage: log: put and sync"} <= set(spent)
     assert all(us > 0 for us in spent.values())
+
+
+def test_the_steps_of_a_page_still_fit_together(tmp_path: Path):
+    figures = page_figures(tmp_path, pages=1)
+
+    assert {"ingested", "verified", "page: read", "ingest: examine", "ingest: decide and store"} <= set(figures)
+    assert all(figure > 0 for figure in figures.values())
