@@ -30,10 +30,10 @@ from node.http.keys import COUNTERSIGNER, NODE
 from node.http.records import held_answer, now_at, record_of
 from node.projections.access import Access
 from node.projections.base import Place
-from node.projections.conflict_facts import told_by_id
 from node.projections.conflicts import At
 from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
 from node.projections.fact_rows import FactRow
+from node.projections.told_facts import told_by_id
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode

@@ -41,7 +41,7 @@ from node.uris import (
 
 MAX_RECORDED = 32
 PREFIX = "stigmem:conflict:"
-# The relations of what the node says about a conflict (see `conflict_facts.py`).
+# The relations of what the node says about a conflict (see `told_facts.py`).
 BETWEEN, STATUS, RESOLVES = "stigmem:conflict:between", "stigmem:conflict:status", "stigmem:resolves"
 _TOLD = (BETWEEN, STATUS, RESOLVES)
 _NEVER_MS = 2**63 - 1
@@ -147,7 +147,7 @@ class Conflicts(Projection):
         return None if key is None else self.table(_RECORDS).get(key)
 
     def telling(self, fact_id: str) -> Conflict | None:
-        """The conflict that a fact of that id tells about (see `conflict_facts.py`)."""
+        """The conflict that a fact of that id tells about (see `told_facts.py`)."""
         fact_key = uuid_bytes(fact_id)
         key = None if fact_key is None else self.table(_TELLING).get(fact_key)
         return None if key is None else self._record(key)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from node.events.facts import Fact, Scope
-from node.projections import conflict_facts
+from node.projections import told_facts
 from node.projections.access import Access
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At
@@ -115,11 +115,11 @@ def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place |
     at = At(snapshot.size, snapshot.now_ms)
     if query.is_ascending:
         said = view.facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
-        told = (row for row in reversed(list(conflict_facts.told(view, at, **names))) if row.place > (after or (0, 0)))
+        told = (row for row in reversed(list(told_facts.told(view, at, **names))) if row.place > (after or (0, 0)))
         return heapq.merge(said, told, key=_place)
     before = after or min(LAST_PLACE, (snapshot.size, 0))
     said = view.facts.indexed(**names, before=before)
-    return heapq.merge(said, conflict_facts.told(view, at, **names, before=before), key=_place, reverse=True)
+    return heapq.merge(said, told_facts.told(view, at, **names, before=before), key=_place, reverse=True)
 
 
 def _place(row: FactRow) -> Place:

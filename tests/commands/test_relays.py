@@ -259,3 +259,17 @@ async def test_our_own_facts_are_never_held_back_and_the_others_come_once_the_up
 
     assert [fact["id"] for fact in first["facts"]] == [ours["id"]] and first["has_more"] is False
     assert [fact["origin"] for fact in second["facts"]] == [org_b.node_id, NODE_ID]
+
+
+async def test_from_whom_a_fact_came_is_read_as_a_fact_about_it(http, org_b, org_c):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+    fact = org_c.served_fact()
+    await org_b.receive(http, fact)
+    ours = await http.write(scope="public")
+
+    (said,) = (await http.get("/v1/facts", entity=fact["id"])).expect(200)["facts"]
+
+    assert (said["relation"], said["value"]["v"]) == ("stigmem:received_from", org_b.node_id)
+    assert (said["source"], said["scope"]) == ("system:stigmem", "public")
+    assert (await http.get("/v1/facts", entity=ours["id"])).expect(200)["facts"] == []

@@ -1,8 +1,9 @@
-"""What the node itself says about conflicts: facts that nobody wrote, read like others and never served to peers (PROTOCOL §2.6).
+"""What the node itself says: facts that nobody wrote, read like others and never served to peers (PROTOCOL §2.6, §5.5).
 
-`stigmem:conflict:between` and `stigmem:conflict:status` are about the conflict, `stigmem:resolves` about the fact that settled it.
+`stigmem:conflict:between` and `stigmem:conflict:status` are about a conflict, `stigmem:resolves` about the fact that settled it;
+`stigmem:received_from` is about a fact that a peer brought, and is found by that fact's id as its entity.
 
-Always: they follow from the conflict's record and the reader's time, so they are made when read and stored nowhere.
+Always: they follow from what is stored and the reader's time, so they are made when read and stored nowhere.
 They are found by entity, relation, source or id; a listing that names none of these has the facts that somebody asserted alone.
 """
 
@@ -19,24 +20,28 @@ from node.projections.view import View
 from node.times import format_ms
 from node.uris import RESERVED_SOURCE, is_uuid, named_uuid, uuid_bytes, uuid_text
 
-_RELATIONS = (BETWEEN, STATUS, RESOLVES)
+RECEIVED_FROM = "stigmem:received_from"
+_RELATIONS = (BETWEEN, STATUS, RESOLVES, RECEIVED_FROM)
 # Behind every fact that one event can bring.
 _FIRST_INDEX = 1 << 31
+_FIRST_RECEIVED_INDEX = 3 << 30
 
 
 def told(
     view: View, at: At, *, entity: str | None, relation: str | None, source: str | None, before: Place = LAST_PLACE
 ) -> Iterator[FactRow]:
-    """What there is to say of the conflicts that these names reach, newest first; the caller filters by what it asked for."""
+    """What there is to say of what these names reach, newest first; the caller filters by what it asked for."""
     if source not in (None, RESERVED_SOURCE) or (relation is not None and relation not in _RELATIONS):
         return
     if entity is None and relation is None and source is None:
         return
-    for conflict in _conflicts(view, entity):
-        if conflict.detected[0] < at.size:
-            for row in reversed(rows_of(conflict, at, view)):
-                if row.place < before:
-                    yield row
+    if entity is not None:
+        found = [*_received(view, at, entity), *_of_conflicts(view, at, entity)]
+        yield from sorted((row for row in found if row.place < before), key=_place, reverse=True)
+        return
+    for row in _of_conflicts(view, at, None):
+        if row.place < before:
+            yield row
 
 
 def told_by_id(view: View, at: At, fact_id: str) -> FactRow | None:
@@ -57,7 +62,29 @@ def rows_of(conflict: Conflict, at: At, view: View) -> list[FactRow]:
     ]
     if conflict.resolved_by is not None and conflict.resolved_by[0] < at.size:
         said.append((view.facts.at(conflict.resolved_by).fact.id, RESOLVES, "ref", conflict.conflict_id))
-    return [_row(conflict, number, sides[0], view, *words) for number, words in enumerate(said)]
+    rows = []
+    for number, words in enumerate(said):
+        made = uuid_text(named_uuid(uuid_bytes(conflict.conflict_id.removeprefix(PREFIX)), words[1]))
+        place = (conflict.detected[0], _FIRST_INDEX + 4 * conflict.detected[1] + number)
+        rows.append(_row(made, format_ms(conflict.detected_ms), conflict.hlc, place, sides[0], view, *words))
+    return rows
+
+
+def _of_conflicts(view: View, at: At, entity: str | None) -> Iterator[FactRow]:
+    for conflict in _conflicts(view, entity):
+        if conflict.detected[0] < at.size:
+            yield from reversed(rows_of(conflict, at, view))
+
+
+def _received(view: View, at: At, entity: str) -> Iterator[FactRow]:
+    """From whom the facts of that id came; nothing of one that is not shown."""
+    for row in view.facts.all_by_id(entity):
+        place = (row.place[0], _FIRST_RECEIVED_INDEX + row.place[1])
+        is_shown = row.shown_from is not None and row.shown_from[0] < at.size
+        if row.fact.received_from is not None and is_shown:
+            made = uuid_text(named_uuid(uuid_bytes(row.fact.id), f"{RECEIVED_FROM} {row.fact.origin}"))
+            said = (row.fact.id, RECEIVED_FROM, "ref", row.fact.received_from)
+            yield _row(made, row.fact.timestamp, row.fact.hlc, place, row, view, *said)
 
 
 def _conflicts(view: View, entity: str | None) -> Iterator[Conflict]:
@@ -71,22 +98,36 @@ def _conflicts(view: View, entity: str | None) -> Iterator[Conflict]:
         yield from view.conflicts.resolved_by(entity)
 
 
+def _place(row: FactRow) -> Place:
+    return row.place
+
+
 def _row(
-    conflict: Conflict, number: int, side: FactRow, view: View, entity: str, relation: str, kind: ValueType, v: str
+    fact_id: str,
+    timestamp: str,
+    hlc: str,
+    place: Place,
+    about: FactRow,
+    view: View,
+    entity: str,
+    relation: str,
+    kind: ValueType,
+    v: str,
 ) -> FactRow:
+    """A fact of the node's own, as readable as the row it is about."""
     birth = view.identity.birth()
     fact = Fact(
-        id=uuid_text(named_uuid(uuid_bytes(conflict.conflict_id.removeprefix(PREFIX)), relation)),
+        id=fact_id,
         entity=entity,
         relation=relation,
         value=Value(type=kind, v=v, interpret_as="content"),
         source=RESERVED_SOURCE,
-        timestamp=format_ms(conflict.detected_ms),
-        hlc=conflict.hlc,
+        timestamp=timestamp,
+        hlc=hlc,
         confidence=1.0,
-        scope=side.fact.scope,
+        scope=about.fact.scope,
         valid_until=None,
-        garden_id=side.garden_id,
+        garden_id=about.garden_id,
         received_from=None,
         supersedes=(),
         resolves=None,
@@ -101,10 +142,5 @@ def _row(
         fact_hash="",
         warnings=(),
     )
-    place = (conflict.detected[0], _FIRST_INDEX + 4 * conflict.detected[1] + number)
-    stated = _with_hashes(fact)
-    return FactRow(place, stated, (conflict.detected[0], 0), side.garden_id, None, None, None)
-
-
-def _with_hashes(fact: Fact) -> Fact:
-    return structs.replace(fact, cid=cid_of(fact), fact_hash=fact_hash(body_of(fact)))
+    stated = structs.replace(fact, cid=cid_of(fact), fact_hash=fact_hash(body_of(fact)))
+    return FactRow(place, stated, (place[0], 0), about.garden_id, None, None, None)
