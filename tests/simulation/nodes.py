@@ -79,6 +79,7 @@ class SimulatedNode:
     async def crash(self, *, takes_views: bool) -> None:
         """Drop all that is in memory. Where the whole machine went down, the views are not trusted afterwards."""
         await self._end_pulls()
+        # Past `Node.close`, which finishes what was taken on and marks the views as closed: a crash does neither.
         self._writer_task.cancel()
         await asyncio.gather(self._writer_task, return_exceptions=True)
         self.node._writer._log_thread.shutdown()
