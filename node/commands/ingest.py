@@ -47,13 +47,17 @@ from node.times import parse_rfc3339
 from node.uris import is_informal, is_normal, is_reserved_source, is_uuid, lies_under, normal_relation, normal_uri
 
 
+class WireValue(StatedValue, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """A value as a peer serves it; members that we do not know are ignored here too."""
+
+
 class WireFact(Struct, frozen=True, kw_only=True):
     """A fact as a peer serves it; what it says beyond this is ignored (PROTOCOL §1)."""
 
     id: str
     entity: str
     relation: str
-    value: StatedValue
+    value: WireValue
     source: str
     timestamp: str
     confidence: float

@@ -256,8 +256,10 @@ async def test_a_peer_s_warnings_and_judgements_are_ignored(http: Served, org_b:
         "garden_id": "x",
         "novel": [1],
     }
+    fact = org_b.served_fact()
+    fact["value"] = fact["value"] | {"novel": {"a": 1}}
 
-    await org_b.receive(http, org_b.served_fact() | claims | {"received_from": "stigmem://org-c.example"})
+    await org_b.receive(http, fact | claims | {"received_from": "stigmem://org-c.example"})
 
     [record] = await listed(http)
     assert (record["contradicted"], record["garden_id"], record["quarantine_status"]) == (False, None, None)
