@@ -34,7 +34,6 @@ NAME_BYTES = 2048
 TEXT_BYTES = 65_536
 TIME_CHARS = 64
 SIGNED_WINDOW_MS = 300_000
-_TEXT_TYPES = ("string", "text", "ref", "datetime")
 
 
 class StatedValue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,7 +32,12 @@ def decide_seal_facts(command: SealFacts, view: View, context: Context) -> Decis
 
 def seal_of(fact: Fact, signer: Signer) -> str:
     """The seal of a fact of this node's own, base64url."""
-    message = seal_message(
+    return b64url_encode(signer.sign(sealed_bytes(fact)))
+
+
+def sealed_bytes(fact: Fact) -> bytes:
+    """What a fact's seal is a signature over."""
+    return seal_message(
         origin=fact.origin,
         id=fact.id,
         hlc=fact.hlc,
@@ -42,4 +47,3 @@ def seal_of(fact: Fact, signer: Signer) -> str:
         supersedes=fact.supersedes,
         resolves=fact.resolves,
     )
-    return b64url_encode(signer.sign(message))

@@ -201,11 +201,10 @@ class Conflicts(Projection):
             return _SETTLED_LOSER
         if not self.is_live(row, at):
             return _UNDISPUTED
-        digest, past = _digest(row.fact), self._past(key, group, at)
-        top = self._top_rank(key, group, past, at)
-        if not self._says_otherwise(key, group, digest, past, at):
+        past = self._past(key, group, at)
+        if not self._says_otherwise(key, group, _digest(row.fact), past, at):
             return _UNDISPUTED
-        return Standing(is_contradicted=True, is_shown=_rank(row.fact) == top)
+        return Standing(is_contradicted=True, is_shown=_rank(row.fact) == self._top_rank(key, group, past, at))
 
     def live_with(self, row: FactRow, at: At, limit: int) -> list[FactRow]:
         """Up to `limit` live facts of a fact's group, the highest in rank first."""

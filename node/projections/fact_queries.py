@@ -8,6 +8,7 @@ Unbounded in what it may scan: call it off the event loop.
 
 import heapq
 from collections.abc import Iterator
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -116,14 +117,10 @@ def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place |
     if query.is_ascending:
         said = view.facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
         told = (row for row in reversed(list(told_facts.told(view, at, **names))) if row.place > (after or (0, 0)))
-        return heapq.merge(said, told, key=_place)
+        return heapq.merge(said, told, key=attrgetter("place"))
     before = after or min(LAST_PLACE, (snapshot.size, 0))
     said = view.facts.indexed(**names, before=before)
-    return heapq.merge(said, told_facts.told(view, at, **names, before=before), key=_place, reverse=True)
-
-
-def _place(row: FactRow) -> Place:
-    return row.place
+    return heapq.merge(said, told_facts.told(view, at, **names, before=before), key=attrgetter("place"), reverse=True)
 
 
 def _has_asked_form(row: FactRow, query: FactQuery) -> bool:

@@ -8,6 +8,7 @@ They are found by entity, relation, source or id; a listing that names none of t
 """
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 from msgspec import structs
 
@@ -37,7 +38,7 @@ def told(
         return
     if entity is not None:
         found = [*_received(view, at, entity), *_of_conflicts(view, at, entity)]
-        yield from sorted((row for row in found if row.place < before), key=_place, reverse=True)
+        yield from sorted((row for row in found if row.place < before), key=attrgetter("place"), reverse=True)
         return
     for row in _of_conflicts(view, at, None):
         if row.place < before:
@@ -96,10 +97,6 @@ def _conflicts(view: View, entity: str | None) -> Iterator[Conflict]:
             yield found
     elif is_uuid(entity):
         yield from view.conflicts.resolved_by(entity)
-
-
-def _place(row: FactRow) -> Place:
-    return row.place
 
 
 def _row(
