@@ -7,8 +7,9 @@ Does not speak HTTP (see `node/http/`, `node/sync.py`) and does not read the env
 
 import asyncio
 import secrets
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +20,13 @@ from node.commands.decision import Context, Principal
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
 from node.commands.seals import SealFacts
 from node.config import Config
-from node.errors import Refusal
-from node.events.log import Head, Log
+from node.errors import NotReady, Refusal
+from node.events.identity import NodeCreated
+from node.events.log import Log
 from node.folder_lock import FolderLock
 from node.keys import Signer, equal_secrets, keyed_hash
 from node.projections.view import View
-from node.projections.views import Views, close_current, open_current
+from node.projections.views import StaleViews, Views, close_current, open_live, open_stale, rebuild
 from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Prepare, Writer
 
@@ -49,15 +51,20 @@ class Node:
         self._admin_secret = signer.derive_secret(ADMIN_KEY_PURPOSE)
         self._lock: FolderLock
         self.log: Log
-        self._views: Views
-        self._writer: Writer
+        # None while they are being made anew; then `_stale` holds what can be read meanwhile, if anything can.
+        self._views: Views | None = None
+        self._stale: StaleViews | None = None
+        self._folded = 0
+        self._begun: asyncio.Task[None] | None = None
+        self._is_closing = threading.Event()
+        self._writer: Writer | None = None
         self._admin_hash: str | None = None
         self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
         self._sign_of_life: dict[str, asyncio.Event] = {}
 
     @classmethod
     async def open(cls, *, config: Config, clock: Clock, signer: Signer) -> "Node":
-        """Open the folder, found the log where it is empty, fold the views up to it, and start the writer.
+        """Open the folder and the log, and found it where it is empty; the node then begins by itself (see `begun`).
 
         Raises StartupError, FolderInUse, UnknownFormat, or LogDamaged.
         """
@@ -72,19 +79,36 @@ class Node:
         node._lock.acquire()
         try:
             node._open_storage()
-            await node._begin()
+            node._begun = asyncio.create_task(node._begin(), name="stigmem-begin")
+            if node._views is not None:
+                await node.begun()
         except BaseException:
-            await node._release()
+            await node.close()
             raise
         return node
 
+    async def begun(self) -> None:
+        """Wait until the views stand at the log's head and writes are taken.
+
+        That is at once unless the views are made anew from the log: then the node answers what it can meanwhile.
+        """
+        await asyncio.shield(self._begun)
+
     def execute(self, command: Struct, prepare: Prepare | None = None) -> asyncio.Future:
         """Carry out a command: its Outcome, or what `prepare` made of it, once that is on disk. Raises its refusal."""
+        if self._writer is None:
+            raise self._not_ready()
         return self._writer.execute(command, prepare)
 
     @contextmanager
     def view(self) -> Iterator[View]:
         """What the log folds to now. Open it, read it and close it in one `with`, never across an await."""
+        if self._views is None:
+            if self._stale is None:
+                raise self._not_ready()
+            with self._stale.view() as view:
+                yield view
+            return
         with self._views.begin() as txn:
             yield View(txn, self._views.handles)
 
@@ -112,12 +136,19 @@ class Node:
 
     def is_admin_key(self, key: str) -> bool:
         """Compared in constant time, and as keyed hashes, so that neither length nor prefix shows."""
+        if self._admin_hash is None and self._views is None:
+            raise self._not_ready()
         return self._admin_hash is not None and equal_secrets(keyed_hash(self._admin_secret, key), self._admin_hash)
 
     @property
     def is_ready(self) -> bool:
         """Whether writes are taken: the writer runs, and it starts only once the views stand at the log's head."""
-        return self._writer.is_running
+        return self._writer is not None and self._writer.is_running
+
+    def require_ready(self) -> None:
+        """Raise NotReady, with how far the node has come, where writes are not taken."""
+        if not self.is_ready:
+            raise self._not_ready()
 
     def sign_of_life(self, node_id: str) -> asyncio.Event:
         """Set whenever a peer makes an authenticated request: whoever waits out a backoff towards it may stop waiting."""
@@ -147,24 +178,39 @@ class Node:
 
     async def close(self) -> None:
         """Finish what was taken on, flush, and let go of the folder."""
-        await self._writer.close()
-        close_current(self._folder / "views", self._views)
-        self.log.close()
+        self._is_closing.set()
+        if self._begun is not None:
+            await asyncio.gather(self._begun, return_exceptions=True)
+        if self._writer is not None:
+            await self._writer.close()
+        if self._views is not None:
+            close_current(self._folder / "views", self._views)
+        if self._stale is not None:
+            self._stale.retire()
+        if hasattr(self, "log"):
+            self.log.close()
         self._lock.release()
 
     def _open_storage(self) -> None:
         self.log = Log(self._folder / "log")
         head = self.log.head()
         if head.size:
+            self._check_identity()
             last = self.log.read(head.size - 1, 1)[0]
             self.clock.resume(last.hlc, last.at_ms)
-        self._views = open_current(self._folder / "views", self.log)
-        self.log.announce(head)
+        views_dir = self._folder / "views"
+        self._views = open_live(views_dir, self.log) if head.size else rebuild(views_dir, self.log)
+        if self._views is None:
+            self._stale = open_stale(views_dir, self.log)
 
     async def _begin(self) -> None:
-        head: Head = self.log.head()
-        if head.size:
-            self._check_identity()
+        if self._views is None:
+            self._read_admin_key()
+            views = await asyncio.to_thread(rebuild, self._folder / "views", self.log, self._note_folded)
+            # No await between the two: whoever asks for a view gets the old ones or the new ones.
+            self._views, stale, self._stale = views, self._stale, None
+            if stale is not None:
+                stale.retire()
         self._writer = Writer(
             log=self.log,
             views=self._views,
@@ -175,7 +221,7 @@ class Node:
             refusals=self._refusals,
             attestations=self._attestations,
         )
-        if not head.size:
+        if not self.log.head().size:
             await self.execute(FoundNode())
         await self._set_up_admin_key()
         while self.config.federation_enabled and (await self.execute(SealFacts())).reply:
@@ -183,10 +229,20 @@ class Node:
         if self._is_manifest_due():
             await self.execute(RenewManifest())
 
+    def _note_folded(self, size: int) -> None:
+        # On the folding thread, between two of its transactions.
+        self._folded = size
+        if self._is_closing.is_set():
+            raise NotReady("the node is stopping")
+
+    def _not_ready(self) -> NotReady:
+        if self._views is None:
+            return NotReady(f"the views are being made anew: {self._folded} of {self.log.head().size} entries")
+        return NotReady("writes are not taken")
+
     def _check_identity(self) -> None:
-        with self.view() as view:
-            birth = view.identity.birth()
-        if birth is None:
+        birth = self.log.read(0, 1)[0].event
+        if not isinstance(birth, NodeCreated):
             raise StartupError(f"{self._folder}: the log does not begin with the node it belongs to")
         if birth.public_key != self.signer.public_key_b64:
             raise StartupError(
@@ -197,12 +253,15 @@ class Node:
         elif birth.node_id != self.node_id:
             raise StartupError(f"STIGMEM_ENTITY_URI: {self.node_id} is not {birth.node_id}, whose log this is")
 
-    async def _set_up_admin_key(self) -> None:
+    def _read_admin_key(self) -> None:
         if self.config.admin_key is not None:
             self._admin_hash = keyed_hash(self._admin_secret, self.config.admin_key)
             return
-        with self.view() as view:
+        with suppress(NotReady), self.view() as view:
             self._admin_hash = view.identity.admin_key_hash()
+
+    async def _set_up_admin_key(self) -> None:
+        self._read_admin_key()
         if self._admin_hash is None and self.config.auth_required:
             self.made_admin_key = secrets.token_urlsafe(32)
             self._admin_hash = keyed_hash(self._admin_secret, self.made_admin_key)
@@ -214,13 +273,3 @@ class Node:
         if own is None:
             return True
         return self.clock.now_ms() > own.expires_ms - (own.expires_ms - own.issued_ms) // 3
-
-    async def _release(self) -> None:
-        """Let go of whatever an interrupted start had taken."""
-        if hasattr(self, "_writer"):
-            await self._writer.close()
-        if hasattr(self, "_views"):
-            close_current(self._folder / "views", self._views)
-        if hasattr(self, "log"):
-            self.log.close()
-        self._lock.release()

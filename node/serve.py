@@ -42,9 +42,7 @@ async def serve(config: Config) -> None:
     node = await Node.open(config=config, clock=clock, signer=signer)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.close)
-        # At once: the log holds its hash by now, so no later start would show it, whatever keeps this one from serving.
-        if node.made_admin_key is not None:
-            print(f"admin key, shown this once: {node.made_admin_key}", flush=True)
+        _show_made_key(node)
         client = _peer_client(config)
         await client.start()
         stack.push_async_callback(client.close)
@@ -53,6 +51,8 @@ async def serve(config: Config) -> None:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await _listen(runner, config)
+        if not node.is_ready and not await _has_begun(node, stop):
+            return
         if config.federation_enabled:
             await sync.start()
             stack.push_async_callback(sync.close)
@@ -78,6 +78,28 @@ def open_signer(config: Config, clock: Clock) -> Signer:
             f"{path} is missing, and the log beside it was signed with it: restore it or name the key file"
         )
     return create_key_file(path, clock.random_bytes(32))
+
+
+async def _has_begun(node: Node, stop: asyncio.Event) -> bool:
+    """Wait until the views have been made anew; False where the node is told to stop before."""
+    _log.info("making_views", log_size=node.log.head().size)
+    begun, stopped = asyncio.ensure_future(node.begun()), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({begun, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            return False
+        await begun
+    finally:
+        begun.cancel()
+        stopped.cancel()
+    _show_made_key(node)
+    return True
+
+
+def _show_made_key(node: Node) -> None:
+    # At once: the log holds its hash by now, so no later start would show it, whatever keeps this one from serving.
+    if node.made_admin_key is not None:
+        print(f"admin key, shown this once: {node.made_admin_key}", flush=True)
 
 
 def _make_data_folder(folder: Path) -> None:

@@ -72,8 +72,10 @@ class Served:
         self._runner: GuardedRunner
         self._session: ClientSession
 
-    async def start(self) -> "Served":
+    async def start(self, *, waits_for_views: bool = True) -> "Served":
         self.node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
+        if waits_for_views:
+            await self.node.begun()
         self._client = PeerClient(allow_loopback=True, allow_private=False, allow_insecure_http=False)
         await self._client.start()
         self.sync = Sync(self.node, self._client)

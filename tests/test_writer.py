@@ -16,7 +16,7 @@ from node.events.tree import EMPTY_ROOT
 from node.keys import Signer
 from node.projections.access import EVERYTHING
 from node.projections.view import View
-from node.projections.views import Views, open_current
+from node.projections.views import Views, rebuild
 from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Outcome, Writer
 from tests.clocks import fixed_clock
@@ -76,7 +76,7 @@ async def test_full_views_refuse_writes_and_hold_all_that_was_acknowledged(tmp_p
     assert views.checkpoint().size == 1 + len(acknowledged)
     await writer.close()
     views.close()
-    folded = open_current(tmp_path / "fresh", log)
+    folded = rebuild(tmp_path / "fresh", log)
     with folded.begin() as txn:
         assert all(folded.view(txn).facts.by_id(fact_id) for fact_id in acknowledged)
     folded.close()

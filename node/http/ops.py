@@ -2,7 +2,6 @@
 
 from aiohttp import web
 
-from node.errors import NotReady
 from node.http.body import json_response
 from node.http.keys import NODE
 
@@ -14,6 +13,5 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """503 where the writer has stopped; it starts only once the views stand at the log's head."""
     node = request.app[NODE]
-    if not node.is_ready:
-        raise NotReady("writes are not taken")
+    node.require_ready()
     return json_response({"status": "ready", "log_size": node.log.announced().size})

@@ -1,9 +1,11 @@
 """View: all projections over one transaction."""
 
 from functools import cached_property
+from typing import TypeVar
 
 import lmdb
 
+from node.errors import NotReady
 from node.events.event import Event
 from node.projections import PROJECTIONS
 from node.projections.audit import Audit
@@ -18,53 +20,59 @@ from node.projections.peers import Peers
 from node.projections.sources import Sources
 from node.projections.tokens import Tokens
 
+Opened = TypeVar("Opened", bound=Projection)
+
 
 class View:
-    """What the log folds to, as one transaction sees it. Open it, read it and close it in one `with`, never across an await."""
+    """What the log folds to, as one transaction sees it. Open it, read it and close it in one `with`, never across an await.
 
-    def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
-        self._txn, self._handles = txn, handles
+    Projections named in `stale` are being made anew: asking for one raises NotReady.
+    """
+
+    def __init__(self, txn: lmdb.Transaction, handles: dict[str, object], stale: frozenset[str] = frozenset()) -> None:
+        self._txn, self._handles, self._stale = txn, handles, stale
         self._folding: dict[type[Event], list[Projection]] = {}
 
     @cached_property
     def facts(self) -> Facts:
-        return Facts(self._txn, self._handles)
+        return self._open(Facts)
 
     @cached_property
     def conflicts(self) -> Conflicts:
+        self._require(Conflicts)
         return Conflicts(self._txn, self._handles, self.facts)
 
     @cached_property
     def gardens(self) -> Gardens:
-        return Gardens(self._txn, self._handles)
+        return self._open(Gardens)
 
     @cached_property
     def sources(self) -> Sources:
-        return Sources(self._txn, self._handles)
+        return self._open(Sources)
 
     @cached_property
     def tokens(self) -> Tokens:
-        return Tokens(self._txn, self._handles)
+        return self._open(Tokens)
 
     @cached_property
     def peers(self) -> Peers:
-        return Peers(self._txn, self._handles)
+        return self._open(Peers)
 
     @cached_property
     def introductions(self) -> Introductions:
-        return Introductions(self._txn, self._handles)
+        return self._open(Introductions)
 
     @cached_property
     def nonces(self) -> Nonces:
-        return Nonces(self._txn, self._handles)
+        return self._open(Nonces)
 
     @cached_property
     def identity(self) -> Identity:
-        return Identity(self._txn, self._handles)
+        return self._open(Identity)
 
     @cached_property
     def audit(self) -> Audit:
-        return Audit(self._txn, self._handles)
+        return self._open(Audit)
 
     @cached_property
     def projections(self) -> list[Projection]:
@@ -86,3 +94,11 @@ class View:
     def digests(self) -> dict[str, str]:
         """Each projection's digest by name. Reads everything: not for the event loop."""
         return {projection.name: projection.digest() for projection in self.projections}
+
+    def _open(self, projection: type[Opened]) -> Opened:
+        self._require(projection)
+        return projection(self._txn, self._handles)
+
+    def _require(self, projection: type[Projection]) -> None:
+        if projection.name in self._stale:
+            raise NotReady(f"the view of {projection.name} is being made anew from the log")

@@ -8,13 +8,16 @@ Recovery is not a second code path: a fresh start, a crash and a rebuild all fol
 
 import os
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 import msgspec
 from msgspec import Struct
 
-from node.errors import LogDamaged
+from node.errors import LogDamaged, NotReady
 from node.events.log import Log
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.projections import PROJECTIONS
@@ -33,6 +36,14 @@ class Current(Struct, frozen=True, kw_only=True):
     boot_id: str
     closed: bool
     versions: dict[str, int]
+
+
+# Told how many entries are folded, from time to time; what it raises ends the folding.
+Progress = Callable[[int], None]
+
+
+def no_progress(size: int) -> None:
+    """Nobody waits to be told."""
 
 
 class Views:
@@ -60,9 +71,10 @@ class Views:
         with self.begin() as txn:
             return self.view(txn).digests()
 
-    def fold_forward(self, log: Log, to_offset: int) -> None:
+    def fold_forward(self, log: Log, to_offset: int, progress: Progress = no_progress) -> None:
         """Fold what the log holds beyond the checkpoint, up to an offset."""
         while (start := self.checkpoint().size) < to_offset:
+            progress(start)
             entries = log.read(start, min(_FOLD_BATCH, to_offset - start))
             if not entries:
                 raise LogDamaged(f"offset {start}: the log ends before its head")
@@ -79,27 +91,73 @@ def table_specs() -> list[TableSpec]:
     return [spec for projection in PROJECTIONS for spec in projection.tables]
 
 
-def open_current(views_dir: Path, log: Log) -> Views:
-    """The live views, folded up to the log's head; made anew where the old ones cannot be trusted."""
+class StaleViews:
+    """Views of which some projections were folded by another version: the rest can be read until new ones are made."""
+
+    def __init__(self, path: Path, stale: frozenset[str]) -> None:
+        # Creates the tables that the other version did not have, which nobody reads.
+        self._views, self.stale = Views(path), stale
+        self._lock, self._readers, self._is_retired = threading.Lock(), 0, False
+
+    @contextmanager
+    def view(self) -> Iterator[View]:
+        with self._lock:
+            if self._is_retired:
+                raise NotReady("the views have just been made anew")
+            self._readers += 1
+        try:
+            with self._views.begin() as txn:
+                yield View(txn, self._views.handles, self.stale)
+        finally:
+            self._leave()
+
+    def retire(self) -> None:
+        """Close them as soon as nobody reads them any more."""
+        with self._lock:
+            self._is_retired = True
+            is_last = self._readers == 0
+        if is_last:
+            self._views.close()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            is_last = self._is_retired and self._readers == 0
+        if is_last:
+            self._views.close()
+
+
+def open_live(views_dir: Path, log: Log) -> Views | None:
+    """The live views, folded up to the log's head; None where there are none that can be trusted."""
     views_dir.mkdir(parents=True, exist_ok=True)
     current = read_current(views_dir)
-    if current is None or not _is_sound(views_dir, current, log):
-        return rebuild(views_dir, log)
-    views = Views(views_dir / str(current.folder))
-    views.fold_forward(log, log.head().size)
+    if current is None or not is_trusted(current) or not _is_sound(views_dir, current, log):
+        return None
+    views = _folded(views_dir, current.folder, log, no_progress)
     _write_current(views_dir, current.folder, is_closed=False)
     return views
 
 
-def rebuild(views_dir: Path, log: Log) -> Views:
+def open_stale(views_dir: Path, log: Log) -> StaleViews | None:
+    """What can still be read of live views that another version wrote; None where nothing can."""
+    current = read_current(views_dir)
+    if current is None or not _is_whole(current) or not _is_sound(views_dir, current, log):
+        return None
+    if _checkpoint_of(views_dir / str(current.folder)).size != log.head().size:
+        # What is missing can be folded into none of them: one that is stale would have to be folded too.
+        return None
+    stale = {name for name, version in _versions().items() if current.versions.get(name) != version}
+    return StaleViews(views_dir / str(current.folder), frozenset(stale))
+
+
+def rebuild(views_dir: Path, log: Log, progress: Progress = no_progress) -> Views:
     """Fold the whole log into a new folder, then point CURRENT at it and delete the others."""
     views_dir.mkdir(parents=True, exist_ok=True)
     folder = max([int(path.name) for path in views_dir.iterdir() if path.name.isdecimal()], default=0) + 1
     current = read_current(views_dir)
     # What an earlier rebuild left behind when it failed.
     _remove_all_but(views_dir, None if current is None else current.folder)
-    views = Views(views_dir / str(folder))
-    views.fold_forward(log, log.head().size)
+    views = _folded(views_dir, folder, log, progress)
     _write_current(views_dir, folder, is_closed=False)
     _remove_all_but(views_dir, folder)
     return views
@@ -123,12 +181,25 @@ def read_current(views_dir: Path) -> Current | None:
 
 def is_trusted(current: Current) -> bool:
     """Whether the live views may be opened: of these projections' versions, and not gone down with the machine."""
-    return current.versions == _versions() and (current.closed or current.boot_id == _boot_id())
+    return current.versions == _versions() and _is_whole(current)
+
+
+def _folded(views_dir: Path, folder: int, log: Log, progress: Progress) -> Views:
+    views = Views(views_dir / str(folder))
+    try:
+        views.fold_forward(log, log.head().size, progress)
+    except BaseException:
+        views.close()
+        raise
+    return views
+
+
+def _is_whole(current: Current) -> bool:
+    return current.closed or current.boot_id == _boot_id()
 
 
 def _is_sound(views_dir: Path, current: Current, log: Log) -> bool:
-    if not is_trusted(current):
-        return False
+    """Whether the views can be opened and stand on the log's own entries."""
     if not (views_dir / str(current.folder) / "data.mdb").exists():
         return False
     try:

@@ -67,6 +67,7 @@ class SimulatedNode:
     async def start(self) -> None:
         self.clock = Clock(lambda: self._now_ms() + self.skew_ms, self._randomness.randbytes)
         self.node = await Node.open(config=self._config, clock=self.clock, signer=self.signer)
+        await self.node.begun()
         self.sync = Sync(self.node, LinkedClient(self.name, self._transport))
         self._writer_task.add_done_callback(lambda _: self._transport.moved.set())
         self.is_up, self.cut = True, ""
