@@ -86,6 +86,7 @@ def _serve(node: Node, cursor: str | None, spent: dict[str, list[float]]) -> tup
             "page: read",
             lambda: page_for(view, peer_node_id=LISTENER, scopes=SCOPES, cursor=cursor, limit=MAX_PAGE_FACTS),
         )
+    _timed(spent, "page: hold against the log", lambda: node.vouch_for(page.rows))
     shown = _timed(spent, "page: shape", lambda: [served_fact(fact) for fact in page.facts])
     answer = {"facts": shown, "cursor": page.cursor, "has_more": page.has_more}
     return page, _timed(spent, "page: encode", lambda: msgspec.json.encode(answer))

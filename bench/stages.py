@@ -22,7 +22,7 @@ from node.config import from_environ
 from node.events.entry import Entry, salt_bytes_for, sign_entry
 from node.events.log import Log
 from node.http.facts import FactRequest
-from node.http.records import record_of
+from node.http.records import new_record_of
 from node.keys import Signer, equal_secrets, keyed_hash
 from node.projections.access import EVERYTHING
 from node.projections.apply import apply, move_checkpoint
@@ -110,7 +110,7 @@ class _Stages:
         def records() -> list[object]:
             with self._views.begin() as txn:
                 view = View(txn, self._views.handles)
-                return [record_of(row_of(entry.event, entry.offset), view, self._node) for entry in entries]
+                return [new_record_of(row_of(entry.event, entry.offset), view, self._node) for entry in entries]
 
         shown = self._time("record", records)
         self._time("encode the answer", lambda: [msgspec.json.encode(record) for record in shown])

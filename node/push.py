@@ -121,7 +121,9 @@ class Pusher:
 
     def _news(self, peer: Peer, line: _Line, after: Place, view: View) -> News:
         scopes = tuple(scope for scope in exchanged_scopes(peer, self._node.config) if scope not in line.refused_scopes)
-        return news_for(view, peer_node_id=peer.node_id, scopes=scopes, after=after, limit=MAX_PAGE_FACTS)
+        news = news_for(view, peer_node_id=peer.node_id, scopes=scopes, after=after, limit=MAX_PAGE_FACTS)
+        self._node.vouch_for(news.rows)
+        return news
 
     async def _push(self, peer: Peer, line: _Line, url: str, facts: list[Fact]) -> None:
         node = self._node

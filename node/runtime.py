@@ -8,11 +8,12 @@ Does not speak HTTP (see `node/http/`, `node/sync.py`) and does not read the env
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
 from msgspec import Struct
 
 from node.clock import Clock
@@ -20,11 +21,13 @@ from node.commands.decision import Context, Principal
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
 from node.commands.seals import SealFacts
 from node.config import Config
-from node.errors import NotReady, Refusal
+from node.errors import LogDamaged, NotReady, Refusal
 from node.events.identity import NodeCreated
 from node.events.log import Log
 from node.folder_lock import FolderLock
 from node.keys import Signer, equal_secrets, keyed_hash
+from node.projections.fact_rows import FactRow
+from node.projections.told_facts import is_told
 from node.projections.view import View
 from node.projections.views import StaleViews, Views, close_current, open_live, open_stale, rebuild
 from node.refusals import MinuteShare, RefusalLimiter
@@ -34,6 +37,8 @@ ADMIN_KEY_PURPOSE = "admin-key"
 # PROTOCOL §9: signatures that one peer may ask for.
 ATTESTATIONS_PER_MINUTE = 60
 Read = TypeVar("Read")
+
+_log = structlog.get_logger("stigmem.node")
 
 
 class StartupError(Exception):
@@ -58,6 +63,7 @@ class Node:
         self._begun: asyncio.Task[None] | None = None
         self._is_closing = threading.Event()
         self._writer: Writer | None = None
+        self._damage: LogDamaged | None = None
         self._admin_hash: str | None = None
         self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
         self._sign_of_life: dict[str, asyncio.Event] = {}
@@ -98,6 +104,8 @@ class Node:
         """Carry out a command: its Outcome, or what `prepare` made of it, once that is on disk. Raises its refusal."""
         if self._writer is None:
             raise self._not_ready()
+        if self._damage is not None:
+            raise self._damage
         return self._writer.execute(command, prepare)
 
     @contextmanager
@@ -111,6 +119,26 @@ class Node:
             return
         with self._views.begin() as txn:
             yield View(txn, self._views.handles)
+
+    def vouch_for(self, rows: Iterable[FactRow]) -> None:
+        """Raise LogDamaged where what the views say of a fact is not what the log has of it; from then on the node is not ready.
+
+        Whatever facts leave this node have passed here, and so has nothing that a bad disk made of them.
+        """
+        try:
+            with self.log.evidence() as evidence:
+                for row in rows:
+                    if not is_told(row):
+                        evidence.require(row.place, row.fact)
+        except LogDamaged as damage:
+            self.note_damage(damage)
+            raise
+
+    def note_damage(self, damage: LogDamaged) -> None:
+        """Take no more writes: what is decided on a damaged log would be built on it."""
+        if self._damage is None:
+            self._damage = damage
+            _log.error("log_damaged", detail=damage.detail)
 
     async def read(self, use: Callable[[View], Read]) -> Read:
         """Run a reading that may take long on a worker thread, over one view."""
@@ -143,10 +171,12 @@ class Node:
     @property
     def is_ready(self) -> bool:
         """Whether writes are taken: the writer runs, and it starts only once the views stand at the log's head."""
-        return self._writer is not None and self._writer.is_running
+        return self._writer is not None and self._writer.is_running and self._damage is None
 
     def require_ready(self) -> None:
-        """Raise NotReady, with how far the node has come, where writes are not taken."""
+        """Raise NotReady, with how far the node has come, or LogDamaged, with where, where writes are not taken."""
+        if self._damage is not None:
+            raise self._damage
         if not self.is_ready:
             raise self._not_ready()
 

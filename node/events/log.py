@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -19,6 +20,7 @@ from msgspec import Struct
 
 from node.errors import LogDamaged, Refusal, StorageFailed
 from node.events.entry import Entry, Item, open_entry, open_header
+from node.events.evidence import Evidence
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, ReadNode
 from node.keys import key_id_of
@@ -195,6 +197,13 @@ class Log:
         """A reader of tree hashes, all from one snapshot."""
         with storage_errors(), self._store.begin() as txn:
             yield self._node_reader(txn)
+
+    @contextmanager
+    def evidence(self) -> Iterator[Evidence]:
+        """What facts can be held against, all from one snapshot."""
+        with storage_errors(), self._store.begin() as txn:
+            read_node = self._node_reader(txn)
+            yield Evidence(stored=partial(self._stored, txn), leaf=partial(read_node, 0), item=partial(self._item, txn))
 
     def close(self) -> None:
         self._store.close()

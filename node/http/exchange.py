@@ -91,6 +91,7 @@ async def pull(request: web.Request) -> web.Response:
         )
         if page.is_held_back and not page.facts:
             raise RelayLagExceeded("what there is came from a node that is too far behind", retry_after_s=RETRY_AFTER_S)
+        node.vouch_for(page.rows)
         facts = [served_fact(fact) for fact in page.facts]
         # Every node of our kind publishes a manifest.
         if view.peers.of_node(claims.iss).manifest is None:

@@ -27,7 +27,7 @@ from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, known_to, principal_of, readable_by
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import COUNTERSIGNER, NODE
-from node.http.records import held_answer, now_at, record_of
+from node.http.records import held_answer, new_record_of, now_at, record_of
 from node.projections.access import Access
 from node.projections.base import Place
 from node.projections.conflicts import At
@@ -133,13 +133,15 @@ async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     node, access = request.app[NODE], readable_by(principal_of(request))
     with node.view() as view:
-        body = body_of(_find(request.match_info["fact_id"], access, view, node).fact)
+        row = _find(request.match_info["fact_id"], access, view, node)
+        node.vouch_for((row,))
+        body = body_of(row.fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 
 def _answer_of(outcome: Outcome, view: View, node: Node) -> web.Response:
     entry = outcome.entries[0]
-    record = record_of(row_of(entry.event, entry.offset), view, node)
+    record = new_record_of(row_of(entry.event, entry.offset), view, node)
     if record.quarantine_status is None:
         return json_response(record, 201)
     return json_response(held_answer(record), 202)

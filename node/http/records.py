@@ -52,7 +52,13 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 def record_of(row: FactRow, view: View, node: Node, *, at: At | None = None) -> Record:
-    """The record of a fact as the view stands, or stood `at` a snapshot."""
+    """The record of a fact as the view stands, or stood `at` a snapshot. Raises LogDamaged where the log has another one."""
+    node.vouch_for((row,))
+    return new_record_of(row, view, node, at=at)
+
+
+def new_record_of(row: FactRow, view: View, node: Node, *, at: At | None = None) -> Record:
+    """The record of a fact that comes from its entry itself, which may still be on its way to disk."""
     fact, is_rejected = row.fact, row.quarantine_status == "rejected"
     return Record(
         id=fact.id,

@@ -16,6 +16,7 @@ from node.canonical import b64url_decode, b64url_encode
 from node.errors import CursorForeign, InvalidCursor
 from node.events.facts import Fact, Scope
 from node.projections.base import LAST_PLACE, Place
+from node.projections.fact_rows import FactRow
 from node.projections.facts import Servable
 from node.projections.view import View
 from node.uris import lies_under, normal_uri
@@ -35,19 +36,27 @@ class ServedPage(Struct, frozen=True, kw_only=True):
     `is_held_back` says that facts of a lagging upstream wait behind the cursor.
     """
 
-    facts: list[Fact]
+    rows: list[FactRow]
     cursor: str
     has_more: bool
     is_held_back: bool
+
+    @property
+    def facts(self) -> list[Fact]:
+        return [row.fact for row in self.rows]
 
 
 class News(Struct, frozen=True, kw_only=True):
     """A page without a cursor: facts, the place to go on from, whether more are there, whether some are held back."""
 
-    facts: list[Fact]
+    rows: list[FactRow]
     place: Place
     has_more: bool
     is_held_back: bool
+
+    @property
+    def facts(self) -> list[Fact]:
+        return [row.fact for row in self.rows]
 
 
 class Backlog(Struct, frozen=True, kw_only=True):
@@ -94,7 +103,7 @@ def page_for(
     place = read_cursor(cursor, scopes, view)
     news = news_for(view, peer_node_id=peer_node_id, scopes=scopes, after=place, limit=limit, lagging=lagging)
     return ServedPage(
-        facts=news.facts,
+        rows=news.rows,
         cursor=_write_cursor(view, news.place, scopes),
         has_more=news.has_more,
         is_held_back=news.is_held_back,
@@ -112,11 +121,12 @@ def news_for(
 ) -> News:
     """The same behind a place that need not be an event's."""
     place = after
-    facts: list[Fact] = []
+    rows: list[FactRow] = []
     size, has_more, is_held_back = 0, False, False
     streams = [view.facts.servable(scope, place) for scope in scopes]
     for looked_at, (shown_at, servable) in enumerate(heapq.merge(*streams, key=_place)):
-        fact = view.facts.at(servable.place).fact
+        row = view.facts.at(servable.place)
+        fact = row.fact
         if looked_at == MAX_LOOKED_AT:
             has_more = True
             break
@@ -124,14 +134,14 @@ def news_for(
             is_held_back = True
         elif _is_news_to(fact, peer_node_id):
             size += _wire_size(fact)
-            if len(facts) == limit or (facts and size > MAX_PAGE_BYTES):
+            if len(rows) == limit or (rows and size > MAX_PAGE_BYTES):
                 has_more = True
                 break
-            facts.append(fact)
+            rows.append(row)
         if not is_held_back:
             place = shown_at
     # From a cursor that stays, the same page would come again and again.
-    return News(facts=facts, place=place, has_more=has_more and not is_held_back, is_held_back=is_held_back)
+    return News(rows=rows, place=place, has_more=has_more and not is_held_back, is_held_back=is_held_back)
 
 
 def backlog_of(

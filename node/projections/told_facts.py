@@ -28,6 +28,11 @@ _FIRST_INDEX = 1 << 31
 _FIRST_RECEIVED_INDEX = 3 << 30
 
 
+def is_told(row: FactRow) -> bool:
+    """Whether the row is one of these, which no entry brought."""
+    return row.place[1] >= _FIRST_INDEX
+
+
 def told(
     view: View, at: At, *, entity: str | None, relation: str | None, source: str | None, before: Place = LAST_PLACE
 ) -> Iterator[FactRow]:

@@ -1,0 +1,108 @@
+"""What views say of a fact, held against the log: the item that brought it, and the entry that commits to that item.
+
+Always: a fact that passes is, but for a seal that came later, the one in the log's item; that item is the one its entry
+commits to, and that entry the one whose leaf hash stands in the tree.
+
+Does not check signatures, chain or the tree above its leaves: those hold for every entry at once (see `replay/verify.py`).
+"""
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct, structs
+
+from node.errors import LogDamaged
+from node.events.conflicts import ConflictResolved
+from node.events.entry import SIGNATURE_BYTES, Item
+from node.events.event import type_of
+from node.events.facts import Fact, FactAsserted
+from node.events.gardens import FactQuarantined
+from node.events.peers import BatchReceived, PushReceived
+from node.events.tree import leaf_hash
+
+# Reads what is stored under an offset: the entry, its leaf hash in the tree, or one of its items.
+ReadStored = Callable[[int], bytes]
+ReadItem = Callable[[int, int], Item]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Header(Struct, frozen=True):
+    """What is looked at of a header."""
+
+    type: str
+    items: tuple[str, ...]
+
+
+class _Bringing(Struct, frozen=True):
+    """An item that holds a fact beside what was thought of it."""
+
+    fact: Fact
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_fact = msgspec.json.Decoder(Fact).decode
+_decode_bringing = msgspec.json.Decoder(_Bringing).decode
+
+
+def _within(item: bytes) -> Fact:
+    return _decode_bringing(item).fact
+
+
+# By event type: the first item that holds a fact, and how it is read from there.
+_FACT_ITEMS: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
+    type_of(FactAsserted): (1, _within),
+    type_of(ConflictResolved): (2, _decode_fact),
+    type_of(FactQuarantined): (2, _decode_fact),
+    type_of(BatchReceived): (3, _within),
+    type_of(PushReceived): (3, _within),
+}
+
+
+class Evidence:
+    """One snapshot of a log, for holding facts against it."""
+
+    def __init__(self, stored: ReadStored, leaf: ReadStored, item: ReadItem) -> None:
+        self._stored, self._leaf, self._item = stored, leaf, item
+        self._offset, self._header = -1, _Header("", ())
+
+    def require(self, place: tuple[int, int], fact: Fact) -> None:
+        """Raise LogDamaged, with the offset, where the fact is not what the log has at that place."""
+        offset, index = place
+        try:
+            self._require(self._header_at(offset), offset, index, fact)
+        except LogDamaged as damage:
+            words = f"offset {offset}: {damage.detail}; `stigmem replay verify` tells what is damaged"
+            raise LogDamaged(words, offset=offset) from damage
+
+    def _header_at(self, offset: int) -> _Header:
+        # A page of a peer's brought its facts in one entry.
+        if offset != self._offset:
+            stored = self._stored(offset)
+            if leaf_hash(stored) != self._leaf(offset):
+                raise LogDamaged("the entry's leaf hash is not the one in the tree")
+            try:
+                self._header, self._offset = _decode_header(stored[:-SIGNATURE_BYTES]), offset
+            except ValueError as error:  # MsgspecError is one; bytes that are not UTF-8 raise another
+                raise LogDamaged(f"the header cannot be read: {error}") from error
+        return self._header
+
+    def _require(self, header: _Header, offset: int, index: int, fact: Fact) -> None:
+        if header.type not in _FACT_ITEMS:
+            raise LogDamaged(f"a {header.type} brings no fact, and the views have one")
+        first, read = _FACT_ITEMS[header.type]
+        number = first + index
+        if number >= len(header.items):
+            raise LogDamaged("the entry brought fewer facts than the views have")
+        item = self._item(offset, number)
+        if item.commitment() != header.items[number]:
+            raise LogDamaged(f"item {number} does not match its commitment")
+        # In JSON every quote within a text is escaped: these bytes can stand there for the fact alone.
+        if _encode(fact) in item.content:
+            return
+        try:
+            logged = read(item.content)
+        except ValueError as error:
+            raise LogDamaged(f"item {number} cannot be read: {error}") from error
+        if logged not in (fact, structs.replace(fact, seal=None)):
+            raise LogDamaged("the views say something else than the log (`stigmem replay rebuild` makes them anew)")
