@@ -29,6 +29,7 @@ from replay.cli import add_replay_commands
 FAILED, MISUSED = 1, 2
 _PEER_VERBS = {
     "add": "register a peer",
+    "declare": "our signed declaration, which another node registers us by; with --to brought there",
     "list": "all peers, with how far either side lags",
     "show": "everything about one peer",
     "check": "fetch its discovery document, manifest and proof now, and say what they are worth",
@@ -36,6 +37,7 @@ _PEER_VERBS = {
     "approve": "approve what waits for an admin",
     "remove": "end the exchange",
 }
+_SCOPE_FLAGS, _SCOPE_HELP = ("--scope", "--scopes"), "what is exchanged: with commas between, or once for each (public)"
 _CANNOT_START = (ConfigError, KeyFileError, StartupError, FolderInUse, UnknownFormat, Refusal, OSError)
 
 
@@ -98,9 +100,14 @@ def _add_peers(commands: argparse._SubParsersAction) -> None:
         if name == "add":
             verb.add_argument("url", help="where the peer is")
             verb.add_argument("entity_uri", help="who it is, such as stigmem://org-b.example")
-            verb.add_argument("--scope", action="append", default=[], help="what is exchanged, once for each (public)")
+        elif name == "declare":
+            verb.add_argument(
+                "--to", metavar="URL", help="register us at this peer (STIGMEM_PEER_API_KEY: its key for us)"
+            )
         elif name != "list":
             verb.add_argument("peer", help="its peer_id or node_id")
+        if name in ("add", "declare"):
+            verb.add_argument(*_SCOPE_FLAGS, dest="scopes", action="append", default=[], help=_SCOPE_HELP)
         if name == "pull":
             verb.add_argument("--from-start", action="store_true", help="read its log from the beginning again")
         if name == "approve":
@@ -157,7 +164,11 @@ def _at_peers(arguments: argparse.Namespace) -> int:
         console = Console(url=url, bearer=bearer, is_raw=arguments.json)
         match arguments.peers_command:
             case "add":
-                said = console.add(arguments.url, arguments.entity_uri, arguments.scope)
+                said = console.add(arguments.url, arguments.entity_uri, _scopes(arguments))
+            case "declare" if arguments.to is None:
+                said = console.declare(_scopes(arguments))
+            case "declare":
+                said = console.declare_to(arguments.to, _peer_bearer(), _scopes(arguments))
             case "list":
                 said = console.list()
             case "pull":
@@ -169,6 +180,17 @@ def _at_peers(arguments: argparse.Namespace) -> int:
         return said.encode()
 
     return _at_node(run)
+
+
+def _scopes(arguments: argparse.Namespace) -> list[str]:
+    return [scope for stated in arguments.scopes for scope in stated.split(",")]
+
+
+def _peer_bearer() -> str:
+    bearer = os.environ.get("STIGMEM_PEER_API_KEY")
+    if not bearer:
+        raise ConfigError("STIGMEM_PEER_API_KEY: not set; it is the bearer for the peer, a key that may federate there")
+    return bearer
 
 
 def _value(value_type: str, text: str) -> str | float | bool:
@@ -183,7 +205,7 @@ def _at_node(run) -> int:
         return _fail(ConfigError("STIGMEM_API_KEY: not set; it is the bearer for the node at STIGMEM_URL"))
     try:
         answer = run(os.environ.get("STIGMEM_URL", "http://localhost:8765"), bearer)
-    except (client.NodeRefused, KeyFileError, Refusal, ValueError) as error:
+    except (client.NodeRefused, ConfigError, KeyFileError, Refusal, ValueError) as error:
         return _fail(error)
     print(answer.decode())
     return 0

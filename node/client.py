@@ -18,6 +18,7 @@ from node.times import format_ms
 from node.uris import authority_of, normal_uri
 
 TIMEOUT_S = 30.0
+MAX_ANSWER_BYTES = 1 << 26
 
 
 class NodeRefused(Exception):
@@ -73,21 +74,29 @@ def _attestation(statement: Statement, key_file: str, passphrase: str | None) ->
 
 
 def ask(
-    url: str, bearer: str, method: str, path: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_S
+    url: str,
+    bearer: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    max_bytes: int = MAX_ANSWER_BYTES,
 ) -> bytes:
-    """The body of the node's answer. Raises NodeRefused where that is no success, or does not come."""
-    return asyncio.run(_send(url.rstrip("/") + path, bearer, method, body, timeout_s))
+    """The body of the node's answer. Raises NodeRefused where that is no success, is too long, or does not come."""
+    return asyncio.run(_send(url.rstrip("/") + path, bearer, method, body, timeout_s, max_bytes))
 
 
-async def _send(url: str, bearer: str, method: str, body: bytes | None, timeout_s: float) -> bytes:
+async def _send(url: str, bearer: str, method: str, body: bytes | None, timeout_s: float, max_bytes: int) -> bytes:
     headers = {"Authorization": f"Bearer {bearer}"} | ({} if body is None else {"Content-Type": "application/json"})
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, url, data=body, headers=headers) as answer,
+            # A key goes where its owner sent it: what answers with another address is no success.
+            session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
         ):
-            said = await answer.read()
+            said = await _read(answer, max_bytes)
             if answer.status >= 300:
                 raise NodeRefused(f"{answer.status}: {said.decode(errors='replace')}")
             return said
@@ -95,3 +104,12 @@ async def _send(url: str, bearer: str, method: str, body: bytes | None, timeout_
         raise NodeRefused(f"{url}: no answer within {timeout_s:g} s") from error
     except aiohttp.ClientError as error:
         raise NodeRefused(f"{url}: {error}") from error
+
+
+async def _read(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    said = bytearray()
+    async for chunk in answer.content.iter_any():
+        said += chunk
+        if len(said) > max_bytes:
+            raise NodeRefused(f"{answer.url}: an answer of more than {max_bytes} bytes")
+    return bytes(said)

@@ -253,8 +253,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="log_level", parse=_one_of("debug", "info", "warning", "error"), help="least level that is logged"),
 )
 
-# STIGMEM_URL and STIGMEM_API_KEY are read by the commands that talk to a running node, and ignored by serving.
-_KNOWN = frozenset({setting.variable for setting in SETTINGS} | {"STIGMEM_URL", "STIGMEM_API_KEY"})
+# Read by the commands that talk to a running node, and ignored by serving.
+_OF_COMMANDS = {"STIGMEM_URL", "STIGMEM_API_KEY", "STIGMEM_PEER_API_KEY"}
+_KNOWN = frozenset({setting.variable for setting in SETTINGS} | _OF_COMMANDS)
 
 _OFF = ("", "off", "false", "no", "0")
 # Each with the values that ask for nothing.

@@ -3,6 +3,7 @@
 Always: a peer is named by its peer_id or its node_id. What stems from a peer is shown in printable characters alone.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
@@ -12,8 +13,21 @@ from msgspec import Struct
 from node.client import NodeRefused, ask
 
 PEERS = "/v1/federation/peers"
+DECLARATION = "/v1/federation/declaration"
 PULL_TIMEOUT_S = 600.0
+PEER_ANSWER_BYTES = 1 << 16
+# What a terminal shows of an answer that may be a page of anything.
+PEER_WORDS = 500
 Shown = dict[str, object]
+
+
+class Registration(Struct, frozen=True, kw_only=True):
+    """What a peer answers to our declaration; the reference says no more than the first two (INTEROP §2)."""
+
+    peer_id: str
+    status: str
+    reason: str | None = None
+    detail: str | None = None
 
 
 class Console(Struct, frozen=True, kw_only=True):
@@ -26,6 +40,25 @@ class Console(Struct, frozen=True, kw_only=True):
     def add(self, peer_url: str, entity_uri: str, scopes: Sequence[str]) -> str:
         body = {"peer_url": peer_url, "peer_entity_uri": entity_uri}
         return self._said(self._ask("POST", "", body | ({"allowed_scopes": list(scopes)} if scopes else {})), _outcome)
+
+    def declare(self, scopes: Sequence[str]) -> str:
+        """Our node's signed declaration, as a peer's registration route takes it."""
+        return self._declaration(scopes).decode()
+
+    def declare_to(self, peer_url: str, peer_bearer: str, scopes: Sequence[str]) -> str:
+        """Bring our declaration to a peer. Raises NodeRefused where that did not register us."""
+        declaration = self._declaration(scopes)
+        try:
+            answer = ask(peer_url, peer_bearer, "POST", PEERS, declaration, max_bytes=PEER_ANSWER_BYTES)
+            said = msgspec.json.decode(answer, type=Registration)
+        except NodeRefused as refused:
+            raise NodeRefused(_plain(str(refused)[:PEER_WORDS])) from refused
+        except msgspec.DecodeError as error:
+            raise NodeRefused(f"{peer_url}: its answer is not that of a registration") from error
+        status = _plain(_status(msgspec.structs.asdict(said))[:PEER_WORDS])
+        if said.status not in ("active", "pending_approval", "pending_verification"):
+            raise NodeRefused(f"{peer_url}: {status}")
+        return answer.decode() if self.is_raw else f"{peer_url}: {status}{_approval(said, declaration)}"
 
     def list(self) -> str:
         return self._said(self._ask("GET", ""), lambda answer: _table(answer["peers"]))
@@ -50,6 +83,10 @@ class Console(Struct, frozen=True, kw_only=True):
         self._ask("DELETE", f"/{quote(str(peer['peer_id']), safe='')}")
         return "" if self.is_raw else _plain(f"{peer['node_id']}: revoked (removed)")
 
+    def _declaration(self, scopes: Sequence[str]) -> bytes:
+        body = {"allowed_scopes": scopes} if scopes else {}
+        return ask(self.url, self.bearer, "POST", DECLARATION, msgspec.json.encode(body))
+
     def _find(self, name: str) -> Shown:
         peers = msgspec.json.decode(self._ask("GET", ""))["peers"]
         found = [peer for peer in peers if name in (peer["peer_id"], peer["node_id"])]
@@ -66,6 +103,15 @@ class Console(Struct, frozen=True, kw_only=True):
 
     def _said(self, answer: bytes, shown: Callable[[Shown], str]) -> str:
         return answer.decode() if self.is_raw else shown(msgspec.json.decode(answer))
+
+
+def _approval(said: Registration, declaration: bytes) -> str:
+    """What the peer's admin approves the reference's way: the hash of our key's text, not of its bytes (INTEROP §2)."""
+    if said.status != "pending_approval":
+        return ""
+    key = msgspec.json.decode(declaration)["federation_pubkey"]
+    fingerprint = hashlib.sha256(key.encode()).hexdigest()
+    return f"\n  its admin approves {_plain(said.peer_id[:PEER_WORDS])} with pubkey_fingerprint sha256:{fingerprint}"
 
 
 def _outcome(peer: Shown) -> str:

@@ -59,6 +59,10 @@ class ReferencePeer:
     facts: list[dict[str, Any]] = field(default_factory=list)
     received: dict[str, dict[str, Any]] = field(default_factory=dict)
     peers: dict[str, Registered] = field(default_factory=dict)
+    # The key with permission `federate` that registers peers; its own operator has it too.
+    federate_key: str = "a-key-that-may-federate"
+    # An answer to give to every registration: (status, body, headers).
+    registration_answer: tuple[int, dict[str, Any], dict[str, str]] | None = None
     # What it publishes beside its discovery document; the reference publishes none.
     published_manifest: dict[str, Any] | None = None
     # Added to its discovery document.
@@ -158,7 +162,8 @@ class ReferencePeer:
 
     async def registered(self, declaration: dict[str, Any]) -> str:
         """Have its operator register a peer by declaration and approve it (INTEROP §2); returns the peer's status."""
-        async with self._session.post(f"{self.url}/v1/federation/peers", json=declaration) as answer:
+        bearer = {"Authorization": f"Bearer {self.federate_key}"}
+        async with self._session.post(f"{self.url}/v1/federation/peers", json=declaration, headers=bearer) as answer:
             added = await answer.json()
         fingerprint = f"sha256:{hashlib.sha256(declaration['federation_pubkey'].encode()).hexdigest()}"
         url = f"{self.url}/v1/federation/peers/{added['peer_id']}/approve"
@@ -257,6 +262,11 @@ class ReferencePeer:
         return web.json_response(self.published_manifest)
 
     async def _register(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self.federate_key}":
+            return _said(401, "Invalid or expired API key")
+        if self.registration_answer is not None:
+            status, body, headers = self.registration_answer
+            return web.json_response(body, status=status, headers=headers)
         body = await request.json()
         if set(body) != {*DECLARED, "declaration_sig"}:
             return _said(422, [{"loc": ["body"], "msg": "field required"}])
@@ -353,17 +363,10 @@ async def declare(at: Served, reference: ReferencePeer, *scopes: str) -> dict[st
 
 
 async def join(at: Served, reference: ReferencePeer, *scopes: str) -> Registered:
-    """Register each with the other by a signed declaration; ours is signed with the node's key, as an operator would."""
+    """Register each with the other by a signed declaration, as their operators would."""
     scopes = scopes or ("public",)
     assert (await declare(at, reference, *scopes))["status"] == "active"
-    members = {
-        "allowed_scopes": list(scopes),
-        "federation_pubkey": at.signer.public_key_b64,
-        "node_id": at.node.node_id,
-        "node_url": f"http://localhost:{at.port}",
-        "signed_at": "2026-05-04T12:00:00Z",
-    }
-    declaration = members | {"declaration_sig": _b64url(at.signer.sign(declared_bytes(members)))}
+    declaration = (await at.post("/v1/federation/declaration", {"allowed_scopes": scopes})).expect(200)
     assert await reference.registered(declaration) == "active"
     return reference.peers[at.node.node_id]
 

@@ -8,9 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from socket import create_server
 from typing import Any
 
 from aiohttp import ClientSession, web
+from msgspec import structs
 from yarl import URL
 
 from node.commands.decision import Principal
@@ -73,6 +75,11 @@ class Served:
         self._session: ClientSession
 
     async def start(self, *, waits_for_views: bool = True) -> "Served":
+        socket = create_server(("127.0.0.1", 0))
+        self.port = socket.getsockname()[1]
+        # Once: a restart finds another port, and the settings as they were.
+        if self.config.node_url == Config().node_url:
+            self.config = structs.replace(self.config, node_url=f"http://localhost:{self.port}")
         self.node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
         if waits_for_views:
             await self.node.begun()
@@ -81,8 +88,7 @@ class Served:
         self.sync = Sync(self.node, self._client)
         self._runner = GuardedRunner(make_app(node=self.node, client=self._client, sync=self.sync))
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.port = self._runner.addresses[0][1]
+        await web.SockSite(self._runner, socket).start()
         self._session = ClientSession()
         return self
 

@@ -1,17 +1,22 @@
 """Federation with the public reference node (INTEROP.md), played by a peer of our own that speaks exactly as it does."""
 
+import asyncio
+import hashlib
+import json
 from itertools import product
 from urllib.parse import quote
 
 import pytest
 from yarl import URL
 
+from node.client import NodeRefused
 from node.keys import Signer
+from node.peer_console import Console
 from node.times import format_ms
 from tests.conftest import Serve
-from tests.interop_peer import ReferencePeer, Registered, cid_of, declare, join
-from tests.organisations import b64url, be_strict
-from tests.served import NODE_ID, Served
+from tests.interop_peer import DECLARED, ReferencePeer, Registered, cid_of, declare, declared_bytes, join
+from tests.organisations import Organisation, b64url, be_strict
+from tests.served import ADMIN_KEY, NODE_ID, Served
 
 DAY_MS = 86_400_000
 
@@ -92,6 +97,125 @@ async def test_a_manifest_that_was_changed_is_not(relaxed, reference, changed):
     answer = await declare(relaxed, reference, "public")
 
     assert answer["status"] == "rejected"
+
+
+# We come to it
+
+
+def console_of(at: Served, *, is_raw: bool = False) -> Console:
+    return Console(url=f"http://localhost:{at.port}", bearer=ADMIN_KEY, is_raw=is_raw)
+
+
+async def test_our_declaration_has_the_bytes_that_the_reference_verifies(relaxed, reference):
+    said = await asyncio.to_thread(console_of(relaxed).declare, ["public", "company"])
+
+    declaration = json.loads(said)
+    assert set(declaration) == {*DECLARED, "declaration_sig"}
+    assert declaration | {"declaration_sig": ""} == {
+        "allowed_scopes": ["company", "public"],
+        "declaration_sig": "",
+        "federation_pubkey": relaxed.signer.public_key_b64,
+        "node_id": NODE_ID,
+        "node_url": f"http://localhost:{relaxed.port}",
+        "signed_at": format_ms(relaxed.clock.now_ms()),
+    }
+    signed = declared_bytes({name: declaration[name] for name in DECLARED})
+    assert declaration["declaration_sig"] == b64url(relaxed.signer.sign(signed))
+    assert await reference.registered(declaration) == "active"
+    assert reference.peers[NODE_ID].allowed_scopes == ["company", "public"]
+
+
+async def test_a_declaration_brought_by_the_command_waits_for_the_references_admin(relaxed, reference):
+    said = await asyncio.to_thread(console_of(relaxed).declare_to, reference.url, reference.federate_key, [])
+
+    [peer] = reference.peers.values()
+    fingerprint = hashlib.sha256(relaxed.signer.public_key_b64.encode()).hexdigest()
+    assert (peer.node_id, peer.status, peer.allowed_scopes) == (NODE_ID, "pending_approval", ["public"])
+    assert said.splitlines() == [
+        f"{reference.url}: pending_approval",
+        f"  its admin approves {peer.peer_id} with pubkey_fingerprint sha256:{fingerprint}",
+    ]
+
+
+async def test_a_declaration_that_the_reference_does_not_take_is_an_error_for_the_operator(serve, relaxed, reference):
+    # Where its URL leads, the peer finds another key than the one that signed.
+    elsewhere = await serve(seed=bytes(32), entity_uri="stigmem://org-d.example", node_url=reference.url)
+    await join(relaxed, reference)
+    key = reference.federate_key
+    cases = [
+        (relaxed, "wrong", "401.*Invalid"),
+        (relaxed, key, "409.*already registered"),
+        (elsewhere, key, "rejected$"),
+    ]
+
+    for at, bearer, words in cases:
+        with pytest.raises(NodeRefused, match=words):
+            await asyncio.to_thread(console_of(at).declare_to, reference.url, bearer, [])
+
+
+async def test_whatever_else_a_peer_answers_is_an_error_in_printable_characters(relaxed, reference):
+    for status, answer, words in [
+        (201, {"peer_id": "p", "status": "active\u001b]0;owned\u0007"}, r"active\?\]0;owned\?$"),
+        (201, {"status": "active"}, "not that of a registration"),
+        (201, {"peer_id": "p" * 70_000, "status": "active"}, "more than 65536 bytes"),
+        (307, {}, "307"),
+    ]:
+        reference.registration_answer = (
+            status,
+            answer,
+            {"Location": f"http://localhost:{relaxed.port}/v1/federation/peers"},
+        )
+
+        with pytest.raises(NodeRefused, match=words):
+            await asyncio.to_thread(console_of(relaxed).declare_to, reference.url, reference.federate_key, [])
+
+
+async def test_our_declaration_is_taken_by_a_node_of_our_kind(relaxed, org_b: Organisation):
+    at_b = f"http://localhost:{org_b.home.port}"
+
+    said = await asyncio.to_thread(console_of(relaxed, is_raw=True).declare_to, at_b, ADMIN_KEY, ["public"])
+
+    assert (json.loads(said)["status"], json.loads(said)["node_id"]) == ("active", NODE_ID)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "code"),
+    [
+        (["local"], "scope_not_permitted"),
+        (["team", "public"], "scope_not_permitted"),
+        ([], "invalid_field"),
+        (["public", "public"], "invalid_field"),
+        (["secret"], "invalid_field"),
+    ],
+    ids=["local", "team", "nothing", "one_twice", "no_scope"],
+)
+async def test_nothing_is_declared_that_could_not_be_exchanged(relaxed, scopes, code):
+    answer = await relaxed.post("/v1/federation/declaration", {"allowed_scopes": scopes})
+
+    answer.refused(403 if code == "scope_not_permitted" else 422, code)
+
+
+async def test_a_node_that_exchanges_nothing_declares_nothing(serve):
+    alone = await serve(federation_enabled=False)
+
+    (await alone.post("/v1/federation/declaration", {})).refused(403, "federation_disabled")
+
+
+async def test_a_node_whose_url_is_not_ascii_is_told_how_to_spell_it(serve):
+    far = await serve(node_url="http://knoten.münchen.example")
+
+    refused = (await far.post("/v1/federation/declaration", {})).refused(422, "invalid_field")
+
+    assert "STIGMEM_NODE_URL" in refused["detail"]
+
+
+async def test_no_token_has_a_declaration_signed(relaxed):
+    asked = {"issuer": NODE_ID, "subject": f"{NODE_ID}/agent/a", "verb": "write", "object": "*", "ttl_seconds": 60}
+    token = (await relaxed.post("/v1/federation/capability-tokens", asked)).expect(201)["token_json"]
+
+    answer = await relaxed.post("/v1/federation/declaration", {}, bearer=token)
+
+    answer.refused(403, "insufficient_permission")
 
 
 VALUES = {

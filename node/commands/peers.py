@@ -108,7 +108,7 @@ def decide_register_peer(command: RegisterPeer, view: View, context: Context) ->
     if not context.config.federation_enabled:
         raise FederationDisabled("STIGMEM_FEDERATION_ENABLED is off")
     _check_node_id(command.node_id, context)
-    _check_scopes(command.allowed_scopes, context)
+    check_scopes(command.allowed_scopes, context)
     old = view.peers.of_node(command.node_id)
     if old is not None and old.fork is not None:
         # Registering anew forgets what a log is measured against: that would be a way around the approval.
@@ -139,7 +139,7 @@ def decide_change_peer(command: ChangePeer, view: View, context: Context) -> Dec
     peer = find_peer(command.peer_id, view)
     scopes = peer.allowed_scopes if command.allowed_scopes is None else command.allowed_scopes
     delegated = peer.delegated_sources if command.delegated_sources is None else command.delegated_sources
-    _check_scopes(scopes, context)
+    check_scopes(scopes, context)
     _check_delegated(delegated)
     if (_sorted(scopes), delegated) == (peer.allowed_scopes, peer.delegated_sources):
         return Decision()
@@ -166,6 +166,16 @@ def find_peer(peer_id: str, view: View) -> Peer:
     if peer is None:
         raise PeerNotFound("there is no such peer")
     return peer
+
+
+def check_scopes(scopes: tuple[Scope, ...], context: Context) -> None:
+    """Raises InvalidField or ScopeNotPermitted for scopes that this node exchanges with nobody."""
+    if not scopes or len(set(scopes)) != len(scopes):
+        raise InvalidField("allowed_scopes: at least one, each once")
+    if "local" in scopes:
+        raise ScopeNotPermitted("allowed_scopes: local facts never leave the node")
+    if "team" in scopes and not context.config.federation_allow_team:
+        raise ScopeNotPermitted("allowed_scopes: team needs STIGMEM_FEDERATION_ALLOW_TEAM")
 
 
 def _registered(command: RegisterPeer, old: Peer | None, peer_id: str) -> PeerRegistered | PeerTermsProposed:
@@ -283,15 +293,6 @@ def _check_node_id(node_id: str, context: Context) -> None:
         raise InvalidUri("peer_entity_uri: a bare authority in normal form, such as stigmem://org-b.example")
     if node_id == context.node_id:
         raise PeerIdTaken("peer_entity_uri: that is this node itself")
-
-
-def _check_scopes(scopes: tuple[Scope, ...], context: Context) -> None:
-    if not scopes or len(set(scopes)) != len(scopes):
-        raise InvalidField("allowed_scopes: at least one, each once")
-    if "local" in scopes:
-        raise ScopeNotPermitted("allowed_scopes: local facts never leave the node")
-    if "team" in scopes and not context.config.federation_allow_team:
-        raise ScopeNotPermitted("allowed_scopes: team needs STIGMEM_FEDERATION_ALLOW_TEAM")
 
 
 def _check_delegated(prefixes: tuple[str, ...]) -> None:

@@ -42,6 +42,7 @@ ROUTES = (
     web.get("/v1/trust", identity.explain_trust),
     web.put("/v1/federation/manifest", identity.put_manifest),
     web.get("/v1/federation/manifest/{entity_uri:.+}", identity.get_manifest),
+    web.post("/v1/federation/declaration", peers.declare),
     web.post("/v1/federation/peers", peers.register_peer),
     web.get("/v1/federation/peers", peers.list_peers),
     web.patch("/v1/federation/peers/{peer_id}", peers.change_peer),

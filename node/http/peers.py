@@ -1,4 +1,4 @@
-"""/v1/federation/peers: register, list, change, approve, check, remove, pull by hand (PROTOCOL §5.1, §5.3)."""
+"""/v1/federation/peers: register, list, change, approve, check, remove, pull by hand; our declaration (PROTOCOL §5.1, §5.3)."""
 
 from typing import Annotated, Literal
 
@@ -6,6 +6,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.commands.approvals import ApprovePeer
+from node.commands.declarations import own_declaration
 from node.commands.drafts import NAME_BYTES
 from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer
 from node.errors import PeerNotActive, UnsupportedField
@@ -39,6 +40,12 @@ class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signed_at: str
     declaration_sig: str
     rate_limit: int | None = None
+
+
+class DeclareRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this node is to declare itself willing to exchange."""
+
+    allowed_scopes: tuple[Scope, ...] = ("public",)
 
 
 class ChangeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +92,13 @@ async def register_peer(request: web.Request) -> web.Response:
         await check_peer(node, client, peer)
     with node.view() as view:
         return json_response(registered(find_peer(outcome.reply, view)), 201)
+
+
+async def declare(request: web.Request) -> web.Response:
+    """Our own signed declaration, to be brought to a peer's registration route as it stands."""
+    node, principal = request.app[NODE], operator_of(request)
+    body = decode(await read_json(request, max_bytes=MAX_BYTES), DeclareRequest)
+    return json_response(own_declaration(principal, body.allowed_scopes, node.context()))
 
 
 async def approve_peer(request: web.Request) -> web.Response:

@@ -69,6 +69,7 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
         1 << 20,
     ),
     "PUT /v1/federation/manifest": (MANIFEST, 1 << 20),
+    "POST /v1/federation/declaration": ({"allowed_scopes": ["public"]}, 1 << 16),
     "POST /v1/federation/peers": (
         {"peer_url": "http://10.0.0.1", "peer_entity_uri": "stigmem://org-c.example"},
         1 << 16,
@@ -96,6 +97,7 @@ REQUIRED = {
     "POST /v1/gardens/{garden}/reject": ("fact_id",),
     "POST /v1/conflicts/{conflict_id}/resolve": (),
     "PUT /v1/federation/manifest": tuple(MANIFEST),
+    "POST /v1/federation/declaration": (),
     "POST /v1/federation/peers": ("peer_url", "peer_entity_uri"),
     "POST /v1/federation/capability-tokens": ("issuer", "subject", "verb", "object"),
     "POST /v1/federation/capability-tokens/verify": ("token_json",),

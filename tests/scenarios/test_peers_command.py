@@ -62,6 +62,25 @@ def test_an_operator_can_do_everything_with_a_peer_from_the_command_line(orgs):
     refused(peers(org_b, "pull", org_a.entity_uri), "peer_not_active")
 
 
+def test_an_operator_has_the_own_declaration_printed_or_brought_to_a_peer(orgs):
+    org_a, org_b = orgs
+    printed = json.loads(said(peers(org_a, "declare", "--scopes", "public,company")))
+
+    registered = org_b.node.send("POST", "/v1/federation/peers", printed).expect(201)
+    brought = said(peers(org_b, "declare", "--to", org_a.node.url, PEER_API_KEY=ADMIN_KEY))
+
+    assert (registered["node_id"], registered["status"]) == (org_a.entity_uri, "active")
+    assert registered["allowed_scopes"] == ["public", "company"]
+    assert brought == f"{org_a.node.url}: active\n"
+    assert org_a.peer(org_b)["allowed_scopes"] == ["public"]
+
+    refused(peers(org_a, "declare", "--scope", "local"), "scope_not_permitted")
+    refused(peers(org_a, "declare", "--to", org_b.node.url), "STIGMEM_PEER_API_KEY")
+    refused(peers(org_a, "declare", "--to", org_b.node.url, PEER_API_KEY="wrong"), "invalid_credentials")
+    refused(peers(org_a, "declare", "--to", "http://localhost:1", PEER_API_KEY="x"), "localhost:1")
+    refused(peers(org_a, "declare", "--to", "nowhere", PEER_API_KEY="x"), "nowhere")
+
+
 def test_what_an_operator_gets_wrong_is_one_line_and_exit_code_1(orgs):
     _, org_b = orgs
 
