@@ -5,6 +5,8 @@ Always: everything is refused before anything is stored; what trust decided, and
 Does not ask a peer for its attestation: that happens before the command (see `node/http/facts.py`), with `plan` telling whether.
 """
 
+from itertools import islice
+
 from msgspec import Struct, structs
 
 from node.canonical import fact_hash
@@ -219,9 +221,8 @@ def _superseded(command: AssertFact, draft: Draft, view: View, context: Context)
         return ()
     speaker = (origin_of(draft.normal_source, context.node_id), draft.normal_source)
     if command.supersedes is True:
-        rows = view.facts.said_by(draft.normal_entity, draft.relation, draft.scope, speaker)
-        standing = [row.fact.id for row in rows if view.facts.withdrawal(row.place) is None and row.shown_from]
-        return tuple(standing[:MAX_SUPERSEDED])
+        standing = view.facts.standing(draft.normal_entity, draft.relation, draft.scope, speaker)
+        return tuple(row.fact.id for row in islice(standing, MAX_SUPERSEDED))
     if len(command.supersedes) > MAX_SUPERSEDED:
         raise InvalidField(f"supersedes: more than {MAX_SUPERSEDED}")
     for fact_id in command.supersedes:

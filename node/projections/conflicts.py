@@ -13,11 +13,9 @@ Folded after `facts`, whose rows it reads, and which tells what the entry showed
 
 import struct
 from collections.abc import Iterator
-from hashlib import sha256
 from itertools import islice
 from typing import ClassVar
 
-import msgspec
 from msgspec import Struct, structs
 
 from node.clock import parse_hlc
@@ -25,7 +23,7 @@ from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import Fact
 from node.projections.base import LAST_PLACE, PLACE_BYTES, Place, Projection, TableSpec, place_key, text_key
-from node.projections.fact_rows import FactRow, relation_of
+from node.projections.fact_rows import DIGEST_BYTES, FactRow, digest_of, relation_of
 from node.projections.facts import Facts
 from node.times import parse_rfc3339
 from node.uris import (
@@ -47,7 +45,6 @@ _TOLD = (BETWEEN, STATUS, RESOLVES)
 _NEVER_MS = 2**63 - 1
 _RANK = struct.Struct(">dQQ")
 _MS = struct.Struct(">Q")
-_DIGEST_BYTES = 16
 
 
 class Member(Struct, frozen=True, array_like=True):
@@ -202,7 +199,7 @@ class Conflicts(Projection):
         if not self.is_live(row, at):
             return _UNDISPUTED
         past = self._past(key, group, at)
-        if not self._says_otherwise(key, group, _digest(row.fact), past, at):
+        if not self._says_otherwise(key, group, digest_of(row.fact.value), past, at):
             return _UNDISPUTED
         return Standing(is_contradicted=True, is_shown=_rank(row.fact) == self._top_rank(key, group, past, at))
 
@@ -372,7 +369,7 @@ class Conflicts(Projection):
         """Live members that say something else, value by value: those of one's own value are skipped, however many."""
         table, found = self.table(_BY_VALUE), key
         while (item := next(table.scan(key, after=found), None)) is not None:
-            value = item[0][: len(key) + _DIGEST_BYTES]
+            value = item[0][: len(key) + DIGEST_BYTES]
             found = _end(value)
             if item[1].digest != digest:
                 # Last in the order of expiry first: where that one has expired all have.
@@ -408,7 +405,7 @@ def _group_key(row: FactRow) -> bytes:
 
 
 def _member(row: FactRow) -> Member:
-    return Member(row.place, row.shown_from, _expires_ms(row.fact), _digest(row.fact), _rank(row.fact))
+    return Member(row.place, row.shown_from, _expires_ms(row.fact), digest_of(row.fact.value), _rank(row.fact))
 
 
 def _stands(member: Member, at: At) -> bool:
@@ -417,11 +414,6 @@ def _stands(member: Member, at: At) -> bool:
 
 def _expires_ms(fact: Fact) -> int:
     return _NEVER_MS if fact.valid_until is None else parse_rfc3339(fact.valid_until)
-
-
-def _digest(fact: Fact) -> bytes:
-    """What a fact says: facts with equal digests do not contradict each other."""
-    return sha256(msgspec.msgpack.encode((fact.value.type, fact.value.v))).digest()[:_DIGEST_BYTES]
 
 
 def _rank(fact: Fact) -> bytes:

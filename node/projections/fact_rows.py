@@ -3,12 +3,16 @@
 Always: names are compared in normal form, and a source's identity is (origin, source) (PROTOCOL §1).
 """
 
+from hashlib import sha256
+
+import msgspec
 from msgspec import Struct
 
-from node.events.facts import Fact
+from node.events.facts import Fact, Value
 from node.projections.base import Place
 from node.uris import is_reserved_entity, is_reserved_relation, normal_relation, normal_uri, origin_of
 
+DIGEST_BYTES = 16
 # The identity of a source: (origin, source in normal form).
 Speaker = tuple[str, str]
 
@@ -71,3 +75,8 @@ def speaker_of(fact: Fact) -> Speaker:
 def speech_of(fact: Fact) -> tuple[str, ...]:
     """What a retraction reaches: entity, relation, scope and source identity (PROTOCOL §2.2)."""
     return (normal_uri(fact.entity), relation_of(fact), fact.scope, *speaker_of(fact))
+
+
+def digest_of(value: Value) -> bytes:
+    """What a fact says, whatever the length of it: equal values, equal digests."""
+    return sha256(msgspec.msgpack.encode((value.type, value.v))).digest()[:DIGEST_BYTES]

@@ -22,8 +22,10 @@ from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, PushReceived, Receipt
 from node.projections.base import LAST_PLACE, Place, Projection, TableSpec, place_key, place_of, text_key
 from node.projections.fact_rows import (
+    DIGEST_BYTES,
     FactRow,
     Speaker,
+    digest_of,
     is_own_word,
     may_be_relayed,
     may_travel,
@@ -79,11 +81,15 @@ _RETRACTIONS = TableSpec("facts/retractions", Retraction)
 _SUPERSEDED = TableSpec("facts/superseded_ids", Place)
 _SERVABLE = TableSpec("facts/servable", Servable)
 _UNSEALED = TableSpec("facts/unsealed", bytes)
+# What is shown and not withdrawn, by speech, value and place; the first fact of an entity and relation is not in it.
+_STANDING = TableSpec("facts/standing", bytes)
+# In place of a value's digest: whatever the value.
+_ANY_VALUE = bytes(DIGEST_BYTES)
 
 
 class Facts(Projection):
     name: ClassVar[str] = "facts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
         ConflictResolved,
@@ -107,13 +113,14 @@ class Facts(Projection):
         _SUPERSEDED,
         _SERVABLE,
         _UNSEALED,
+        _STANDING,
     )
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
         self.changes = Changes([], [])
-        # The first and the number of facts that this view has added about a subject: most are looked for right after.
-        self._added: dict[bytes, tuple[Place, int]] = {}
+        # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
+        self._subjects: dict[bytes, tuple[Place, bool]] = {}
         self._by_place = self.table(_BY_PLACE)
         self._by_id = self.table(_BY_ID)
         self._indexes = [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
@@ -210,18 +217,24 @@ class Facts(Projection):
 
     def first_beside(self, row: FactRow) -> Place | None:
         """The first fact of the same entity and relation, in whatever state; None where there is no other than this one."""
-        subject = text_key(normal_uri(row.fact.entity)) + text_key(relation_of(row.fact))
-        places = [place_of(key) for key in self.table(_BY_SUBJECT).stored_keys(subject, 2)]
-        added, count = self._added.get(subject, (row.place, 0))
-        if count < 2 and all(place == row.place for place in (added, *places)):
-            return None
-        return min([added, *places])
+        first, is_alone = self._subject(text_key(normal_uri(row.fact.entity)) + text_key(relation_of(row.fact)))
+        return None if is_alone else first
 
-    def said_by(self, entity: str, relation: str, scope: Scope, speaker: Speaker) -> Iterator[FactRow]:
-        """Facts of one entity, relation, scope and source identity (PROTOCOL §2.2), newest first; names in normal form."""
-        for row in self._newest_first(_BY_SUBJECT, text_key(entity) + text_key(relation)):
-            if row.fact.scope == scope and speaker_of(row.fact) == speaker:
-                yield row
+    def standing(
+        self, entity: str, relation: str, scope: Scope, speaker: Speaker, value_digest: bytes | None = None
+    ) -> Iterator[FactRow]:
+        """Facts of one entity, relation, scope and source identity (PROTOCOL §2.2) that are shown and not withdrawn.
+
+        Newest first; names in normal form; with a digest those of that value. Costs what stands, however much was said.
+        """
+        speech = (entity, relation, scope, *speaker)
+        prefix = text_key(*speech) + (value_digest or b"")
+        places = [place_of(key) for key, _ in self.table(_STANDING).scan(prefix)]
+        first, _ = self._subject(text_key(entity) + text_key(relation)) or (None, True)
+        row = None if first is None else self.at(first)
+        if row is not None and self._stands(row) and _standing_key(row).startswith(prefix):
+            places.append(row.place)
+        return map(self.at, sorted(places, reverse=True))
 
     # Folding
 
@@ -249,16 +262,16 @@ class Facts(Projection):
         place = (entry.offset, index)
         row = new_row(place, fact, hold)
         self._by_place.put(place_key(place), row)
-        self._index(place, fact)
+        is_first = self._index(place, fact)
         if row.shown_from is not None:
-            self._show(entry, row)
+            self._show(entry, row, is_first)
 
     def _promote(self, entry: Entry, origin: str, fact_id: str, target: str | None) -> None:
         row = self._decide(
             origin, fact_id, quarantine_status="promoted", garden_id=target, shown_from=(entry.offset, 0)
         )
         if row is not None:
-            self._show(entry, row)
+            self._show(entry, row, self.first_beside(row) in (None, row.place))
 
     def _decide(self, origin: str, fact_id: str, **changes: object) -> FactRow | None:
         row = self.of_origin(origin, fact_id)
@@ -268,7 +281,8 @@ class Facts(Projection):
         self._by_place.put(place_key(row.place), row)
         return row
 
-    def _index(self, place: Place, fact: Fact) -> None:
+    def _index(self, place: Place, fact: Fact) -> bool:
+        """Enter a fact into the indexes; returns whether it is the first of its entity and relation."""
         here = place_key(place)
         entity, relation, source = normal_uri(fact.entity), relation_of(fact), normal_uri(fact.source)
         key = uuid_bytes(fact.id)
@@ -276,8 +290,8 @@ class Facts(Projection):
             self._by_id.put(key + text_key(fact.origin), here)
         relation_key = text_key(relation)
         subject = text_key(entity) + relation_key
-        first, count = self._added.get(subject, (place, 0))
-        self._added[subject] = (first, count + 1)
+        known = self._subject(subject)
+        self._subjects[subject] = (place, True) if known is None else (known[0], False)
         prefixes = (
             _hex_key(fact.cid.removeprefix("sha256:")),
             _hex_key(fact.fact_hash),
@@ -287,8 +301,9 @@ class Facts(Projection):
         )
         for table, prefix in zip(self._indexes, prefixes, strict=True):
             table.put(prefix + here, b"")
+        return known is None
 
-    def _show(self, entry: Entry, row: FactRow) -> None:
+    def _show(self, entry: Entry, row: FactRow, is_first: bool) -> None:
         # Our own word has the newest clock here, so nothing that withdraws it can have come before it.
         is_own = is_own_word(row.fact)
         if not is_own:
@@ -299,6 +314,9 @@ class Facts(Projection):
             self._supersede(row, fact_id)
         if is_own or self.withdrawal(row.place) is None:
             self.changes.shown.append(row)
+            # The first, as nearly all are, is found by being the first: a fact alone with its subject costs nothing here.
+            if not is_first:
+                self.table(_STANDING).put(_standing_key(row), b"")
         if not may_travel(row):
             return
         if not is_own:
@@ -324,10 +342,11 @@ class Facts(Projection):
     def _retract(self, row: FactRow) -> None:
         fact = row.fact
         retraction = Retraction(row.place, fact.value.type, _retracted_value(fact))
-        key = text_key(*speech_of(fact)) + _hlc_key(fact.hlc) + place_key(row.place)
+        digest = None if retraction.value_text is None else digest_of(fact.value)
+        key = text_key(*speech_of(fact)) + (digest or _ANY_VALUE) + _hlc_key(fact.hlc) + place_key(row.place)
         self.table(_RETRACTIONS).put(key, retraction)
-        for said in self.said_by(normal_uri(fact.entity), relation_of(fact), fact.scope, speaker_of(fact)):
-            if said.shown_from is not None and _retracts(retraction, fact, said.fact):
+        for said in self.standing(normal_uri(fact.entity), relation_of(fact), fact.scope, speaker_of(fact), digest):
+            if _retracts(retraction, fact, said.fact):
                 self._withdraw(said, Withdrawal(row.shown_from, "retracted"))
 
     def _supersede(self, row: FactRow, fact_id: str) -> None:
@@ -341,18 +360,40 @@ class Facts(Projection):
         superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id.lower(), *speaker_of(row.fact)))
         if superseded_from is not None:
             self._withdraw(row, Withdrawal(superseded_from, "superseded"))
-        prefix = text_key(*speech_of(row.fact))
-        for _, retraction in self.table(_RETRACTIONS).scan(prefix, after=prefix + _hlc_key(row.fact.hlc)):
-            by = self.at(retraction.place)
-            if _retracts(retraction, by.fact, row.fact):
-                self._withdraw(row, Withdrawal(by.shown_from or by.place, "retracted"))
-                return
+        speech = text_key(*speech_of(row.fact))
+        found = (self._first_retraction(speech + said, row) for said in (_ANY_VALUE, digest_of(row.fact.value)))
+        earliest = min((retraction for retraction in found if retraction is not None), default=None)
+        if earliest is not None:
+            by = self.at(earliest[1])
+            self._withdraw(row, Withdrawal(by.shown_from or by.place, "retracted"))
+
+    def _first_retraction(self, prefix: bytes, row: FactRow) -> tuple[bytes, Place] | None:
+        """The first retraction after a fact, in the order of their HLCs, with the key that orders it."""
+        for key, retraction in self.table(_RETRACTIONS).scan(prefix, after=prefix + _hlc_key(row.fact.hlc)):
+            if _retracts(retraction, self.at(retraction.place).fact, row.fact):
+                return key[len(prefix) :], retraction.place
+        return None
 
     def _withdraw(self, row: FactRow, withdrawal: Withdrawal) -> None:
         key = place_key(row.place)
         if not self.table(_WITHDRAWN).has(key):
             self.table(_WITHDRAWN).put(key, withdrawal)
+            self.table(_STANDING).delete(_standing_key(row))
             self.changes.withdrawn.append((row.place, withdrawal.by))
+
+    def _stands(self, row: FactRow) -> bool:
+        return row.shown_from is not None and not self.table(_WITHDRAWN).has(place_key(row.place))
+
+    def _subject(self, subject: bytes) -> tuple[Place, bool] | None:
+        """The first fact of an entity and relation, and whether it is the only one; None where there is none."""
+        known = self._subjects.get(subject)
+        if known is None:
+            # What this view has added since the last flush is in `_subjects`.
+            places = [place_of(key) for key in self.table(_BY_SUBJECT).stored_keys(subject, 2)]
+            if not places:
+                return None
+            known = self._subjects[subject] = (places[0], len(places) == 1)
+        return known
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
@@ -407,6 +448,10 @@ def _retracts(retraction: Retraction, by: Fact, said: Fact) -> bool:
     if retraction.value_text is None:
         return True
     return (said.value.type, repr(said.value.v)) == (retraction.value_type, retraction.value_text)
+
+
+def _standing_key(row: FactRow) -> bytes:
+    return text_key(*speech_of(row.fact)) + digest_of(row.fact.value) + place_key(row.place)
 
 
 def _hlc_key(hlc: str) -> bytes:
