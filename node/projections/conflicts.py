@@ -3,7 +3,8 @@
 A group is the facts of one entity, relation, scope and garden. A member is live while it is shown, confident, unexpired, and
 neither withdrawn nor settled by a resolution.
 
-Always: whatever the order of arrival, the same facts make the same group; a pair's record has the same id on every node.
+Always: whatever the order of arrival, and whether in one entry or in many, the same facts make the same group; a pair's record
+has the same id on every node.
 Always: a fact that is alone with its entity and relation, as nearly all are, costs nothing here: its group is made when the
 second comes. Whatever else came before the second has had its group since it came.
 Always: members that left keep the places from and until which they stood, so a listing's later pages see its first page's state.
@@ -24,7 +25,7 @@ from node.events.event import Event
 from node.events.facts import Fact
 from node.projections.base import LAST_PLACE, PLACE_BYTES, Place, Projection, TableSpec, place_key, text_key
 from node.projections.fact_rows import DIGEST_BYTES, FactRow, digest_of, relation_of
-from node.projections.facts import Facts
+from node.projections.facts import Facts, Left
 from node.times import parse_rfc3339
 from node.uris import (
     URL_NAMESPACE,
@@ -115,7 +116,7 @@ _SETTLED_IDS = TableSpec("conflicts/settled_ids", Place)
 
 class Conflicts(Projection):
     name: ClassVar[str] = "conflicts"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     # Whatever changes the facts: `Facts` says what it changed.
     events: ClassVar[tuple[type[Event], ...]] = Facts.events
     tables: ClassVar[tuple[TableSpec, ...]] = (
@@ -213,11 +214,13 @@ class Conflicts(Projection):
     # Folding
 
     def fold(self, entry: Entry) -> None:
-        changes = self._facts.changes
-        for place, until in changes.withdrawn:
-            self._leave(self._facts.at(place), until)
-        for index, row in enumerate(changes.shown):
-            self._arrive(entry, index, row)
+        arrived = 0
+        for change in self._facts.changes:
+            if isinstance(change, Left):
+                self._leave(self._facts.at(change.place), change.until)
+            else:
+                self._arrive(entry, arrived, change)
+                arrived += 1
 
     def _arrive(self, entry: Entry, index: int, row: FactRow) -> None:
         fact = row.fact
@@ -228,7 +231,7 @@ class Conflicts(Projection):
             return
         key, member = _group_key(row), _member(row)
         if first not in (None, row.place) and self._groups.get(key) is None:
-            self._represent(self._facts.at(first))
+            self._represent(self._facts.at(first), row.shown_from)
         if fact.resolves is not None and _may_settle(fact):
             self._settle(key, row)
         group = self._groups.get(key)
@@ -247,13 +250,15 @@ class Conflicts(Projection):
         self._insert(key, member)
         self._groups.put(key, self._record_pairs(entry, index, key, structs.replace(group, only=None), member))
 
-    def _represent(self, row: FactRow) -> None:
-        """Give the first fact of an entity and relation its group, which it did without while it was alone."""
+    def _represent(self, row: FactRow, here: Place) -> None:
+        """Give the first fact of an entity and relation its group, which it did without while it was alone until `here`."""
         key = _group_key(row)
-        if self._groups.get(key) is not None or not _takes_part(row.fact):
+        if self._groups.get(key) is not None or not _takes_part(row.fact) or row.fact.confidence == 0.0:
             return
-        is_live = row.shown_from is not None and row.fact.confidence > 0.0
-        if is_live and self._facts.withdrawn_from(row.place) is None:
+        withdrawn = self._facts.withdrawn_from(row.place)
+        # Of what the same entry brought behind `here`, nothing has happened yet: it leaves when its turn comes.
+        is_shown = row.shown_from is not None and row.shown_from < here
+        if is_shown and (withdrawn is None or withdrawn > here):
             self._groups.put(key, Group(_member(row), (), False))
 
     def _record_pairs(self, entry: Entry, index: int, key: bytes, group: Group, member: Member) -> Group:

@@ -55,11 +55,11 @@ class Retraction(Struct, frozen=True, array_like=True):
     value_text: str | None
 
 
-class Changes(Struct):
-    """What the last entry folded did to the facts: rows that came to be shown and stand, places withdrawn and from where on."""
+class Left(Struct, frozen=True):
+    """A fact was withdrawn, from a place on."""
 
-    shown: list[FactRow]
-    withdrawn: list[tuple[Place, Place]]
+    place: Place
+    until: Place
 
 
 class Servable(Struct, frozen=True, array_like=True):
@@ -118,7 +118,8 @@ class Facts(Projection):
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
-        self.changes = Changes([], [])
+        # What the last entry folded did to the facts, in order: a row came to be shown and stands, or a place was withdrawn.
+        self.changes: list[FactRow | Left] = []
         # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
         self._by_place = self.table(_BY_PLACE)
@@ -239,7 +240,7 @@ class Facts(Projection):
     # Folding
 
     def fold(self, entry: Entry) -> None:
-        self.changes = Changes([], [])
+        self.changes = []
         match entry.event:
             case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
                 self._add(entry, 0, fact, None)
@@ -313,7 +314,7 @@ class Facts(Projection):
         for fact_id in row.fact.supersedes:
             self._supersede(row, fact_id)
         if is_own or self.withdrawal(row.place) is None:
-            self.changes.shown.append(row)
+            self.changes.append(row)
             # The first, as nearly all are, is found by being the first: a fact alone with its subject costs nothing here.
             if not is_first:
                 self.table(_STANDING).put(_standing_key(row), b"")
@@ -379,7 +380,7 @@ class Facts(Projection):
         if not self.table(_WITHDRAWN).has(key):
             self.table(_WITHDRAWN).put(key, withdrawal)
             self.table(_STANDING).delete(_standing_key(row))
-            self.changes.withdrawn.append((row.place, withdrawal.by))
+            self.changes.append(Left(row.place, withdrawal.by))
 
     def _stands(self, row: FactRow) -> bool:
         return row.shown_from is not None and not self.table(_WITHDRAWN).has(place_key(row.place))

@@ -1,4 +1,7 @@
-"""What a source's retractions and replacements withdraw, and what stands then, is what a plain walk over all it said finds."""
+"""What a source's retractions and replacements withdraw, and what stands then, is what a plain walk over all it said finds.
+
+And what comes on one page disputes each other as it would on pages of its own.
+"""
 
 import os
 import random
@@ -14,6 +17,7 @@ from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, PushReceived, Receipt, Receipts
 from node.projections.apply import apply_all
 from node.projections.base import Place
+from node.projections.conflicts import At
 from node.projections.fact_rows import digest_of, speech_of
 from node.projections.view import View
 from node.projections.views import Views
@@ -97,6 +101,10 @@ def retracts(by: Fact, said: Fact) -> bool:
     return by.confidence == 0 and speech_of(by) == speech_of(said) and is_later and (is_of_anything or says_the_same)
 
 
+def page(*receipts: Receipt) -> BatchReceived:
+    return BatchReceived(node_id=PEER_NODE_ID, cursor="c", known=0, outcome=NONE_REFUSED, receipts=receipts)
+
+
 class Teller:
     """Makes events of few names, values and clocks, so that much of it meets."""
 
@@ -121,7 +129,7 @@ class Teller:
                 is_promoted = self._rng.randrange(4)
                 return FactPromoted(**names, target_garden_id=None) if is_promoted else FactRejected(**names)
             case 5:
-                receipts = self._receipts()
+                receipts = self.receipts(self._rng.randrange(1, 5))
                 return PushReceived(
                     node_id=PEER_NODE_ID,
                     nonce=str(self._wall_ms),
@@ -131,11 +139,10 @@ class Teller:
                     receipts=receipts,
                 )
             case _:
-                receipts = self._receipts()
-                return BatchReceived(node_id=PEER_NODE_ID, cursor="c", known=0, outcome=NONE_REFUSED, receipts=receipts)
+                return page(*self.receipts(self._rng.randrange(1, 5)))
 
-    def _receipts(self) -> tuple[Receipt, ...]:
-        return tuple(self._receipt() for _ in range(self._rng.randrange(1, 5)))
+    def receipts(self, count: int) -> tuple[Receipt, ...]:
+        return tuple(self._receipt() for _ in range(count))
 
     def _receipt(self) -> Receipt:
         hlc = f"{OWN_WALL_MS - self._rng.randrange(1, 9)}.{self._rng.randrange(2):03d}"
@@ -220,3 +227,31 @@ def test_what_stands_and_what_is_withdrawn_are_those_of_a_walk_over_all_facts(tm
     assert sum(said.withdrawn is not None for said in walk.said) > 3
     live.close()
     anew.close()
+
+
+def disputes(folder: Path, events: list[Event]) -> dict[str, object]:
+    """After these events, how each fact stands in its group, and each conflict with whether it is open; by id."""
+    views = Views(folder)
+    with views.begin(write=True) as txn:
+        apply_all(txn, views.handles, signed(events, clock=fixed_clock(step_ms=7)))
+    with views.begin() as txn:
+        view, at = View(txn, views.handles), At(size=2**63, now_ms=OWN_WALL_MS)
+        rows = view.facts.indexed(entity=None, relation=None, source=None, before=(2**63, 0))
+        found: dict[str, object] = {
+            f"{row.fact.origin} {row.fact.id}": view.conflicts.standing(row, at) for row in rows
+        }
+        found |= {one.conflict_id: view.conflicts.is_open(one, at) for one in view.conflicts.newest_first()}
+    views.close()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(200 if LONG else 25))
+def test_facts_of_one_page_dispute_each_other_as_they_would_on_pages_of_their_own(tmp_path: Path, seed: int):
+    rng = random.Random(seed)
+    teller = Teller(rng)
+    before, receipts = page(*teller.receipts(3)), teller.receipts(20)
+
+    together = disputes(tmp_path / "together", [before, page(*receipts)])
+    apart = disputes(tmp_path / "apart", [before, *(page(receipt) for receipt in receipts)])
+
+    assert together == apart
