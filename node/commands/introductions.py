@@ -82,6 +82,18 @@ def sealing_key(origin: str, view: View, context: Context) -> str | None:
     return next(iter(keys), None)
 
 
+def held_manifest(entity_uri: str, view: View, context: Context) -> bytes | None:
+    """The manifest of another organisation as we would hand it over: a registered peer's, or the one that all relays agree on."""
+    peer = view.peers.of_node(entity_uri)
+    if peer is not None:
+        return peer.manifest if peer.status == "active" else None
+    try:
+        key = sealing_key(entity_uri, view, context)
+    except ManifestConflict:
+        return None
+    return next((row.manifest for row in view.introductions.of(entity_uri) if row.public_key == key), None)
+
+
 def is_organisation(entity_uri: str) -> bool:
     """Whether it is an organisation's own URI, in normal form."""
     return is_normal(entity_uri) and authority_of(entity_uri) == entity_uri

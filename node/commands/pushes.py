@@ -4,14 +4,14 @@ Always: the event that holds what was taken takes the nonce of the token it came
 A push never moves the cursor: the next pull finds what it brought known already.
 """
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from node.clock import parse_hlc
 from node.commands.decision import Context, Decision
 from node.commands.exchange import Taken, answer_peer, require_terms, take_in
-from node.commands.ingest import Examined, check_hlc
-from node.commands.peer_tokens import Claims, forget_ms
-from node.errors import Forbidden, ScopeViolation, SourceNotOwned
+from node.commands.ingest import Examined, check_hlc, examine
+from node.commands.peer_tokens import Claims, check_claims, forget_ms
+from node.errors import Forbidden, ScopeViolation, SourceNotOwned, UnknownOrInactivePeer
 from node.events.peers import BatchRefusal, PushReceived, Receipts
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -40,6 +40,21 @@ class Pushed(Struct, frozen=True, kw_only=True):
     accepted: int
     rejected: int
     errors: tuple[FactError, ...]
+
+
+def examine_push(facts: list[Raw], sender_hlc: str | None, *, claims: Claims, view: View, context: Context) -> TakePush:
+    """Raises what is wrong with the token, before a signature of its facts is looked at: a copied one must not make us work."""
+    peer = view.peers.of_node(claims.iss)
+    check_claims(claims, view, context)
+    if peer is None or peer.status != "active":
+        raise UnknownOrInactivePeer()
+    return TakePush(
+        claims=claims,
+        public_key=peer.public_key,
+        terms_from=peer.terms_from,
+        sender_hlc=sender_hlc,
+        outcomes=tuple(examine(bytes(raw), peer, view, context, is_pushed=True) for raw in facts),
+    )
 
 
 def decide_take_push(command: TakePush, view: View, context: Context) -> Decision:

@@ -11,9 +11,8 @@ from msgspec import UNSET, Meta, Struct, structs
 
 from node.clock import parse_hlc
 from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation, TakeCosignature
-from node.commands.ingest import Examined, examine
-from node.commands.peer_tokens import Claims, check_claims
-from node.commands.pushes import TakePush
+from node.commands.peer_tokens import Claims
+from node.commands.pushes import TakePush, examine_push
 from node.commands.served_facts import ServedFact, served_fact
 from node.errors import (
     BodyTooLarge,
@@ -23,11 +22,10 @@ from node.errors import (
     Refusal,
     RelayLagExceeded,
     TooLarge,
-    UnknownOrInactivePeer,
 )
 from node.events.checkpoint import open_checkpoint, origin_of
+from node.events.facts import Scope
 from node.events.manifest_proof import checkpoint_at
-from node.events.peers import BatchRefusal
 from node.http.auth import is_capability_write, peer_claims
 from node.http.body import decode_query, encoded_response, json_response, read_json
 from node.http.keys import NODE, SYNC
@@ -81,28 +79,35 @@ async def pull(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     command = ServePage(claims=claims, scope=asked.scope, cursor=asked.cursor, limit=asked.limit)
     scopes = (await node.execute(command)).reply
-
-    lags_ms = request.app[SYNC].lags_ms()
-    lagging = {node_id for node_id, lag_ms in lags_ms.items() if lag_ms > HELD_BACK_MS}
-
-    def read(view: View) -> tuple[bytes, int]:
-        page = page_for(
-            view, peer_node_id=claims.iss, scopes=scopes, cursor=asked.cursor, limit=asked.limit, lagging=lagging
-        )
-        if page.is_held_back and not page.facts:
-            raise RelayLagExceeded("what there is came from a node that is too far behind", retry_after_s=RETRY_AFTER_S)
-        node.vouch_for(page.rows)
-        facts = [served_fact(fact) for fact in page.facts]
-        # Every node of our kind publishes a manifest.
-        if view.peers.of_node(claims.iss).manifest is None:
-            facts = foreign_facts(facts, now_ms)
-        lag_ms = max((lags_ms.get(fact.received_from or "", 0) for fact in page.facts), default=0)
-        return msgspec.json.encode({"facts": facts, "cursor": page.cursor, "has_more": page.has_more}), lag_ms
-
     # The clock belongs to the loop's thread; the page is encoded where it is read, or every write would wait for that too.
-    now_ms = node.clock.now_ms()
-    body, lag_ms = await node.read(read)
+    now_ms, lags_ms = node.clock.now_ms(), request.app[SYNC].lags_ms()
+    body, lag_ms = await node.read(lambda view: page_body(asked, claims.iss, scopes, lags_ms, now_ms, node, view))
     return encoded_response(body, headers={LAG_HEADER: str(lag_ms // 1000)} if lag_ms > TOLD_MS else None)
+
+
+def page_body(
+    asked: PullQuery,
+    peer_node_id: str,
+    scopes: tuple[Scope, ...],
+    lags_ms: dict[str, int],
+    now_ms: int,
+    node: Node,
+    view: View,
+) -> tuple[bytes, int]:
+    """A page as a peer gets it, and how far behind are those whose facts it holds. Raises RelayLagExceeded, LogDamaged."""
+    lagging = {node_id for node_id, lag_ms in lags_ms.items() if lag_ms > HELD_BACK_MS}
+    page = page_for(
+        view, peer_node_id=peer_node_id, scopes=scopes, cursor=asked.cursor, limit=asked.limit, lagging=lagging
+    )
+    if page.is_held_back and not page.facts:
+        raise RelayLagExceeded("what there is came from a node that is too far behind", retry_after_s=RETRY_AFTER_S)
+    node.vouch_for(page.rows)
+    facts = [served_fact(fact) for fact in page.facts]
+    # Every node of our kind publishes a manifest.
+    if view.peers.of_node(peer_node_id).manifest is None:
+        facts = foreign_facts(facts, now_ms)
+    lag_ms = max((lags_ms.get(fact.received_from or "", 0) for fact in page.facts), default=0)
+    return msgspec.json.encode({"facts": facts, "cursor": page.cursor, "has_more": page.has_more}), lag_ms
 
 
 async def push(request: web.Request) -> web.Response:
@@ -121,8 +126,13 @@ async def push(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     if len(body.facts) > MAX_PAGE_FACTS:
         raise BodyTooLarge(f"facts: at most {MAX_PAGE_FACTS}")
+    context = node.context()
+
+    def examined(view: View) -> TakePush:
+        return examine_push(body.facts, body.sender_hlc, claims=claims, view=view, context=context)
+
     try:
-        command = await node.read(lambda view: _examined(body, claims, view, node))
+        command = await node.read(examined)
     except Refusal as refusal:
         await _refuse(node, claims, refusal)
     return json_response((await node.execute(command)).reply, 202)
@@ -189,24 +199,6 @@ def _peer(request: web.Request) -> Claims:
     claims = peer_claims(request)
     node.sign_of_life(claims.iss).set()
     return claims
-
-
-def _examined(body: PushBody, claims: Claims, view: View, node: Node) -> TakePush:
-    """Raises what is wrong with the token, before a signature of its facts is looked at: a copied one must not make us work."""
-    context, peer = node.context(), view.peers.of_node(claims.iss)
-    check_claims(claims, view, context)
-    if peer is None or peer.status != "active":
-        raise UnknownOrInactivePeer()
-    outcomes: tuple[Examined | BatchRefusal, ...] = tuple(
-        examine(bytes(raw), peer, view, context, is_pushed=True) for raw in body.facts
-    )
-    return TakePush(
-        claims=claims,
-        public_key=peer.public_key,
-        terms_from=peer.terms_from,
-        sender_hlc=body.sender_hlc,
-        outcomes=outcomes,
-    )
 
 
 async def _refuse(node: Node, claims: Claims, refusal: Refusal) -> None:

@@ -9,10 +9,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from node.canonical import b64url_encode
 from node.commands.decision import rules_in_force
 from node.commands.identity import ChangeSettings, PublishManifest
-from node.commands.introductions import sealing_key
+from node.commands.introductions import held_manifest
 from node.commands.manifests import Manifest, parse_stored
 from node.commands.trust import judge
-from node.errors import InvalidParameter, InvalidUri, ManifestConflict, ManifestNotFound, MissingField
+from node.errors import InvalidParameter, InvalidUri, ManifestNotFound, MissingField
 from node.events.checkpoint import origin_of
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, manifest_log_entry
@@ -92,21 +92,10 @@ async def get_manifest(request: web.Request) -> web.Response:
         members = msgspec.json.decode(standing.manifest)
         return json_response({**members, "log_entry": msgspec.to_builtins(_log_entry(standing, node))})
     with node.view() as view:
-        manifest = _held_of_others(entity_uri, view, node)
+        manifest = held_manifest(entity_uri, view, node.context())
     if manifest is None:
         raise ManifestNotFound("no manifest of that entity is held here")
     return json_response(msgspec.Raw(manifest))
-
-
-def _held_of_others(entity_uri: str, view: View, node: Node) -> bytes | None:
-    peer = view.peers.of_node(entity_uri)
-    if peer is not None:
-        return peer.manifest if peer.status == "active" else None
-    try:
-        key = sealing_key(entity_uri, view, node.context())
-    except ManifestConflict:
-        return None
-    return next((row.manifest for row in view.introductions.of(entity_uri) if row.public_key == key), None)
 
 
 async def get_settings(request: web.Request) -> web.Response:
