@@ -224,16 +224,13 @@ class Conflicts(Projection):
 
     def _arrive(self, entry: Entry, index: int, row: FactRow) -> None:
         fact = row.fact
-        if not _takes_part(fact) or fact.confidence == 0.0:
+        if fact.confidence == 0.0 or not self._make_way(row):
             return
-        first = self._facts.first_beside(row)
-        if first is None and fact.resolves is None:
+        withdrawn = self._facts.withdrawn_from(row.place)
+        if withdrawn is not None and withdrawn <= row.shown_from:
+            # It came withdrawn: it has settled what it names, as wherever it came first, and does not stand itself.
             return
         key, member = _group_key(row), _member(row)
-        if first not in (None, row.place) and self._groups.get(key) is None:
-            self._represent(self._facts.at(first), row.shown_from)
-        if fact.resolves is not None and _may_settle(fact):
-            self._settle(key, row)
         group = self._groups.get(key)
         if group is None:
             self._groups.put(key, Group(member, (), False))
@@ -249,6 +246,21 @@ class Conflicts(Projection):
             self._insert(key, group.only)
         self._insert(key, member)
         self._groups.put(key, self._record_pairs(entry, index, key, structs.replace(group, only=None), member))
+
+    def _make_way(self, row: FactRow) -> bool:
+        """Give the fact before a new one its group, and settle what the new one settles; False where nothing is beside it."""
+        fact = row.fact
+        if not _takes_part(fact):
+            return False
+        first = self._facts.first_beside(row)
+        if first is None and fact.resolves is None:
+            return False
+        key = _group_key(row)
+        if first not in (None, row.place) and self._groups.get(key) is None:
+            self._represent(self._facts.at(first), row.shown_from)
+        if fact.resolves is not None and _may_settle(fact):
+            self._settle(key, row)
+        return True
 
     def _represent(self, row: FactRow, here: Place) -> None:
         """Give the first fact of an entity and relation its group, which it did without while it was alone until `here`."""

@@ -118,7 +118,8 @@ class Facts(Projection):
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
-        # What the last entry folded did to the facts, in order: a row came to be shown and stands, or a place was withdrawn.
+        # What the last entry folded did to the facts, in order: a row came to be shown, or a place was withdrawn.
+        # A row that was withdrawn before it came is told of only where it settles others.
         self.changes: list[FactRow | Left] = []
         # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
@@ -313,11 +314,12 @@ class Facts(Projection):
             self._retract(row)
         for fact_id in row.fact.supersedes:
             self._supersede(row, fact_id)
-        if is_own or self.withdrawal(row.place) is None:
+        stands = is_own or self.withdrawal(row.place) is None
+        if stands or row.fact.resolves is not None:
             self.changes.append(row)
-            # The first, as nearly all are, is found by being the first: a fact alone with its subject costs nothing here.
-            if not is_first:
-                self.table(_STANDING).put(_standing_key(row), b"")
+        # The first, as nearly all are, is found by being the first: a fact alone with its subject costs nothing here.
+        if stands and not is_first:
+            self.table(_STANDING).put(_standing_key(row), b"")
         if not may_travel(row):
             return
         if not is_own:

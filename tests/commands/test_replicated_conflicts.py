@@ -95,6 +95,42 @@ async def test_a_resolution_by_the_entity_s_authority_settles_in_any_order_of_ar
     }
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_a_resolution_that_was_taken_back_has_settled_all_the_same_in_any_order_of_arrival(
+    http: Served, org_b: Organisation, order: tuple[int, ...]
+):
+    await org_b.join(http)
+    theirs = {"entity": f"{org_b.node_id}/service/mail", "relation": "memory:state", "scope": "public"}
+    sides = [org_b.served_fact(**theirs, number=n, value=text(v)) for n, v in ((1, "up"), (2, "down"))]
+    settles = {"conflict_id": f"stigmem:conflict:{uuid.uuid4()}", "superseded": [side["id"] for side in sides]}
+    settler = {"source": org_b.node_id, **theirs}
+    resolution = org_b.served_fact(**settler, number=3, value=text("degraded"), resolves=settles)
+    taken_back = org_b.served_fact(**settler, number=4, value={"type": "null"}, confidence=0.0, hlc="1777895940001.000")
+    arriving = [sides, [resolution], [taken_back]]
+
+    for index in order:
+        await org_b.receive(http, *arriving[index], cursor=f"c{index}")
+
+    assert await shown(http, theirs["entity"]) == []
+    assert await conflicts(http, status="unresolved") == []
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["behind it", "before it"])
+async def test_a_fact_that_comes_on_one_page_with_its_retraction_disputes_nothing(
+    http: Served, org_b: Organisation, order: tuple[int, int]
+):
+    await org_b.join(http)
+    ours = await http.write(**OURS, value=text("up"), confidence=0.5)
+    said = org_b.served_fact(**OURS, number=1, value=text("down"))
+    taken_back = org_b.served_fact(**OURS, number=2, value=text("down"), confidence=0.0, hlc="1777895940001.000")
+
+    await org_b.receive(http, *[(said, taken_back)[index] for index in order])
+
+    assert await conflicts(http) == []
+    (record,) = (await http.get("/v1/facts", entity=OURS["entity"])).expect(200)["facts"]
+    assert (record["id"], record["contradicted"]) == (ours["id"], False)
+
+
 async def test_somebody_else_s_resolution_of_our_conflict_is_a_plain_fact_that_contradicts(
     http: Served, org_b: Organisation
 ):
