@@ -147,12 +147,24 @@ class Sync:
         return self._pusher.url_of(node_id)
 
     def lags_ms(self) -> dict[str, int]:
-        """How old the oldest fact is that is known to be missing of each peer that has more for us (PROTOCOL §5.6)."""
+        """How old the oldest fact is that is known to be missing of each peer that has more for us (PROTOCOL §5.6).
+
+        Of one that is read no more, or under other terms, it is not known what is missing: its facts would be held back for ever.
+        """
         now_ms = self._node.clock.now_ms()
-        return {
-            node_id: max(0, now_ms - state.missing_from_ms)
+        missing = {
+            node_id: (state.missing_from_ms, state.terms_from)
             for node_id, state in self._states.items()
             if state.missing_from_ms is not None
+        }
+        if not missing:
+            return {}
+        with self._node.view() as view:
+            terms = {peer.node_id: peer.terms_from for peer in view.peers.all() if peer.status == "active"}
+        return {
+            node_id: max(0, now_ms - from_ms)
+            for node_id, (from_ms, terms_from) in missing.items()
+            if terms.get(node_id) == terms_from
         }
 
     async def pull_now(self, node_id: str, *, from_start: bool) -> Cycle:

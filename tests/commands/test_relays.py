@@ -6,6 +6,7 @@ import pytest
 
 from node.commands.introductions import IntroduceManifest
 from node.errors import Refusal
+from node.sync import PeerState
 from tests.organisations import Organisation, b64url, be_strict, seal_message
 from tests.served import NODE_ID, Served
 
@@ -225,6 +226,13 @@ async def test_a_manifest_that_a_relay_introduced_is_handed_on(http, org_b, org_
     assert answer.expect(200)["public_key"] == org_c.signer.public_key_b64
 
 
+def fall_behind(http: Served, upstream: Organisation, lag_s: int) -> PeerState:
+    """What a page of it would leave that says there is more."""
+    state = http.sync.state_of(upstream.node_id)
+    state.missing_from_ms, state.terms_from = http.clock.now_ms() - lag_s * 1000, upstream.peer_at(http).terms_from
+    return state
+
+
 @pytest.mark.parametrize(("lag_s", "told", "is_held"), [(59, None, False), (120, "120", False), (400, None, True)])
 async def test_a_relay_tells_how_far_it_is_behind_and_holds_back_what_is_too_old(
     http, org_b, org_c, lag_s: int, told: str | None, is_held: bool
@@ -232,7 +240,7 @@ async def test_a_relay_tells_how_far_it_is_behind_and_holds_back_what_is_too_old
     for org in (org_b, org_c):
         await org.join(http)
     await org_b.receive(http, org_b.served_fact())
-    http.sync.state_of(org_b.node_id).missing_from_ms = http.clock.now_ms() - lag_s * 1000
+    fall_behind(http, org_b, lag_s)
 
     answer = await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))
 
@@ -249,8 +257,7 @@ async def test_our_own_facts_are_never_held_back_and_the_others_come_once_the_up
         await org.join(http)
     await org_b.receive(http, org_b.served_fact())
     ours = await http.write(scope="public")
-    state = http.sync.state_of(org_b.node_id)
-    state.missing_from_ms = http.clock.now_ms() - 400_000
+    state = fall_behind(http, org_b, 400)
 
     first = (await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))).expect(200)
     state.missing_from_ms = None
@@ -259,6 +266,25 @@ async def test_our_own_facts_are_never_held_back_and_the_others_come_once_the_up
 
     assert [fact["id"] for fact in first["facts"]] == [ours["id"]] and first["has_more"] is False
     assert [fact["origin"] for fact in second["facts"]] == [org_b.node_id, NODE_ID]
+
+
+@pytest.mark.parametrize(
+    ("method", "change"), [("DELETE", None), ("PATCH", {"allowed_scopes": ["company"]})], ids=["removed", "other terms"]
+)
+async def test_what_a_peer_brought_is_passed_on_though_it_was_behind_when_its_terms_ended(
+    http, org_b, org_c, method: str, change: dict[str, object] | None
+):
+    for org in (org_b, org_c):
+        await org.join(http)
+    theirs = org_b.served_fact()
+    await org_b.receive(http, theirs)
+    fall_behind(http, org_b, 400)
+    path = f"/v1/federation/peers/{org_b.peer_at(http).peer_id}"
+    assert (await http.send(method, path, change)).status in (200, 204)
+
+    answer = await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))
+
+    assert [fact["id"] for fact in answer.expect(200)["facts"]] == [theirs["id"]]
 
 
 async def test_from_whom_a_fact_came_is_read_as_a_fact_about_it(http, org_b, org_c):
