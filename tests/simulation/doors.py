@@ -1,29 +1,32 @@
-"""What a node answers a peer, below HTTP: the steps of `node/http/exchange.py` and `node/http/log.py` without the sockets."""
+"""What a node answers a peer, below HTTP: what `node/http/exchange.py` and its neighbours do, without the sockets.
+
+What they do with a view is their own code; here is only what a request would have gone through before.
+"""
 
 import msgspec
 
 from node.commands.exchange import ServePage, TakeCosignature
-from node.commands.ingest import examine
-from node.commands.peer_tokens import authenticate, check_claims, parse_peer_token
-from node.commands.pushes import TakePush
-from node.commands.served_facts import served_fact
-from node.errors import Refusal
+from node.commands.introductions import held_manifest
+from node.commands.peer_tokens import authenticate, parse_peer_token
+from node.commands.pushes import examine_push
+from node.errors import ManifestNotFound, PeerFailed, Refusal, Unavailable
 from node.events.checkpoint import open_checkpoint, origin_of
 from node.events.manifest_proof import checkpoint_at, consistency_proof, inclusion_proof
+from node.http.exchange import PullQuery, PushBody, page_body
 from node.peer_client import PeerRefused
-from node.projections.federation_page import page_for
 from node.runtime import Node
 from tests.simulation.nodes import SimulatedNode
-from tests.simulation.transport import COSIGN, PULL, PUSH, Request
+from tests.simulation.transport import COSIGN, MANIFEST, PULL, PUSH, Request
 
 
-async def answer(at: SimulatedNode, request: Request) -> bytes | PeerRefused:
+async def answer(at: SimulatedNode, request: Request) -> bytes | PeerRefused | PeerFailed:
     """The answer of a node to a request that arrived, a refusal included. Raises NodeCrashed."""
-    act = {PULL: _pull, PUSH: _push, COSIGN: _cosign}[request.path]
+    act = {PULL: _pull, PUSH: _push, COSIGN: _cosign, MANIFEST: _manifest}[request.path]
     try:
         return await act(at, request)
     except Refusal as refusal:
-        return PeerRefused(403, refusal.code)
+        # As the client takes them: one that may pass by itself is no word on what was asked.
+        return PeerFailed(refusal.detail) if isinstance(refusal, Unavailable) else PeerRefused(403, refusal.code)
 
 
 def look_up(node: Node, path: str, params: dict[str, str]) -> bytes:
@@ -40,29 +43,26 @@ def look_up(node: Node, path: str, params: dict[str, str]) -> bytes:
 
 async def _pull(at: SimulatedNode, request: Request) -> bytes:
     claims = _claims(at, request)
-    cursor, limit = request.params.get("cursor"), min(at.most_facts, int(request.params["limit"]))
-    scopes = (await at.execute(ServePage(claims=claims, scope=None, cursor=cursor, limit=limit))).reply
+    asked = PullQuery(cursor=request.params.get("cursor"), limit=min(at.most_facts, int(request.params["limit"])))
+    command = ServePage(claims=claims, scope=asked.scope, cursor=asked.cursor, limit=asked.limit)
+    scopes = (await at.execute(command)).reply
     with at.node.view() as view:
-        page = page_for(view, peer_node_id=claims.iss, scopes=scopes, cursor=cursor, limit=limit)
-    facts = [served_fact(fact) for fact in page.facts]
-    return msgspec.json.encode({"facts": facts, "cursor": page.cursor, "has_more": page.has_more})
+        return page_body(asked, claims.iss, scopes, at.sync.lags_ms(), at.clock.now_ms(), at.node, view)[0]
 
 
 async def _push(at: SimulatedNode, request: Request) -> bytes:
-    claims = _claims(at, request)
-    body = msgspec.json.decode(request.body)
+    claims, body = _claims(at, request), msgspec.json.decode(request.body, type=PushBody)
     with at.node.view() as view:
-        context, peer = at.node.context(), view.peers.of_node(claims.iss)
-        check_claims(claims, view, context)
-        outcomes = tuple(examine(msgspec.json.encode(fact), peer, view, context) for fact in body["facts"])
-    command = TakePush(
-        claims=claims,
-        public_key=peer.public_key,
-        terms_from=peer.terms_from,
-        sender_hlc=body["sender_hlc"],
-        outcomes=outcomes,
-    )
+        command = examine_push(body.facts, body.sender_hlc, claims=claims, view=view, context=at.node.context())
     return msgspec.json.encode((await at.execute(command)).reply)
+
+
+async def _manifest(at: SimulatedNode, request: Request) -> bytes:
+    with at.node.view() as view:
+        manifest = held_manifest(request.params["entity_uri"], view, at.node.context())
+    if manifest is None:
+        raise ManifestNotFound("no manifest of that entity is held here")
+    return manifest
 
 
 async def _cosign(at: SimulatedNode, request: Request) -> bytes:

@@ -17,6 +17,7 @@ Identity = tuple[str, str]
 class Ledger:
     """`own` are the facts that were written at this node, `received` those that peers brought, by (origin, id).
 
+    `held` are those of them that wait in quarantine.
     `allowed` are the scopes exchanged with a peer now, `ever_allowed` those that once were, `cursors` the places in peers' logs.
     """
 
@@ -28,9 +29,15 @@ class Ledger:
         self._shadow = of.new_views("shadow")
         self.own: dict[Identity, Fact] = {}
         self.received: dict[Identity, Fact] = {}
+        self.held: set[Identity] = set()
         self.cursors: dict[str, str | None] = {}
         self.allowed: dict[str, tuple[str, ...]] = {}
         self.ever_allowed: dict[str, set[str]] = {}
+
+    def shown(self) -> list[Fact]:
+        """The facts that stand for all to read, oldest here first within either kind."""
+        received = [fact for identity, fact in self.received.items() if identity not in self.held]
+        return [*self.own.values(), *received]
 
     @property
     def size(self) -> int:
@@ -91,7 +98,10 @@ class Ledger:
             case BatchReceived(node_id=node_id, receipts=receipts) | PushReceived(node_id=node_id, receipts=receipts):
                 for receipt in receipts:
                     self._check_scope(receipt.fact, node_id)
+                    self._check_hops(receipt.fact, node_id)
                     self._keep(self.received, receipt.fact)
+                    if receipt.quarantine_garden_id is not None:
+                        self.held.add((receipt.fact.origin, receipt.fact.id))
                 if isinstance(entry.event, BatchReceived):
                     self.cursors[node_id] = entry.event.cursor
 
@@ -112,3 +122,7 @@ class Ledger:
     def _check_scope(self, fact: Fact, node_id: str) -> None:
         allowed = self.allowed.get(node_id, ())
         assert fact.scope in allowed and fact.scope != "local", f"scope: a {fact.scope} fact was taken from {node_id}"
+
+    @staticmethod
+    def _check_hops(fact: Fact, node_id: str) -> None:
+        assert fact.scope == "public" or fact.origin == node_id, f"scope: a {fact.scope} fact went more than one hop"

@@ -18,6 +18,7 @@ from node.commands.decision import Principal
 from node.events.entry import Entry
 from node.events.log import Head
 from node.keys import Signer
+from node.projections.conflicts import At, Conflict
 from node.projections.peers import Peer
 from node.projections.views import Views
 from node.runtime import Node
@@ -123,6 +124,11 @@ class SimulatedNode:
     def peer(self, node_id: str) -> Peer:
         with self.node.view() as view:
             return view.peers.of_node(node_id)
+
+    def open_conflicts(self) -> list[Conflict]:
+        now = At(size=self.size, now_ms=self.clock.now_ms())
+        with self.node.view() as view:
+            return [found for found in view.conflicts.newest_first() if view.conflicts.is_open(found, now)]
 
     @property
     def admin(self) -> Principal:

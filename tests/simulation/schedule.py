@@ -14,6 +14,7 @@ from random import Random
 import msgspec
 from msgspec import Struct
 
+from node.commands.conflicts import ResolveConflict
 from node.commands.drafts import StatedValue
 from node.commands.exchange import exchanged_scopes
 from node.commands.facts import AssertFact
@@ -21,6 +22,7 @@ from node.commands.peer_tokens import mint_token
 from node.commands.peers import ChangePeer
 from node.commands.served_facts import served_fact
 from node.projections.access import EVERYTHING
+from node.projections.fact_rows import is_own_word
 from node.projections.federation_page import behind_all, news_for
 from node.writer import Outcome
 from tests.simulation.nodes import NodeCrashed, SimulatedNode
@@ -30,6 +32,8 @@ from tests.simulation.world import World
 # Memory where there is some: an fsync costs nothing there, and no schedule cuts the power of a disk.
 FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None
 SCOPES = ("public", "public", "public", "company", "company", "team", "local")
+# One of an organisation's own, whose resolutions count everywhere, and one that is nobody's.
+ENTITIES = (f"{node_id_of('a')}/project/apollo", f"{node_id_of('a')}/project/apollo", "project:zeus")
 TRACE = 25
 
 
@@ -88,10 +92,21 @@ class Schedule:
         world.check_end()
 
     def _acts(self) -> dict[Callable, int]:
-        acts = {self._write: 7, self._pull: 6, self._push: 4, self._change_terms: 1, self._let_time_pass: 1}
+        acts = {self._write: 7, self._pull: 6, self._push: 4, self._resolve: 4}
+        acts |= {self._change_terms: 1, self._let_time_pass: 1}
         acts |= {self._crash: 1, self._cut_power: 2}
+        # What relays pass on takes many messages to get there.
+        has_relays = len(self._world.nodes) > 2
+        if has_relays:
+            acts[self._pull_all] = 4
         if self._world.transport.in_flight:
-            acts |= {self._deliver: 16, self._lose: 1, self._lose_patience: 1, self._repeat: 2}
+            acts |= {
+                self._deliver: 16,
+                self._deliver_many: 12 if has_relays else 1,
+                self._lose: 1,
+                self._lose_patience: 1,
+                self._repeat: 2,
+            }
         if not all(node.is_up for node in self._world.nodes.values()):
             acts[self._restart] = 6
         return acts
@@ -99,19 +114,44 @@ class Schedule:
     async def _write(self) -> None:
         node = self._any_node()
         if node.is_up:
-            outcome = await self._execute(node, self._assertion(node), "writes a fact")
-            self._world.acknowledged |= {(node.node_id, e.event.fact.id) for e in outcome.entries} if outcome else set()
+            self._acknowledge(node, await self._execute(node, self._assertion(node), "writes a fact"))
+
+    async def _resolve(self) -> None:
+        disputed = [
+            (node, found) for node in self._world.nodes.values() if node.is_up for found in node.open_conflicts()
+        ]
+        if not disputed:
+            return
+        node, conflict = self._rng.choice(disputed)
+        with node.node.view() as view:
+            winner = view.facts.at(self._rng.choice(conflict.facts)).fact
+        is_new = self._rng.random() < 0.4
+        command = ResolveConflict(
+            principal=node.admin,
+            access=EVERYTHING,
+            conflict_id=conflict.conflict_id,
+            winning_fact_id=None if is_new else winner.id,
+            new_value=StatedValue(type="string", v=self._rng.choice("xyz")) if is_new else None,
+            note="",
+        )
+        self._acknowledge(node, await self._execute(node, command, "settles a conflict"))
+
+    def _acknowledge(self, node: SimulatedNode, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._world.acknowledged |= {(node.node_id, entry.event.fact.id) for entry in outcome.entries}
 
     def _assertion(self, node: SimulatedNode) -> AssertFact:
-        is_retraction = self._rng.random() < 0.1
-        value = StatedValue(type="null") if is_retraction else StatedValue(type="string", v=self._rng.choice("xyz"))
+        is_retraction = self._rng.random() < 0.15
+        value = StatedValue(type="string", v=self._rng.choice("xyz"))
+        if is_retraction and self._rng.random() < 0.6:
+            value = StatedValue(type="null")
         return AssertFact(
             principal=node.admin,
             access=EVERYTHING,
-            entity=f"project:{self._rng.choice(('apollo', 'zeus'))}",
+            entity=self._rng.choice(ENTITIES),
             relation="memory:status",
             value=value,
-            source=self._rng.choice((f"{node.node_id}/agent/scribe", "agent:scribe")),
+            source=self._rng.choice((f"{node.node_id}/agent/scribe", "agent:scribe", node.node_id)),
             confidence=0.0 if is_retraction else 0.9,
             scope=self._rng.choice(SCOPES),
             valid_until=None,
@@ -145,7 +185,13 @@ class Schedule:
             return None
 
     async def _pull(self) -> None:
-        by, of = self._rng.choice(self._world.links)
+        await self._pull_along(*self._rng.choice(self._world.links))
+
+    async def _pull_all(self) -> None:
+        for by, of in self._world.links:
+            await self._pull_along(by, of)
+
+    async def _pull_along(self, by: str, of: str) -> None:
         node = self._world.nodes[by]
         if not node.is_up or of in node.pulls:
             return
@@ -166,11 +212,12 @@ class Schedule:
             scopes = exchanged_scopes(peer, node.node.config)
             news = news_for(view, peer_node_id=peer_id, scopes=scopes, after=place, limit=node.most_facts)
         node.pushed[of] = news.place
-        if not news.facts:
+        facts = [fact for fact in news.facts if is_own_word(fact)]
+        if not facts:
             return
-        self._world.note(f"{by} pushes {len(news.facts)} to {of}")
+        self._world.note(f"{by} pushes {len(facts)} to {of}")
         token = mint_token(node.signer, node.clock, issuer=node.node_id, audience=peer_id, scopes=peer.allowed_scopes)
-        body = {"facts": [served_fact(fact) for fact in news.facts], "sender_hlc": news.facts[-1].hlc}
+        body = {"facts": [served_fact(fact) for fact in facts], "sender_hlc": facts[-1].hlc}
         self._world.transport.send(Request(by, of, PUSH, token, {}, msgspec.json.encode(body)))
 
     async def _let_time_pass(self) -> None:
@@ -200,6 +247,13 @@ class Schedule:
         message = self._world.transport.in_flight.pop(self._rng.randrange(len(self._world.transport.in_flight)))
         self._world.note(f"delivers {message}")
         await self._world.arrive(message)
+
+    async def _deliver_many(self) -> None:
+        """A calm, or nearly one."""
+        for _ in range(24):
+            if self._world.transport.in_flight:
+                await self._rng.choices((self._deliver, self._repeat, self._lose), (60, 3, 1))[0]()
+                await self._world.bury()
 
     async def _lose(self) -> None:
         message = self._world.transport.in_flight.pop(self._rng.randrange(len(self._world.transport.in_flight)))

@@ -9,18 +9,17 @@ import pytest
 from msgspec import Struct, structs
 from pytest import MonkeyPatch
 
-from node.commands import DECIDE, exchange
+from node.commands import DECIDE, exchange, pushes
 from node.commands.decision import Context, Decision
 from node.commands.ingest import examine
 from node.commands.peer_tokens import Claims
 from node.events.event import NODE_ITSELF
 from node.events.peers import BatchReceived, Receipts
-from node.projections import federation_page
+from node.projections import conflicts, facts, federation_page
 from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.view import View
 from node.sync import Sync
-from tests.simulation import doors
 from tests.simulation.schedule import ScheduleFailed, run_schedule
 
 MOST_SCHEDULES = 1000
@@ -100,10 +99,47 @@ def a_page_is_not_filtered_by_scope(patch: MonkeyPatch) -> None:
 def a_push_may_hold_any_scope(patch: MonkeyPatch) -> None:
     """What the receiver grants is not looked at."""
 
-    def unscoped(raw, peer, view, context):
-        return examine(raw, structs.replace(peer, allowed_scopes=EVERY_SCOPE), view, context)
+    def unscoped(raw, peer, view, context, *, is_pushed):
+        return examine(raw, structs.replace(peer, allowed_scopes=EVERY_SCOPE), view, context, is_pushed=is_pushed)
 
-    patch.setattr(doors, "examine", unscoped)
+    patch.setattr(pushes, "examine", unscoped)
+
+
+def received_facts_are_not_passed_on(patch: MonkeyPatch) -> None:
+    patch.setattr(facts, "may_be_relayed", lambda row: False)
+
+
+def company_facts_are_passed_on(patch: MonkeyPatch) -> None:
+    patch.setattr(facts, "may_be_relayed", lambda row: row.fact.received_from is not None)
+
+
+def strangers_are_not_asked_for(patch: MonkeyPatch) -> None:
+    """A relayed fact whose origin is no peer is refused for want of its manifest."""
+
+    async def meet_nobody(self, peer, page):
+        return None
+
+    patch.setattr(Sync, "_meet", meet_nobody)
+
+
+def facts_are_known_by_who_brought_them(patch: MonkeyPatch) -> None:
+    """What comes by two ways is taken twice."""
+    known_hash = exchange._known_hash
+
+    def known_from(fact, batch, view):
+        row = view.facts.of_origin(fact.origin, fact.id)
+        is_other_way = row is not None and row.fact.received_from != fact.received_from
+        return None if is_other_way else known_hash(fact, batch, view)
+
+    patch.setattr(exchange, "_known_hash", known_from)
+
+
+def facts_go_back_to_their_origin(patch: MonkeyPatch) -> None:
+    patch.setattr(federation_page, "_is_news_to", lambda fact, peer_node_id: fact.received_from != peer_node_id)
+
+
+def anybody_s_resolution_settles(patch: MonkeyPatch) -> None:
+    patch.setattr(conflicts, "_may_settle", lambda fact: True)
 
 
 DEFECTS: list[tuple[Callable[[MonkeyPatch], None], tuple[str, ...]]] = [
@@ -115,6 +151,12 @@ DEFECTS: list[tuple[Callable[[MonkeyPatch], None], tuple[str, ...]]] = [
     (a_pull_is_granted_every_scope, ("scope:",)),
     (a_page_is_not_filtered_by_scope, ("scope:",)),
     (a_push_may_hold_any_scope, ("scope:",)),
+    (received_facts_are_not_passed_on, ("end:",)),
+    (company_facts_are_passed_on, ("scope:",)),
+    (strangers_are_not_asked_for, ("end:",)),
+    (facts_are_known_by_who_brought_them, ("fact:",)),
+    (facts_go_back_to_their_origin, ("relay:",)),
+    (anybody_s_resolution_settles, ("conflict:",)),
 ]
 
 

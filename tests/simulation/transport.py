@@ -1,17 +1,20 @@
 """The network of the simulation: messages in flight, which the schedule delivers, drops, holds back, repeats and reorders.
 
 Always: nothing arrives by itself; a request waits here until the schedule says what becomes of it, and so does its answer.
-Reading a checkpoint or a proof changes nothing anywhere, so that alone is answered at once.
+Reading a checkpoint or a proof changes nothing anywhere, so that alone is answered at once; what is believed of a manifest
+depends on when it comes.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from node.errors import PeerUnreachable
 
 PULL, PUSH, COSIGN = "/v1/federation/facts", "/v1/federation/facts/push", "/v1/log/cosignatures"
+# Asked for without a token, with the organisation as `entity_uri`.
+MANIFEST = "/v1/federation/manifest"
 # Answers what needs no message, or raises.
 Lookup = Callable[[str, str, dict[str, str]], bytes]
 
@@ -99,6 +102,10 @@ class LinkedClient:
         self._name, self._transport = name, transport
 
     async def get_json(self, url: str, *, token: str | None = None, params: dict | None = None, **_: object) -> bytes:
+        if f"{MANIFEST}/" in url:
+            url, _, entity_uri = url.partition(f"{MANIFEST}/")
+            params = {"entity_uri": unquote(entity_uri)}
+            return await self._transport.ask(self._name, url + MANIFEST, token="", params=params, body=b"")
         if token is None:
             return self._transport.look_up(url, params or {})
         return await self._transport.ask(self._name, url, token=token, params=params or {}, body=b"")

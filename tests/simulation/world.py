@@ -15,8 +15,10 @@ from node.commands.peer_tokens import parse_peer_token
 from node.commands.served_facts import served_fact
 from node.errors import PeerUnreachable, Refusal
 from node.events.facts import Fact
+from node.uris import lies_under
 from tests.clocks import START_MS
-from tests.simulation import doors
+from tests.simulation import disputes, doors
+from tests.simulation.disputes import identity_of
 from tests.simulation.ledger import Identity, Ledger
 from tests.simulation.nodes import NodeCrashed, SimulatedNode
 from tests.simulation.transport import PULL, PUSH, Answer, Request, Transport, node_id_of
@@ -24,7 +26,16 @@ from tests.simulation.transport import PULL, PUSH, Answer, Request, Transport, n
 # What a pull may come to while the network is as it is: no answer, a refusal that its copy or its age earned it, or terms
 # that changed while it was on its way.
 EXPECTED = {"peer_unreachable", "peer_answer_invalid", "terms_changed"}
-GRANTS = (("public",), ("public", "company"), ("public", "company"), ("public", "company", "team"), ("company",))
+GRANTS = (
+    ("public",),
+    ("public",),
+    ("public", "company"),
+    ("public", "company"),
+    ("public", "company", "team"),
+    ("company",),
+)
+# Who knows whom from the start; a tree has further links as it happens.
+SHAPES = ("chain", "ring", "star", "mesh", "tree", "tree")
 
 
 class World:
@@ -36,7 +47,7 @@ class World:
         self.transport = Transport(self._look_up, self._check_sent)
         allows_team = rng.random() < 0.3
         self.exchangeable = {"public", "company"} | ({"team"} if allows_team else set())
-        count = rng.choices((2, 3, 4, 5), (58, 28, 9, 5))[0]
+        count = rng.choices((2, 3, 4, 5), (40, 40, 14, 6))[0]
         self.nodes = {
             name: SimulatedNode(
                 name,
@@ -59,13 +70,27 @@ class World:
         for node in nodes:
             await node.start()
             self._ledgers[node.name] = Ledger(node)
+        shape = self.rng.choice(SHAPES)
+        self.note(f"{len(nodes)} nodes: {shape}")
         for index, node in enumerate(nodes[1:], 1):
-            # A tree at least, so that nobody is alone; beyond it as it happens.
-            must = self.rng.randrange(index)
-            for at, other in enumerate(nodes[:index]):
-                if at == must or self.rng.random() < 0.35:
-                    await self._link(node, other)
+            for at in self._known_at_first(shape, index):
+                await self._link(node, nodes[at])
         self.check()
+
+    def _known_at_first(self, shape: str, index: int) -> list[int]:
+        """Which of the nodes before it a node knows from the start: one at least, so that nobody is alone."""
+        match shape:
+            case "chain":
+                return [index - 1]
+            case "ring":
+                is_last = index == len(self.nodes) - 1
+                return sorted({0, index - 1}) if is_last else [index - 1]
+            case "star":
+                return [0]
+            case "mesh":
+                return list(range(index))
+        must = self.rng.randrange(index)
+        return [at for at in range(index) if at == must or self.rng.random() < 0.35]
 
     async def close(self) -> None:
         for node in self.nodes.values():
@@ -165,8 +190,8 @@ class World:
                 await self.bring_up(node)
         self.rng.shuffle(self.transport.in_flight)
         await self._drain()
-        for _ in range(2 * len(self.nodes)):
-            if not sum([await self._pull_whole(by, of) for by, of in self.links]):
+        for _ in range(3 * len(self.nodes)):
+            if not any([await self._pull_whole(by, of) for by, of in self.links]):
                 return
         raise AssertionError("end: the nodes never come to rest")
 
@@ -175,16 +200,17 @@ class World:
             await self.arrive(self.transport.in_flight.pop(0))
         self.check()
 
-    async def _pull_whole(self, by: str, of: str) -> int:
-        """One undisturbed pull; how many facts it brought."""
+    async def _pull_whole(self, by: str, of: str) -> bool:
+        """One undisturbed pull; whether it brought anything, or was put off."""
         if not self._exchanged(of, by):
-            return 0
-        self.start_pull(self.nodes[by], of, from_start=False)
-        task = self.nodes[by].pulls[of]
+            return False
+        node = self.nodes[by]
+        self.start_pull(node, of, from_start=False)
+        task = node.pulls[of]
         await self.settle()
         await self._drain()
         assert task.done(), "end: a pull did not end"
-        return task.result().ingested
+        return task.exception() is not None or task.result().ingested > 0
 
     async def _link(self, one: SimulatedNode, other: SimulatedNode) -> None:
         for by, of in ((one, other), (other, one)):
@@ -212,6 +238,7 @@ class World:
         for name, ledger in self._ledgers.items():
             ledger.check_stored()
             ledger.check_fold()
+            disputes.check_disputes(self.nodes[name], ledger.shown())
             missing = self._owed(name) - ledger.received.keys()
             assert not missing, f"end: {name} lacks {sorted(missing)}"
             for identity, fact in ledger.received.items():
@@ -219,14 +246,24 @@ class World:
                 assert served_fact(fact) == served_fact(self._written(identity)), f"end: {identity} is not as written"
 
     def _owed(self, name: str) -> set[Identity]:
-        """What a node must have in the end: what each of its peers has of its own that may go to it."""
+        """What a node must have in the end: whatever each of its peers shows that may go to it.
+
+        A relay owes the public facts that it shows like its own: so what one node writes reaches all that a path leads to.
+        """
         return {
-            identity
+            identity_of(fact)
             for by, to in self.links
             if to == name
-            for identity, fact in self._ledgers[by].own.items()
-            if fact.scope in self._exchanged(by, to)
+            for fact in self._ledgers[by].shown()
+            if fact.scope in self._exchanged(by, to) and self._may_pass(fact, by, to)
         }
+
+    def _may_pass(self, fact: Fact, by: str, to: str) -> bool:
+        """Whether one node may give another a fact at all: its own, or a public one that is not the other's word."""
+        own = node_id_of(to)
+        if fact.origin == node_id_of(by):
+            return True
+        return fact.scope == "public" and fact.origin != own and not lies_under(fact.source, own)
 
     def _may_hold(self, name: str, fact: Fact) -> bool:
         """What a node may have: a public fact by whatever way, any other from its origin's hands alone."""
@@ -244,7 +281,8 @@ class World:
     def _check_sent(self, request: Request) -> None:
         """A push holds what its sender grants; the first pull after a start goes on from the stored cursor."""
         if request.path == PUSH:
-            _check_scopes(request.body, self.granted(request.sender, request.receiver), request)
+            granted = self.granted(request.sender, request.receiver)
+            _check_given(request.body, granted, request, by=request.sender, to=request.receiver)
         if request.path == PULL and self._resuming == (request.sender, request.receiver):
             self._resuming = None
             stored = self._ledgers[request.sender].cursors.get(node_id_of(request.receiver))
@@ -254,9 +292,18 @@ class World:
         """A page holds what is granted to whoever asked, of what the token asked for."""
         if request.path == PULL and isinstance(content, bytes):
             asked = set(parse_peer_token(request.token).claims.scopes)
-            _check_scopes(content, self.granted(request.receiver, request.sender) & asked, request)
+            granted = self.granted(request.receiver, request.sender) & asked
+            _check_given(content, granted, request, by=request.receiver, to=request.sender)
 
 
-def _check_scopes(content: bytes, granted: set[str], request: Request) -> None:
-    for fact in msgspec.json.decode(content)["facts"]:
+def _check_given(content: bytes, granted: set[str], request: Request, *, by: str, to: str) -> None:
+    """Facts that one node gives another: of the scopes granted, one hop unless public, and never back to their origin."""
+    facts = msgspec.json.decode(content)["facts"]
+    for fact in facts:
         assert fact["scope"] in granted, f"scope: a {fact['scope']} fact left with {request}"
+        is_own = fact["origin"] == node_id_of(by)
+        assert is_own or fact["scope"] == "public", f"scope: a {fact['scope']} fact was passed on with {request}"
+        assert fact["origin"] != node_id_of(to), f"relay: a fact went back to its origin with {request}"
+    assert len({(fact["origin"], fact["id"]) for fact in facts}) == len(facts), (
+        f"relay: a fact went twice with {request}"
+    )
