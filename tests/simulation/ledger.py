@@ -7,6 +7,7 @@ from node.clock import parse_hlc
 from node.events.conflicts import ConflictResolved
 from node.events.entry import FIRST_PREV, Entry, is_signed_by, open_header
 from node.events.facts import Fact, FactAsserted
+from node.events.gardens import FactPromoted
 from node.events.peers import BatchReceived, PeerChanged, PeerRegistered, PushReceived
 from tests.independent.merkle import root_of
 from tests.simulation.nodes import SimulatedNode
@@ -104,6 +105,9 @@ class Ledger:
                         self.held.add((receipt.fact.origin, receipt.fact.id))
                 if isinstance(entry.event, BatchReceived):
                     self.cursors[node_id] = entry.event.cursor
+            case FactPromoted(origin=origin, fact_id=fact_id):
+                assert (origin, fact_id) in self.held, "quarantine: a fact was promoted that does not wait there"
+                self.held.remove((origin, fact_id))
 
     def _follow_terms(self, entry: Entry) -> None:
         match entry.event:

@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from node.clock import Clock
 from node.commands.decision import Principal
+from node.commands.gardens import CreateGarden
+from node.commands.identity import ChangeSettings
 from node.events.entry import Entry
 from node.events.log import Head
 from node.keys import Signer
@@ -56,6 +58,8 @@ class SimulatedNode:
         self._now_ms, self._transport = now_ms, transport
         self._config = config_for(folder, entity_uri=self.node_id, federation_push_enabled=True, **settings)
         self._folder = folder
+        # The garden that holds others' facts back; empty where the node is not strict.
+        self.quarantine = ""
         self.node: Node
         self.sync: Sync
         self.clock: Clock
@@ -124,6 +128,15 @@ class SimulatedNode:
     def peer(self, node_id: str) -> Peer:
         with self.node.view() as view:
             return view.peers.of_node(node_id)
+
+    async def be_strict(self) -> None:
+        """Have what others say wait for a moderator unless it is trusted."""
+        garden = CreateGarden(
+            principal=self.admin, slug="held", name="Held", scope="company", description="", is_quarantine=True
+        )
+        self.quarantine = (await self.execute(garden)).reply
+        changes = {"quarantine_garden_id": self.quarantine, "trust_mode": "strict"}
+        await self.execute(ChangeSettings(principal=self.admin, changes=changes))
 
     def open_conflicts(self) -> list[Conflict]:
         now = At(size=self.size, now_ms=self.clock.now_ms())

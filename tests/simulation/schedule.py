@@ -18,6 +18,7 @@ from node.commands.conflicts import ResolveConflict
 from node.commands.drafts import StatedValue
 from node.commands.exchange import exchanged_scopes
 from node.commands.facts import AssertFact
+from node.commands.gardens import PromoteFact
 from node.commands.peer_tokens import mint_token
 from node.commands.peers import ChangePeer
 from node.commands.served_facts import served_fact
@@ -107,6 +108,8 @@ class Schedule:
                 self._lose_patience: 1,
                 self._repeat: 2,
             }
+        if self._world.waiting():
+            acts[self._promote] = 3
         if not all(node.is_up for node in self._world.nodes.values()):
             acts[self._restart] = 6
         return acts
@@ -135,6 +138,13 @@ class Schedule:
             note="",
         )
         self._acknowledge(node, await self._execute(node, command, "settles a conflict"))
+
+    async def _promote(self) -> None:
+        node, (_, fact_id) = self._rng.choice(self._world.waiting())
+        command = PromoteFact(
+            principal=node.admin, garden=node.quarantine, fact_id=fact_id, target=None, reason="known"
+        )
+        await self._execute(node, command, "promotes a fact")
 
     def _acknowledge(self, node: SimulatedNode, outcome: Outcome | None) -> None:
         if outcome is not None:

@@ -23,6 +23,8 @@ MET = [
     "nodes: star",
     "nodes: mesh",
     "settles a conflict",
+    "is strict",
+    "promotes a fact",
     "loses facts",
     "loses answer to facts",
     "gives up on facts",

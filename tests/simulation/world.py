@@ -70,6 +70,9 @@ class World:
         for node in nodes:
             await node.start()
             self._ledgers[node.name] = Ledger(node)
+            if self.rng.random() < 0.15:
+                self.note(f"{node.name} is strict")
+                await node.be_strict()
         shape = self.rng.choice(SHAPES)
         self.note(f"{len(nodes)} nodes: {shape}")
         for index, node in enumerate(nodes[1:], 1):
@@ -113,6 +116,15 @@ class World:
     def granted(self, by: str, to: str) -> set[str]:
         """What one node gives another at all."""
         return set(self._ledgers[by].allowed.get(node_id_of(to), ())) & self.exchangeable
+
+    def waiting(self) -> list[tuple[SimulatedNode, Identity]]:
+        """What a moderator might promote, of all nodes that are up."""
+        return [
+            (node, identity)
+            for name, node in self.nodes.items()
+            if node.is_up
+            for identity in sorted(self._ledgers[name].held)
+        ]
 
     # Moving on
 
