@@ -330,7 +330,9 @@ def _members(raw: bytes) -> dict[str, object]:
 
 
 def _retry_after_s(response: aiohttp.ClientResponse, said: dict[str, object]) -> int | None:
-    text = str(response.headers.get("Retry-After", said.get("retry_after", "")))
+    # PROTOCOL §5.6 and §13 name the member differently.
+    in_body = said.get("retry_after_s", said.get("retry_after", ""))
+    text = str(response.headers.get("Retry-After", in_body))
     return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else None
 
 

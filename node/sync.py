@@ -215,6 +215,8 @@ class Sync:
             with self._node.view() as view:
                 peer = view.peers.of_node(node_id)
             if peer.status in ("revoked", "rejected") or peer.reason == "awaiting_approval":
+                # Nothing more is to come of it: what it brought waits for nothing.
+                state.missing_from_ms = None
                 await state.news.wait()
             elif peer.status == "pending_verification":
                 await self._check(peer, state)

@@ -1,5 +1,6 @@
 """Pages as a peer answers them: what cannot be read is refused by itself, and what happens to the peer meanwhile is said."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -111,3 +112,16 @@ async def test_of_a_peer_that_is_removed_while_it_is_read_nothing_is_taken_and_t
     (await pull(relaxed, scribe)).refused(409, "peer_not_active")
 
     assert (await relaxed.get("/v1/facts")).expect(200)["facts"] == []
+
+
+async def test_a_peer_that_was_removed_is_behind_no_longer(relaxed, scribe):
+    scribe.page = json.dumps({"facts": [written(scribe, 1)], "cursor": "on", "has_more": True}).encode()
+    (await pull(relaxed, scribe)).expect(200)
+    assert relaxed.sync.lags_ms().keys() == {scribe.node_id}
+    await relaxed.sync.start()
+
+    (await relaxed.send("DELETE", peer_path(relaxed, scribe))).expect(204)
+
+    async with asyncio.timeout(10):
+        while relaxed.sync.lags_ms():  # noqa: ASYNC110 - what it waits for is another task's table, not an event
+            await asyncio.sleep(0.01)

@@ -336,10 +336,11 @@ async def test_a_peer_that_is_busy_or_broken_is_unreachable(status):
 
 
 async def test_the_wait_may_stand_in_the_body_and_a_date_is_no_wait():
-    async with served(answering(b'{"retry_after":3}', status=429)) as (url, peers):
-        with pytest.raises(PeerUnreachable) as refused:
-            await peers.get_json(url)
-    assert refused.value.data == {"retry_after_s": 3}
+    for body in (b'{"retry_after":3}', b'{"error":"relay_lag_exceeded","retry_after_s":3}'):
+        async with served(answering(body, status=429)) as (url, peers):
+            with pytest.raises(PeerUnreachable) as refused:
+                await peers.get_json(url)
+        assert refused.value.data == {"retry_after_s": 3}
 
     async with served(answering(status=503, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")) as (url, peers):
         with pytest.raises(PeerUnreachable) as refused:

@@ -88,6 +88,9 @@ def refusal_response(refusal: Refusal, headers: dict[str, str] | None = None) ->
         sent.setdefault("Allow", "")
     if status == 401:
         sent["WWW-Authenticate"] = "Bearer"
+    wait_s = refusal.data.get("retry_after_s", refusal.data.get("retry_after"))
+    if wait_s is not None:
+        sent["Retry-After"] = str(wait_s)
     # The rest of a body that was refused unread would be taken for the next request.
     if status in (408, 413, 415):
         sent["Connection"] = "close"

@@ -18,7 +18,8 @@ from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, manifest_log_entry
 from node.http.auth import operator_of, principal_of
 from node.http.body import decode_query, json_response, read_json
-from node.http.keys import NODE
+from node.http.exchange import TOLD_MS
+from node.http.keys import NODE, SYNC
 from node.projections.identity import OwnManifest
 from node.projections.view import View
 from node.runtime import Node
@@ -50,9 +51,12 @@ class TrustQuery(Struct, frozen=True, kw_only=True):
 
 
 async def discovery(request: web.Request) -> web.Response:
-    node = request.app[NODE]
+    node, lag_ms = request.app[NODE], max(request.app[SYNC].lags_ms().values(), default=0)
     with node.view() as view:
-        return json_response(_discovery(node, view))
+        document = _discovery(node, view)
+    # Of what relayed facts wait behind; our own never do.
+    is_told = node.config.federation_enabled and lag_ms > TOLD_MS
+    return json_response(document | ({"replication_lag_ms": lag_ms} if is_told else {}))
 
 
 async def own_manifest(request: web.Request) -> web.Response:

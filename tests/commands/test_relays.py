@@ -245,9 +245,12 @@ async def test_a_relay_tells_how_far_it_is_behind_and_holds_back_what_is_too_old
     answer = await http.send("GET", "/v1/federation/facts", bearer=org_c.token(http, nonce=OTHER_NONCE))
 
     if is_held:
-        assert answer.refused(503, "relay_lag_exceeded")["retry_after_s"] <= 60
+        wait_s = answer.refused(503, "relay_lag_exceeded")["retry_after_s"]
+        assert wait_s <= 60 and answer.headers["Retry-After"] == str(wait_s)
     else:
         assert len(answer.expect(200)["facts"]) == 1 and answer.headers.get("X-Stigmem-Replication-Lag") == told
+    discovery = (await http.get("/.well-known/stigmem")).expect(200)
+    assert discovery.get("replication_lag_ms") == (lag_s * 1000 if lag_s > 60 else None)
 
 
 async def test_our_own_facts_are_never_held_back_and_the_others_come_once_the_upstream_has_caught_up(
