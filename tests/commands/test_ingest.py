@@ -2,6 +2,7 @@
 
 import json
 from base64 import urlsafe_b64decode
+from itertools import permutations
 
 import pytest
 
@@ -353,6 +354,29 @@ async def test_a_retraction_holds_whatever_the_order_of_arrival(
         await org_b.receive(http, facts[number])
 
     assert (await http.get("/v1/facts")).json["total"] == 0
+
+
+@pytest.mark.parametrize("order", list(permutations(range(5)))[::17])
+async def test_which_facts_a_source_s_retractions_reach_does_not_depend_on_the_order_of_arrival(
+    http: Served, org_b: Organisation, peer_id: str, order: tuple[int, ...]
+):
+    def said(number: int, v: str, **changes: object) -> dict:
+        return org_b.served_fact(number=number, value={"type": "string", "v": v}, **changes)
+
+    # Of one moment the id decides; one retraction reaches all before it, the other its own value alone.
+    facts = [
+        said(1, "a"),
+        said(2, "retracted", confidence=0.0),
+        said(3, "a"),
+        said(4, "b"),
+        said(5, "a", confidence=0.0),
+    ]
+
+    for number in order:
+        await org_b.receive(http, facts[number])
+
+    assert [fact["value"]["v"] for fact in (await http.get("/v1/facts")).json["facts"]] == ["b"]
+    assert (await http.get("/v1/facts", include_retracted=True)).json["total"] == 5
 
 
 @pytest.mark.parametrize(("later", "left"), [("1777895940000.10", 0), ("1777895940000.2", 1), ("999999999999.999", 1)])
