@@ -67,7 +67,9 @@ def decide_resolve_conflict(command: ResolveConflict, view: View, context: Conte
     winner = _winner(command, sides)
     first = sides[0]
     live = view.conflicts.live_with(first, at, MAX_SUPERSEDED)
-    settles = Resolution(conflict_id=conflict.conflict_id, superseded=tuple(row.fact.id for row in live))
+    # The sides whatever their rank: among more facts than one resolution names, the conflict would stay open.
+    named = dict.fromkeys(row.fact.id for row in (*live, *sides))
+    settles = Resolution(conflict_id=conflict.conflict_id, superseded=tuple(named))
     decision = decide_assert_fact(_assertion(command, first, winner, settles, context), view, context)
     asserted = decision.events[0]
     event = ConflictResolved(

@@ -155,3 +155,24 @@ async def test_a_resolution_reaches_only_facts_of_its_own_group(http: Served, or
     await org_b.receive(http, org_b.served_fact(**theirs, value=text("x"), resolves=settles))
 
     assert await shown(http, OURS["entity"]) == ["ours"]
+
+
+async def test_a_conflict_is_settled_however_many_stronger_facts_stand_beside_its_sides(
+    http: Served, org_b: Organisation
+):
+    await org_b.join(http)
+    for v in ("up", "down"):
+        await http.write(**OURS, value=text(v), confidence=0.5)
+    (conflict,) = await conflicts(http)
+    crowd = [
+        org_b.served_fact(**OURS, number=n, value=text("down"), confidence=1.0, seal=None, cid=None)
+        for n in range(1, 1010)
+    ]
+    for start in (0, 500, 1000):
+        await org_b.receive(http, *crowd[start : start + 500], cursor=f"c{start}")
+
+    path = f"/v1/conflicts/{conflict['conflict_id']}/resolve"
+    (await http.post(path, {"new_value": text("up")})).expect(200)
+
+    assert conflict["conflict_id"] in {found["conflict_id"] for found in await conflicts(http, status="resolved")}
+    (await http.post(path, {"new_value": text("up")})).refused(409, "conflict_already_resolved")
