@@ -272,6 +272,10 @@ class GardenInUse(Conflict):
     code = "garden_in_use"
 
 
+class FactAmbiguous(Conflict):
+    code = "fact_ambiguous"
+
+
 class FactNotQuarantinePending(Conflict):
     code = "fact_not_quarantine_pending"
 

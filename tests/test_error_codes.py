@@ -69,6 +69,7 @@ GOLDEN = {
     "garden_exists": {409},
     "quarantine_has_pending_facts": {409},
     "garden_in_use": {409},
+    "fact_ambiguous": {409},
     "fact_not_quarantine_pending": {409},
     "token_already_revoked": {409},
     "peer_not_active": {409},

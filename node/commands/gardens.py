@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from node.commands.decision import Context, Decision, Principal
 from node.errors import (
+    FactAmbiguous,
     FactNotFound,
     FactNotQuarantinePending,
     GardenExists,
@@ -49,11 +50,15 @@ class DeleteGarden(Struct, frozen=True, kw_only=True):
 
 
 class PromoteFact(Struct, frozen=True, kw_only=True):
-    """Admit a fact from `garden`'s quarantine into `target`, a garden's id, slug or URI, or None for the facts outside gardens."""
+    """Admit a fact from `garden`'s quarantine into `target`, a garden's id, slug or URI, or None for the facts outside gardens.
+
+    `origin` is needed where two organisations use that id.
+    """
 
     principal: Principal
     garden: str
     fact_id: str
+    origin: str | None = None
     target: str | None
     reason: str
 
@@ -62,6 +67,7 @@ class RejectFact(Struct, frozen=True, kw_only=True):
     principal: Principal
     garden: str
     fact_id: str
+    origin: str | None = None
     reason: str
 
 
@@ -135,12 +141,17 @@ def _held_pending(command: PromoteFact | RejectFact, view: View) -> Held:
     require_operator(command.principal)
     _check_text("reason", command.reason, MAX_REASON_CHARS)
     garden = find_garden(command.garden, view)
-    held = view.gardens.held(garden.id, command.fact_id)
-    if held is None:
+    found = view.gardens.held(garden.id, command.fact_id)
+    held = [one for one in found if command.origin in (None, one.origin)]
+    if not held:
         raise FactNotFound("that fact is not in this garden's quarantine")
-    if held.status != "pending":
-        raise FactNotQuarantinePending(f"the fact was {held.status} already")
-    return held
+    pending = [one for one in held if one.status == "pending"]
+    if not pending:
+        raise FactNotQuarantinePending(f"the fact was {held[0].status} already")
+    if len(pending) > 1:
+        # A peer may give its own fact the id of another's: what was read must be what is decided on.
+        raise FactAmbiguous("fact_id: facts of several organisations wait under it; name the origin")
+    return pending[0]
 
 
 def _check_target(target: Garden, scope: Scope) -> None:

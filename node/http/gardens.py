@@ -34,12 +34,14 @@ class GardenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 class PromoteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fact_id: str
+    origin: str | None = None
     target_garden_id: str | None = None
     reason: str = ""
 
 
 class RejectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fact_id: str
+    origin: str | None = None
     reason: str = ""
 
 
@@ -104,6 +106,7 @@ async def promote_fact(request: web.Request) -> web.Response:
             principal=principal,
             garden=request.match_info["garden"],
             fact_id=body.fact_id,
+            origin=body.origin,
             target=body.target_garden_id,
             reason=body.reason,
         )
@@ -122,7 +125,13 @@ async def reject_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), RejectRequest)
     outcome = await node.execute(
-        RejectFact(principal=principal, garden=request.match_info["garden"], fact_id=body.fact_id, reason=body.reason)
+        RejectFact(
+            principal=principal,
+            garden=request.match_info["garden"],
+            fact_id=body.fact_id,
+            origin=body.origin,
+            reason=body.reason,
+        )
     )
     return json_response(
         {

@@ -93,11 +93,9 @@ class Gardens(Projection):
         gardens = [garden for _, garden in self.table(_BY_ID).scan() if not garden.is_deleted]
         return sorted(gardens, key=lambda garden: (garden.created_at, garden.id))
 
-    def held(self, garden_id: str, fact_id: str) -> Held | None:
-        """What is known of a fact in that garden's quarantine, decided or not."""
-        candidates = [held for _, held in self.table(_HELD).scan(_held_prefix(garden_id, fact_id))]
-        waiting = [held for held in candidates if held.status == "pending"]
-        return next(iter(waiting or candidates), None)
+    def held(self, garden_id: str, fact_id: str) -> list[Held]:
+        """What is known of the facts of that id in that garden's quarantine, one per origin, decided or not."""
+        return [held for _, held in self.table(_HELD).scan(_held_prefix(garden_id, fact_id))]
 
     def queue(self, garden_id: str, status: QuarantineStatus, *, before: Place) -> Iterator[Place]:
         """Places of the facts of one status in one garden, newest first."""
