@@ -24,6 +24,8 @@ from node.http.body import json_response
 
 HEADER_TIMEOUT_S = 30.0
 MAX_IDLE = 1000
+# Twice the longest credential: one that is somewhat longer is answered as what it is, 401, not as broken HTTP.
+MAX_FIELD_BYTES = 1 << 14
 # aiohttp waits this long for handlers and again for what it cancelled; twice it must fit the 10 s of PROTOCOL §13.
 SHUTDOWN_TIMEOUT_S = 3.0
 SWEEP_INTERVAL_S = 1.0
@@ -112,7 +114,7 @@ class GuardedConnection(web.RequestHandler):
 
     def __init__(self, server: GuardedServer) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(server, loop=loop, access_log=None, auto_decompress=False)
+        super().__init__(server, loop=loop, access_log=None, auto_decompress=False, max_field_size=MAX_FIELD_BYTES)
         self._header_timeout_s = server.header_timeout_s
         self._header_deadline: asyncio.TimerHandle | None = None
         # Not the last byte: somebody who trickles would look busier than an honest client that waits.

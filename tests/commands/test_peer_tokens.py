@@ -129,6 +129,11 @@ async def test_a_token_with_two_members_of_one_name_is_malformed(http: Served, o
     (await pull(http, f"{signed}.{b64url(org_b.signer.sign(signed.encode()))}")).refused(401, "malformed_token")
 
 
+@pytest.mark.parametrize("length", [8192, 8193, 16_000])
+async def test_garbage_longer_than_a_token_can_be_is_still_a_malformed_token(http: Served, length: int):
+    (await pull(http, "A" * length)).refused(401, "malformed_token")
+
+
 async def test_claims_that_nobody_knows_are_ignored(http: Served, org_b: Organisation):
     await org_b.join(http)
 
