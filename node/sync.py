@@ -21,7 +21,7 @@ from node.clock import parse_hlc
 from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.ingest import Examined, examine
-from node.commands.introductions import IntroduceManifest, needs_introduction
+from node.commands.introductions import MAX_INTRODUCED, IntroduceManifest, needs_introduction
 from node.commands.peer_tokens import mint_token
 from node.commands.witness import Witnessed
 from node.errors import (
@@ -51,8 +51,6 @@ PAGE_BYTES = 8 << 20
 # No more often than this, or a pull interval, does a sign of life cut a backoff short.
 SIGN_REST_S = 60.0
 MAX_CURSOR_CHARS = 1024
-# Organisations on one page whose manifests are asked for; a page of more strangers than that is refused in part.
-MAX_STRANGERS = 32
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
@@ -369,7 +367,8 @@ class Sync:
     async def _meet(self, peer: Peer, page: Page) -> None:
         """Ask the peer for the manifests of strangers whose facts it relays; what it has none of is then refused, fact by fact."""
         origins = {origin for raw in page.facts if (origin := _origin_of(raw)) is not None}
-        for origin in sorted(origins)[:MAX_STRANGERS]:
+        # As many as one relay may introduce: what a page holds of any more is refused, and not read again.
+        for origin in sorted(origins)[:MAX_INTRODUCED]:
             with self._node.view() as view:
                 if not needs_introduction(origin, peer.node_id, view, self._node.context()):
                     continue

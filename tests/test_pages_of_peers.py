@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from tests.conftest import Serve
 from tests.interop_peer import ReferencePeer, join
+from tests.organisations import b64url, seal_message
 from tests.served import Answer, Served
 
 Meanwhile = Callable[[], Awaitable[object]]
@@ -25,6 +26,50 @@ class Scribe(ReferencePeer):
         if self.meanwhile is not None:
             await self.meanwhile()
         return web.Response(body=self.page, content_type="application/json")
+
+
+class Relay(Scribe):
+    """It also has the manifests of `strangers`, whose facts are on its page."""
+
+    strangers: dict[str, ReferencePeer]
+
+    async def start(self) -> "Relay":
+        app = web.Application()
+        app.router.add_get("/.well-known/stigmem", self._well_known)
+        app.router.add_get("/v1/federation/facts", self._serve_facts)
+        app.router.add_get("/v1/federation/manifest/{entity_uri:.+}", self._introduce)
+        app.router.add_post("/v1/federation/peers", self._register)
+        app.router.add_post("/v1/federation/peers/{peer_id}/approve", self._approve)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.05)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://localhost:{self._runner.addresses[0][1]}"
+        self._session = ClientSession()
+        return self
+
+    async def _introduce(self, request: web.Request) -> web.Response:
+        return web.json_response(self.strangers[request.match_info["entity_uri"]].manifest())
+
+
+def sealed(origin: ReferencePeer, number: int) -> dict[str, Any]:
+    """A fact of an organisation's own node, as a relay passes it on."""
+    fact = {
+        "id": f"01890000-0000-7000-8000-{number:012d}",
+        "entity": f"{origin.node_id}/project/zeus",
+        "relation": "memory:status",
+        "value": {"type": "string", "v": "blue"},
+        "source": origin.node_id,
+        "timestamp": "2026-05-04T11:59:00.000Z",
+        "hlc": "1777895940000.000",
+        "confidence": 0.9,
+        "scope": "public",
+        "valid_until": None,
+        "derived_from": [],
+        "supersedes": [],
+        "resolves": None,
+        "origin": origin.node_id,
+    }
+    return fact | {"seal": b64url(origin.key.sign(seal_message(fact)).signature)}
 
 
 @pytest.fixture
@@ -125,3 +170,17 @@ async def test_a_peer_that_was_removed_is_behind_no_longer(relaxed, scribe):
     async with asyncio.timeout(10):
         while relaxed.sync.lags_ms():  # noqa: ASYNC110 - what it waits for is another task's table, not an event
             await asyncio.sleep(0.01)
+
+
+async def test_a_page_may_hold_the_word_of_many_whom_nobody_has_met_yet(relaxed):
+    names = [f"stigmem://org-{number}.example" for number in range(60)]
+    relay = Relay(now_ms=relaxed.clock.now_ms)
+    relay.strangers = {name: ReferencePeer(now_ms=relaxed.clock.now_ms, node_id=name) for name in names}
+    facts = [sealed(relay.strangers[name], number) for number, name in enumerate(names)]
+    relay.page = json.dumps({"facts": facts, "cursor": "on", "has_more": False}).encode()
+    await join(relaxed, await relay.start())
+
+    done = (await pull(relaxed, relay)).expect(200)
+    await relay.stop()
+
+    assert done == {"ingested": 60, "known": 0, "refused": 0, "cursor": "on"}
