@@ -86,6 +86,18 @@ async def test_a_manifest_signed_as_the_reference_signs_is_believed(relaxed, ref
     assert held.expect(200) == reference.published_manifest
 
 
+async def test_what_a_manifest_says_beyond_our_version_is_ignored_and_kept_as_it_was_signed(relaxed, reference):
+    members = {name: value for name, value in reference.manifest().items() if name != "signature"} | {"since": 2031}
+    signature = b64url(reference.key.sign(declared_bytes(members)).signature)
+    reference.published_manifest = members | {"signature": signature}
+
+    answer = await declare(relaxed, reference, "public")
+
+    assert answer["status"] == "active"
+    held = await relaxed.get(f"/v1/federation/manifest/{quote(reference.node_id, safe='')}")
+    assert held.expect(200) == reference.published_manifest
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"manifest_version": 2}, {"expires_at": "2027-01-01T00:00:00Z"}, {"extra": 1}],

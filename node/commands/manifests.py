@@ -6,7 +6,7 @@ Does not know whose manifest it should be: the caller compares `entity_uri` and 
 """
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from node.canonical import b64url_decode, canonical_json
 from node.errors import (
@@ -17,10 +17,10 @@ from node.errors import (
     ManifestRotationChainInvalid,
     ManifestSignatureInvalid,
     ManifestValidity,
-    UnknownField,
     WeakKey,
 )
 from node.keys import is_sound_public_key, key_id_of, verify
+from node.strict_json import scan_json
 from node.times import parse_rfc3339
 from node.uris import is_normal, lies_under
 
@@ -69,13 +69,23 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return canonical_json(msgspec.to_builtins(self))
 
 
-class ForeignManifest(Manifest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A manifest as a peer serves it. Reference nodes neither sign `manifest_version` nor need it (INTEROP §11)."""
+class ForeignManifest(Manifest, frozen=True, kw_only=True):
+    """A manifest as a peer serves it. Reference nodes neither sign `manifest_version` nor need it (INTEROP §11).
+
+    `said` is the whole document: what this version does not know of it is ignored, and signed like the rest (PROTOCOL §1).
+    """
 
     manifest_version: int | UnsetType = UNSET
+    said: dict[str, object] = {}
+
+    def signed_bytes(self, *, without: tuple[str, ...] = ("signature",)) -> bytes:
+        return canonical_json({name: value for name, value in self.said.items() if name not in without})
 
     def signed_forms(self) -> tuple[bytes, ...]:
         return (self.signed_bytes(), self.signed_bytes(without=("signature", "manifest_version")))
+
+    def canonical(self) -> bytes:
+        return canonical_json(self.said)
 
 
 def check_form(manifest: Manifest) -> None:
@@ -126,11 +136,15 @@ def parse_stored(manifest: bytes) -> Manifest:
 
 
 def parse_foreign(document: bytes) -> ForeignManifest:
-    """A manifest as a peer serves it. Raises UnknownField for one whose signature would cover what this version cannot read."""
+    """A manifest as a peer serves it. Raises MalformedJson, or InvalidField for what is no manifest."""
+    said = scan_json(document)
+    if not isinstance(said, dict):
+        raise InvalidField("the manifest is no JSON object")
     try:
-        return msgspec.json.decode(document, type=ForeignManifest)
-    except msgspec.MsgspecError as error:
-        raise UnknownField(f"the manifest cannot be read: {error}") from error
+        known = {name: said[name] for name in Manifest.__struct_fields__ if name in said}
+        return structs.replace(msgspec.convert(known, ForeignManifest), said=said)
+    except msgspec.ValidationError as error:
+        raise InvalidField(f"the manifest cannot be read: {error}") from error
 
 
 def _time(text: str, field: str) -> int:
