@@ -19,14 +19,15 @@ from node.commands.witness import RecordFork, Witnessed
 from node.errors import LogUnproven, MalformedJson, PeerAnswerInvalid, PeerBehind, PeerFailed, Refusal
 from node.events.checkpoint import Checkpoint, bare_note, open_checkpoint, origin_of
 from node.events.cosignature import cosign, witness_name
+from node.events.signed_note import MAX_NOTE_BYTES
 from node.events.tree import roots_from_consistency, roots_from_last_leaf
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
 from node.runtime import Node
 from node.strict_json import scan_json
 
-# Room for the cosignatures of some hundred witnesses; of those nothing is kept.
-NOTE_BYTES = 1 << 16
+# Room for all that a note may carry: the cosignatures of many witnesses; of those nothing is kept.
+NOTE_BYTES = MAX_NOTE_BYTES
 BARE_NOTE_BYTES = 1 << 12
 PROOF_BYTES = 1 << 16
 COSIGN_TIMEOUT_S = 5.0

@@ -233,7 +233,7 @@ async def test_a_checkpoint_that_another_key_signed_is_worth_nothing(http: Serve
 
 
 async def test_others_signatures_on_a_checkpoint_are_neither_believed_nor_kept(http: Served, log: ShownLog):
-    log.spoilt = {"checkpoint": (200, log.note() + "\u2014 witness.example AAAAAA==\n")}
+    log.spoilt = {"checkpoint": (200, log.note() + "\u2014 witness.example AAAAAAA=\n")}
 
     (await pull(http)).expect(200)
 

@@ -1,21 +1,27 @@
 """Checkpoints: C2SP signed notes that commit the node to its log's size and root (PROTOCOL §10.2).
 
 Always: Ed25519 is deterministic, so there is one checkpoint per size without one being stored.
+Always: what a note says is looked at once its signature has verified; before that its first line is compared, and no more.
 
 Does not compute roots (see `tree.py`).
 """
 
 import base64
-import binascii
-from hashlib import sha256
 
 from msgspec import Struct
 
-from node.keys import Signer, verify
+from node.events.signed_note import (
+    ED25519,
+    Note,
+    VerifierKey,
+    ed25519_lines,
+    parse_note,
+    signature_line,
+    strict_b64decode,
+)
+from node.keys import Signer
 
-_EM_DASH = "\u2014"
-_ED25519 = b"\x01"
-_SIGNATURE_BYTES = 4 + 64
+_MAX_SIZE_DIGITS = 18
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
@@ -31,10 +37,25 @@ def origin_of(node_id: str) -> str:
     return f"{node_id.removeprefix('stigmem://')}/stigmem-log"
 
 
+def log_key(origin: str, public_key: bytes) -> VerifierKey:
+    """The key that signs the checkpoints of the log `origin`."""
+    return VerifierKey(name=origin, kind=ED25519, public_key=public_key)
+
+
+def note_text(checkpoint: Checkpoint) -> str:
+    """What is signed: three lines, each with its newline."""
+    return f"{checkpoint.origin}\n{checkpoint.size}\n{base64.b64encode(checkpoint.root).decode()}\n"
+
+
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
-    text = _note_text(checkpoint)
-    blob = _key_hash(checkpoint.origin, signer.public_key) + signer.sign(text.encode())
-    return f"{text}\n{_EM_DASH} {checkpoint.origin} {base64.b64encode(blob).decode()}\n"
+    text = note_text(checkpoint)
+    line = signature_line(log_key(checkpoint.origin, signer.public_key), signer.sign(text.encode()))
+    return f"{text}\n{line}\n"
+
+
+def origin_in(note: str) -> str:
+    """The first line of a note: whose log it says it is of, which holds once the note verified under that name."""
+    return parse_note(note).text.partition("\n")[0]
 
 
 def open_checkpoint(note: str, *, origin: str, public_key: bytes) -> Checkpoint:
@@ -48,49 +69,22 @@ def bare_note(note: str, *, origin: str, public_key: bytes) -> str:
 
 
 def _opened(note: str, origin: str, public_key: bytes) -> tuple[Checkpoint, str]:
-    text, separator, signatures = note.rpartition("\n\n")
-    if not separator:
-        raise ValueError("a signed note has a blank line before its signatures")
-    checkpoint = _parse_text(text + "\n")
-    if checkpoint.origin != origin:
+    parsed = parse_note(note)
+    if parsed.text.partition("\n")[0] != origin:
         raise ValueError("the checkpoint is of another log")
-    line = _signature_line(text + "\n", signatures, origin, public_key)
-    if line is None:
-        raise ValueError("the checkpoint carries no valid signature by that key")
-    return checkpoint, f"{text}\n\n{line}\n"
+    lines = ed25519_lines(parsed, log_key(origin, public_key))
+    return _parse_text(parsed), f"{parsed.text}\n{lines[0].line}\n"
 
 
-def _note_text(checkpoint: Checkpoint) -> str:
-    return f"{checkpoint.origin}\n{checkpoint.size}\n{base64.b64encode(checkpoint.root).decode()}\n"
-
-
-def _parse_text(text: str) -> Checkpoint:
-    lines = text.split("\n")
-    if len(lines) < 4 or not lines[0]:
-        raise ValueError("a checkpoint has three lines")
+def _parse_text(note: Note) -> Checkpoint:
+    """Lines behind the third are the log's own affair (c2sp.org/tlog-checkpoint): signed, and not looked at."""
+    lines = note.text[:-1].split("\n")
+    if len(lines) < 3 or not all(lines):
+        raise ValueError("a checkpoint has three lines, and none is empty")
     origin, size, root = lines[:3]
-    if not (size.isascii() and size.isdecimal()) or (len(size) > 1 and size[0] == "0") or len(size) > 18:
+    if not (size.isascii() and size.isdecimal()) or (len(size) > 1 and size[0] == "0") or len(size) > _MAX_SIZE_DIGITS:
         raise ValueError("the tree size is not a decimal number")
-    raw_root = base64.b64decode(root, validate=True)
+    raw_root = strict_b64decode(root)
     if len(raw_root) != 32:
         raise ValueError("the root is not 32 bytes")
     return Checkpoint(origin=origin, size=int(size), root=raw_root)
-
-
-def _signature_line(text: str, signatures: str, origin: str, public_key: bytes) -> str | None:
-    expected = _key_hash(origin, public_key)
-    for line in signatures.split("\n"):
-        parts = line.split(" ")
-        if len(parts) != 3 or parts[0] != _EM_DASH or parts[1] != origin:
-            continue
-        try:
-            blob = base64.b64decode(parts[2], validate=True)
-        except binascii.Error:
-            continue
-        if len(blob) == _SIGNATURE_BYTES and blob[:4] == expected and verify(public_key, text.encode(), blob[4:]):
-            return line
-    return None
-
-
-def _key_hash(name: str, public_key: bytes) -> bytes:
-    return sha256(name.encode() + b"\n" + _ED25519 + public_key).digest()[:4]

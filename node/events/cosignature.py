@@ -5,16 +5,20 @@ Always: a cosignature line is made from what was checked, and holds for one text
 Does not know when a witness may cosign (see `node/commands/witness.py`).
 """
 
-import base64
-import binascii
 import struct
-from hashlib import sha256
 
+from node.events.signed_note import (
+    TIMESTAMPED_ED25519,
+    SignatureLine,
+    VerifierKey,
+    parse_note,
+    parse_signature_line,
+    signature_line,
+)
 from node.keys import SIGNATURE_BYTES, Signer, verify
 
-_EM_DASH = "\u2014"
-_TIMESTAMPED_ED25519 = b"\x04"
-_BLOB = struct.Struct(f">4sQ{SIGNATURE_BYTES}s")
+_BLOB = struct.Struct(f">Q{SIGNATURE_BYTES}s")
+_MAX_TIME_S = 2**63 - 1
 
 
 def witness_name(node_id: str) -> str:
@@ -24,29 +28,41 @@ def witness_name(node_id: str) -> str:
 
 def cosign(note: str, *, name: str, signer: Signer, time_s: int) -> str:
     """The signature line of the witness `name` for a checkpoint's signed note."""
-    signature = signer.sign(_message(note, time_s))
-    blob = _BLOB.pack(_key_hash(name, signer.public_key), time_s, signature)
-    return f"{_EM_DASH} {name} {base64.b64encode(blob).decode()}"
+    signature = signer.sign(_message(_text_of(note), time_s))
+    return signature_line(_key(name, signer.public_key), _BLOB.pack(time_s, signature))
 
 
 def check_cosignature(line: str, *, note: str, name: str, public_key: bytes) -> int:
     """When (epoch, seconds) the witness signed the note. ValueError where the line is not that witness's, or does not hold."""
-    parts = line.split(" ")
-    if len(parts) != 3 or parts[0] != _EM_DASH or parts[1] != name:
+    parsed, key = parse_signature_line(line), _key(name, public_key)
+    if (parsed.name, parsed.key_hash) != (name, key.hash()):
         raise ValueError("not a signature line of that witness")
+    return _time_of(parsed, _text_of(note), public_key)
+
+
+def cosigned_at(note: str, witness: VerifierKey) -> int:
+    """When (epoch, seconds) the witness last signed the note. ValueError where it has not, or a line of it does not hold."""
+    parsed = parse_note(note)
+    return max(_time_of(line, parsed.text, witness.public_key) for line in parsed.lines_of(witness))
+
+
+def _time_of(line: SignatureLine, text: str, public_key: bytes) -> int:
     try:
-        key_hash, time_s, signature = _BLOB.unpack(base64.b64decode(parts[2], validate=True))
-    except (binascii.Error, struct.error) as error:
+        time_s, signature = _BLOB.unpack(line.blob)
+    except struct.error as error:
         raise ValueError("not a timestamped cosignature") from error
-    if key_hash != _key_hash(name, public_key) or not verify(public_key, _message(note, time_s), signature):
+    if time_s > _MAX_TIME_S or not verify(public_key, _message(text, time_s), signature):
         raise ValueError("the cosignature does not hold")
     return time_s
 
 
-def _message(note: str, time_s: int) -> bytes:
-    text = note.rpartition("\n\n")[0]
-    return f"cosignature/v1\ntime {time_s}\n{text}\n".encode()
+def _key(name: str, public_key: bytes) -> VerifierKey:
+    return VerifierKey(name=name, kind=TIMESTAMPED_ED25519, public_key=public_key)
 
 
-def _key_hash(name: str, public_key: bytes) -> bytes:
-    return sha256(name.encode() + b"\n" + _TIMESTAMPED_ED25519 + public_key).digest()[:4]
+def _text_of(note: str) -> str:
+    return note.rpartition("\n\n")[0] + "\n"
+
+
+def _message(text: str, time_s: int) -> bytes:
+    return f"cosignature/v1\ntime {time_s}\n{text}".encode()

@@ -56,8 +56,9 @@ def open_note(note: str, name: str, public_key: bytes) -> str:
 def parse_checkpoint(text: str, origin: str, public_key: bytes) -> tuple[int, bytes]:
     """Size and root of a checkpoint of the log `origin`, signed by its key."""
     lines = open_note(text, origin, public_key).split("\n")
-    if len(lines) != 4 or lines[3]:
-        raise NoteInvalid("not three lines")
+    # Lines behind the third are the log's own affair, as long as none of them is empty.
+    if len(lines) < 4 or not all(lines[:-1]):
+        raise NoteInvalid("not three lines, or an empty one")
     if lines[0] != origin:
         raise NoteInvalid(f"checkpoint of {lines[0]!r}, not of {origin!r}")
     if not lines[1].isascii() or not lines[1].isdigit() or str(int(lines[1])) != lines[1]:
@@ -100,7 +101,7 @@ def strict_base64(text: str) -> bytes:
 
 def _signature_line(line: str) -> tuple[str, bytes, bytes]:
     dash, name, encoded, *rest = [*line.split(" "), "", ""]
-    if dash != "\u2014" or not name or "+" in name or rest != ["", ""]:
+    if dash != "\u2014" or not name or "+" in name or name.split() != [name] or rest != ["", ""]:
         raise NoteInvalid(f"not a signature line: {line!r}")
     signature = strict_base64(encoded)
     if len(signature) < 5:

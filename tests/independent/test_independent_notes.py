@@ -45,7 +45,7 @@ REFUSED = {
     "carriage returns": _signed(TEXT.replace("\n", "\r\n")),
     "a size with leading zeros": _signed(TEXT.replace("\n3\n", "\n03\n")),
     "a size that is no number": _signed(TEXT.replace("\n3\n", "\n-3\n")),
-    "a fourth line": _signed(TEXT + "extension\n"),
+    "an empty extension line": _signed(TEXT + "one\n\ntwo\n"),
     "a short root": _signed(f"{ORIGIN}\n3\nAAAA\n"),
     "a root with loose bits": _signed(f"{ORIGIN}\n3\n{'A' * 42}B=\n"),
     "one good and one bad signature of ours": GOOD + signature_line(TEXT + "x", ORIGIN),
