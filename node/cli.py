@@ -20,13 +20,16 @@ from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
 from node.keys import KeyFileError
+from node.log_console import NodeLog
 from node.logging import configure_logging
 from node.peer_console import Console
 from node.runtime import StartupError
 from node.serve import serve
 from replay.cli import add_replay_commands
+from replay.log_cli import add_log_commands
 
 FAILED, MISUSED = 1, 2
+DEFAULT_URL = "http://localhost:8765"
 _PEER_VERBS = {
     "add": "register a peer",
     "declare": "our signed declaration, which another node registers us by; with --to brought there",
@@ -57,7 +60,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_tokens(commands)
     _add_peers(commands)
     add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
+    add_log_commands(commands, lambda: _node_log(environ), environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"))
     return parser
+
+
+def _node_log(environ: Mapping[str, str]) -> NodeLog:
+    return NodeLog(url=environ.get("STIGMEM_URL", DEFAULT_URL), bearer=environ.get("STIGMEM_API_KEY") or None)
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
@@ -204,7 +212,7 @@ def _at_node(run) -> int:
     if not bearer:
         return _fail(ConfigError("STIGMEM_API_KEY: not set; it is the bearer for the node at STIGMEM_URL"))
     try:
-        answer = run(os.environ.get("STIGMEM_URL", "http://localhost:8765"), bearer)
+        answer = run(os.environ.get("STIGMEM_URL", DEFAULT_URL), bearer)
     except (client.NodeRefused, ConfigError, KeyFileError, Refusal, ValueError) as error:
         return _fail(error)
     print(answer.decode())

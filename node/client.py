@@ -75,7 +75,7 @@ def _attestation(statement: Statement, key_file: str, passphrase: str | None) ->
 
 def ask(
     url: str,
-    bearer: str,
+    bearer: str | None,
     method: str,
     path: str,
     body: bytes | None = None,
@@ -83,12 +83,18 @@ def ask(
     timeout_s: float = TIMEOUT_S,
     max_bytes: int = MAX_ANSWER_BYTES,
 ) -> bytes:
-    """The body of the node's answer. Raises NodeRefused where that is no success, is too long, or does not come."""
+    """The body of the node's answer; without a bearer it is asked as by anybody.
+
+    Raises NodeRefused where that is no success, is too long, or does not come.
+    """
     return asyncio.run(_send(url.rstrip("/") + path, bearer, method, body, timeout_s, max_bytes))
 
 
-async def _send(url: str, bearer: str, method: str, body: bytes | None, timeout_s: float, max_bytes: int) -> bytes:
-    headers = {"Authorization": f"Bearer {bearer}"} | ({} if body is None else {"Content-Type": "application/json"})
+async def _send(
+    url: str, bearer: str | None, method: str, body: bytes | None, timeout_s: float, max_bytes: int
+) -> bytes:
+    headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+    headers |= {} if body is None else {"Content-Type": "application/json"}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (

@@ -40,8 +40,10 @@ ALLOWED = {
     "node.http": OUTGOING | {"node.countersign"},
     "node.client": COMMANDS,
     "node.peer_console": {"node.client"},
+    "node.log_console": EVENTS | {"node.client", "replay.log_source"},
     "node.serve": OUTGOING | {"node.http", "node.sync"},
-    "node.cli": OUTGOING | {"node.client", "node.peer_console", "node.serve", "node.logging", "replay"},
+    "node.cli": OUTGOING
+    | {"node.client", "node.log_console", "node.peer_console", "node.serve", "node.logging", "replay"},
     "replay": REPLAY,
 }
 

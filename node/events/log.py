@@ -192,6 +192,23 @@ class Log:
         with storage_errors(), self._store.begin() as txn:
             return self._item(txn, offset, index)
 
+    def items_with(self, needle: bytes) -> Iterator[int]:
+        """Offsets of the items that hold these bytes as they lie there, in order. Reads every item: for offline use."""
+        with storage_errors(), self._store.begin() as txn:
+            for key, row in txn.cursor(db=self._store.table("items")):
+                if needle in row:
+                    if len(key) != ITEM_KEY.size:
+                        raise LogDamaged("the table of items has a key that is not an offset and an index")
+                    yield ITEM_KEY.unpack(key)[0]
+
+    def all_stored(self) -> Iterator[bytes]:
+        """Header ‖ signature of every entry, in order, from one snapshot: for offline use."""
+        with storage_errors(), self._store.begin() as txn:
+            for offset, (key, stored) in enumerate(txn.cursor(db=self._store.table("headers"))):
+                if key != OFFSET_KEY.pack(offset):
+                    raise LogDamaged(f"offset {offset}: the entry is missing", offset=offset)
+                yield stored
+
     @contextmanager
     def tree(self) -> Iterator[ReadNode]:
         """A reader of tree hashes, all from one snapshot."""
