@@ -114,9 +114,11 @@ class FolderLog:
         checkpoint, note = self._checkpoint_for(offset, wanted)
         if wanted.goes_on_from is not None and not 0 < wanted.goes_on_from <= checkpoint.size:
             raise NotDone(f"--consistency-from is a size from 1 to {checkpoint.size}")
-        bundle = make_bundle(self._log, offset, checkpoint, note, item=item, goes_on_from=wanted.goes_on_from)
         try:
+            bundle = make_bundle(self._log, offset, checkpoint, note, item=item, goes_on_from=wanted.goes_on_from)
             check_bundle(bundle, LogKey(public_key=self._public_key, origin=self._origin))
+        except LogDamaged as damage:
+            raise Damaged(offset, damage.detail) from damage
         except ValueError as error:
             raise Damaged(offset, str(error)) from error
         return bundle
@@ -124,8 +126,8 @@ class FolderLog:
     def show(self, wanted: Wanted) -> ShownEntry:
         """The entry with all its items, and what is wrong with it."""
         offset, _ = self._place(wanted)
-        stored = self._log.stored(offset)
-        header, leaf = open_header(stored), leaf_hash(stored)
+        header, stored = self._header(offset), self._log.stored(offset)
+        leaf = leaf_hash(stored)
         with self._log.tree() as read:
             is_in_tree = read(0, offset) == leaf
         items = tuple(self._shown_item(offset, index, said) for index, said in enumerate(header.items))
@@ -156,10 +158,16 @@ class FolderLog:
             return self._place_of_fact(wanted.fact_id)
         if not 0 <= wanted.offset < self._size:
             raise NotDone(f"the log has {self._size} entries, the last one at {self._size - 1}")
-        count = len(open_header(self._log.stored(wanted.offset)).items)
+        count = len(self._header(wanted.offset).items)
         if wanted.item is not None and not 0 <= wanted.item < count:
             raise NotDone(f"the entry has {count} items, the last one is {count - 1}")
         return wanted.offset, wanted.item
+
+    def _header(self, offset: int) -> Header:
+        try:
+            return open_header(self._log.stored(offset))
+        except LogDamaged as damage:
+            raise Damaged(offset, damage.detail) from damage
 
     def _place_of_fact(self, fact_id: str) -> tuple[int, int]:
         """Where the fact first entered this log."""

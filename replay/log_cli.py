@@ -75,7 +75,7 @@ class _Sources:
 def _add_head(commands: argparse._SubParsersAction, sources: _Sources) -> None:
     def run(arguments: argparse.Namespace) -> None:
         with sources.open(arguments) as log:
-            print(head_text(log.head()))
+            _show(head_text(log.head()))
 
     parser = _command(commands, "head", "size, root, key and signed checkpoint", run)
     _add_data_dir(parser)
@@ -86,7 +86,7 @@ def _add_show(commands: argparse._SubParsersAction, sources: _Sources) -> None:
     def run(arguments: argparse.Namespace) -> None:
         with sources.folder(arguments) as log:
             shown = log.show(_wanted(arguments.entry))
-        print(msgspec.json.encode(shown).decode() if arguments.json else _entry_text(shown))
+        _show(msgspec.json.encode(shown).decode() if arguments.json else _entry_text(shown))
         if shown.problems:
             raise DoesNotHold(f"offset {arguments.entry}: {'; '.join(shown.problems)}")
 
@@ -100,7 +100,7 @@ def _add_tail(commands: argparse._SubParsersAction, sources: _Sources) -> None:
     def run(arguments: argparse.Namespace) -> None:
         with sources.open(arguments) as log:
             for line in log.tail(arguments.lines, follow=arguments.follow):
-                print(line_text(line), flush=True)
+                _show(line_text(line))
 
     parser = _command(commands, "tail", "the newest entries, one line each", run)
     _add_data_dir(parser)
@@ -123,7 +123,7 @@ def _add_proof(commands: argparse._SubParsersAction, sources: _Sources) -> None:
         with sources.open(arguments) as log:
             bundle = encode_bundle(log.bundle(wanted))
         if arguments.out is None:
-            print(bundle.decode(), end="")
+            _show(bundle.decode().rstrip("\n"))
         else:
             arguments.out.write_bytes(bundle)
 
@@ -152,7 +152,7 @@ def _add_verify(commands: argparse._SubParsersAction) -> None:
             witnesses=tuple(map(witness_named, arguments.witness)),
         )
         for line in verdict(asked):
-            print(plain(line))
+            _show(plain(line))
 
     parser = _command(commands, "verify", "check a proof bundle or a checkpoint, offline", run)
     parser.add_argument("file", type=Path, metavar="FILE", help="a proof bundle, or a signed checkpoint")
@@ -191,6 +191,12 @@ def _run(run: Run, arguments: argparse.Namespace) -> int:
     except _TROUBLE as error:
         return _say(error.detail if isinstance(error, Refusal) else str(error), NOT_DONE)
     return OK
+
+
+def _show(text: str) -> None:
+    """Print, with an escape for what this terminal has no character for: in JSON it reads the same."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def _say(words: str, code: int) -> int:

@@ -78,8 +78,8 @@ def plain(text: str) -> str:
 def head_text(head: LogHead) -> str:
     notes = [note for note in (head.note, head.cosigned) if note is not None]
     key = "not told by the node: its federation is off" if head.key is None else str(head.key)
-    lines = [f"size {head.size}", f"root {head.root.hex()}", f"key {key}", *(f"\n{note}" for note in notes)]
-    return "\n".join("\n".join(map(plain, line.split("\n"))) for line in lines).rstrip("\n")
+    lines = [f"size {head.size}", f"root {head.root.hex()}", f"key {key}", *(f"\n{note.rstrip()}" for note in notes)]
+    return "\n".join(plain(line) for line in "\n".join(lines).split("\n"))
 
 
 def line_text(line: LogLine) -> str:

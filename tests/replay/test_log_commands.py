@@ -107,7 +107,7 @@ def test_an_entry_that_does_not_hold_is_named_and_no_proof_of_it_is_given_out(so
     shown = on(data_dir.parent, "show", offset)
     proof = on(data_dir.parent, "proof", offset, "--item", "1", "--sign-with", sound[0] / "node.key")
 
-    assert shown.code == BROKEN and words in shown.stderr
+    assert shown.code == BROKEN and f"offset {offset}: {words}" in shown.stderr
     assert (proof.code, proof.stdout) == (BROKEN, "")
 
 
@@ -224,6 +224,17 @@ def test_a_folder_without_a_log_and_a_file_that_is_none_are_told_apart(tmp_path,
     (data_dir / "log" / "data.mdb").write_bytes(b"no LMDB file" * 1000)
     damaged = run_log("head", "--data-dir", data_dir)
     assert damaged.code == BROKEN and "the file is damaged" in damaged.stderr
+
+
+def test_a_terminal_that_knows_ascii_alone_is_given_escapes(sound, tmp_path):
+    folder, entries = sound
+    output = tmp_path / "output"
+    for command in (("head",), ("tail", "-n", "99"), ("show", fact_of(entries)[1]), ("proof", "0")):
+        signed = ("--sign-with", folder / "node.key") if command[0] in ("head", "proof") else ()
+        with output.open("w", encoding="ascii") as terminal:
+            assert run_log(*command, "--data-dir", folder / "data", *signed, terminal=terminal).code == DONE
+        assert output.read_bytes()
+    assert json.loads(output.read_bytes())["checkpoint"].startswith(ORIGIN)
 
 
 def test_a_node_that_does_not_answer_is_said_in_one_line():
