@@ -52,6 +52,7 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 class ShownEntry(Struct, frozen=True, kw_only=True):
     """One entry. `problems` is empty where signature, place, leaf and commitments hold."""
 
+    offset: int
     header: Header
     leaf_hash: str
     items: tuple[ShownItem, ...]
@@ -139,7 +140,11 @@ class FolderLog:
         }
         problems = [*(words for words, is_so in holds.items() if not is_so), *(item.problem for item in items)]
         return ShownEntry(
-            header=header, leaf_hash=leaf.hex(), items=items, problems=tuple(words for words in problems if words)
+            offset=offset,
+            header=header,
+            leaf_hash=leaf.hex(),
+            items=items,
+            problems=tuple(words for words in problems if words),
         )
 
     def _require_tree(self) -> None:
@@ -192,7 +197,7 @@ class FolderLog:
                 "a proof needs a signed checkpoint: give the node's (--checkpoint NOTE) or its key (--sign-with KEY)"
             )
         cosigned, lines = self._cosigned()
-        size = wanted.size or (cosigned if cosigned > offset else self._size)
+        size = wanted.size if wanted.size is not None else cosigned if cosigned > offset else self._size
         if not offset < size <= self._size:
             raise NotDone(f"--size is from {offset + 1} to {self._size}")
         return self._checkpoint(size), self._note(size, lines if size == cosigned else [])

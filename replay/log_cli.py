@@ -88,7 +88,7 @@ def _add_show(commands: argparse._SubParsersAction, sources: _Sources) -> None:
             shown = log.show(_wanted(arguments.entry))
         _show(msgspec.json.encode(shown).decode() if arguments.json else _entry_text(shown))
         if shown.problems:
-            raise DoesNotHold(f"offset {arguments.entry}: {'; '.join(shown.problems)}")
+            raise DoesNotHold(f"offset {shown.offset}: {'; '.join(shown.problems)}")
 
     parser = _command(commands, "show", "one entry with its items, and whether it holds; of a data folder", run)
     _add_entry(parser)

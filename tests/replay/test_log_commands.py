@@ -201,6 +201,7 @@ NOT_POSSIBLE = {
     "another node's key": ("head", "--sign-with", "other.key"),
     "a key file that is not there": ("head", "--sign-with", "missing.key"),
     "a tree that is too small": ("proof", "3", "--sign-with", "node.key", "--size", "3"),
+    "a tree of nothing": ("proof", "0", "--sign-with", "node.key", "--size", "0"),
     "a tree that is too large": ("proof", "3", "--sign-with", "node.key", "--size", "99999"),
     "an older tree that is larger": ("proof", "3", "--sign-with", "node.key", "--size", "5", "--consistency-from", "6"),
     "an older tree of nothing": ("proof", "3", "--sign-with", "node.key", "--consistency-from", "0"),
