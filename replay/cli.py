@@ -1,4 +1,4 @@
-"""The commands `stigmem replay verify` and `stigmem replay rebuild`, and the same as `python -m replay`.
+"""The commands `stigmem replay verify` and `stigmem replay rebuild`, beside those of `audit_cli.py`, also as `python -m replay`.
 
 Always: results on stdout, trouble on stderr in one line. Exit code 0: sound; 2: could not be done; 6: damage, which the
 last line of stdout names too.
@@ -14,23 +14,25 @@ from pathlib import Path
 from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
+from replay.audit_cli import add_audit_command
 from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
 from replay.rebuild import rebuild_views
 from replay.verify import NotExtended, SizeAndRoot, verify
 
 OK, NOT_DONE, DAMAGED = 0, 2, 6
+_DESCRIPTION = "check the log, tell what is in it, or make the views anew"
 _HEAD = re.compile(r"(0|[1-9][0-9]{0,17}):([0-9a-f]{64})")
 
 
 def add_replay_commands(subparsers: argparse._SubParsersAction, default_data_dir: str | None = None) -> None:
-    """Add `replay verify` and `replay rebuild`; each sets `handler`, a function from arguments to exit code."""
-    replay = subparsers.add_parser("replay", help="check the log, or make the views anew")
+    """Add the commands of `replay`; each sets `handler`, a function from arguments to exit code."""
+    replay = subparsers.add_parser("replay", help=_DESCRIPTION)
     _add_commands(replay.add_subparsers(dest="replay_command", required=True, metavar="COMMAND"), default_data_dir)
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m replay", description="check the log, or make the views anew")
+    parser = argparse.ArgumentParser(prog="python -m replay", description=_DESCRIPTION)
     _add_commands(parser.add_subparsers(dest="replay_command", required=True, metavar="COMMAND"), None)
     parsed = parser.parse_args(arguments)
     return parsed.handler(parsed)
@@ -84,6 +86,7 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     rebuilds = commands.add_parser("rebuild", help="fold the log into new views; the node must be stopped")
     _add_data_dir(rebuilds, default_data_dir)
     rebuilds.set_defaults(handler=run_rebuild)
+    add_audit_command(commands, default_data_dir)
 
 
 def _add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
