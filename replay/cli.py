@@ -17,6 +17,7 @@ from node.folder_lock import FolderInUse
 from replay.audit_cli import add_audit_command
 from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
+from replay.diff_cli import add_diff_command
 from replay.rebuild import rebuild_views
 from replay.verify import NotExtended, SizeAndRoot, verify
 
@@ -87,6 +88,7 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     _add_data_dir(rebuilds, default_data_dir)
     rebuilds.set_defaults(handler=run_rebuild)
     add_audit_command(commands, default_data_dir)
+    add_diff_command(commands, default_data_dir)
 
 
 def _add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
