@@ -1,6 +1,7 @@
 """The command `stigmem replay diff`: its arguments (docs/audit.md); it ends as `stigmem replay audit` does."""
 
 import argparse
+from contextlib import closing
 
 from node.times import parse_rfc3339
 from replay.audit_cli import add_data_dir, run_on_evidence
@@ -36,7 +37,8 @@ def _diff(evidence: Evidence, arguments: argparse.Namespace, output: Output) -> 
         raise NoSuchPlace(f"--from stands behind --to: offset {first} behind offset {end}")
     ends = ends_of(evidence, first, end)
     write = write_json if arguments.json else write_text
-    write(changes(evidence, ends), ends, evidence, output)
+    with closing(changes(evidence, ends)) as found:
+        write(found, ends, evidence, output)
 
 
 def _place(text: str) -> str:

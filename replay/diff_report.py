@@ -15,7 +15,8 @@ _MOST_TEXT = 120
 
 def write_text(found: Iterator[Change], ends: Ends, evidence: Evidence, output: Output) -> None:
     """One block per subject that changed, totals at the end."""
-    output.line(f"log of {evidence.node_id}")
+    for line in evidence.heading():
+        output.line(line)
     output.line(f"from {_place_words(ends.first, ends.first_ms)}")
     output.line(f"to   {_place_words(ends.end, ends.end_ms)}")
     counts: Counter[tuple[str, str]] = Counter()

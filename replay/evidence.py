@@ -38,13 +38,21 @@ class NoSuchPlace(Exception):
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """A checked log: its number of entries, the root over them, whose it is, and a folder to fold into."""
+    """A checked log: its number of entries, the root over them, whose it is, and a folder to fold into.
+
+    `node_id` is empty for a log without entries.
+    """
 
     log: Log
     size: int
     root: bytes
     node_id: str
     scratch: Path
+
+    def heading(self) -> list[str]:
+        """How every text about it begins."""
+        whose = self.node_id or "nobody yet"
+        return [f"log of {whose}", f"head {self.size}:{self.root.hex()}; chain, signatures, items and tree hold"]
 
 
 class InclusionProof(Struct, frozen=True, kw_only=True):

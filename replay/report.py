@@ -44,9 +44,8 @@ class ReportWriter:
         self._conflicts: Counter[str] = Counter()
 
     def begin(self) -> None:
-        evidence = self._evidence
-        self._output.line(f"audit of the log of {evidence.node_id}")
-        self._output.line(f"head {evidence.size}:{evidence.root.hex()}; chain, signatures, items and tree hold")
+        for line in self._evidence.heading():
+            self._output.line(line)
 
     def event(self, entry: Entry, act: Act, view: View) -> None:
         day, _, time = format_ms(entry.at_ms).removesuffix("Z").partition("T")

@@ -20,7 +20,6 @@ Kind = Literal[
     "conflict",
     "token",
     "peer",
-    "page",
     "checkpoint",
 ]
 

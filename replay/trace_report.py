@@ -10,7 +10,7 @@ from replay.acts import Act
 from replay.evidence import Evidence, InclusionProof, proof_of
 from replay.report import actor_words
 from replay.shown import Output, cut
-from replay.trace_steps import FactRef, Life, Standing, Step, TokenRef
+from replay.trace_steps import FactRef, Life, Standing, Step, TokenRef, Verb
 
 _MOST_VALUE = 200
 _SHORT = 12
@@ -43,8 +43,8 @@ class TraceReport:
 
     def write(self, standings: list[Standing | None], output: Output) -> None:
         evidence = self._evidence
-        output.line(f"log of {evidence.node_id}")
-        output.line(f"head {evidence.size}:{evidence.root.hex()}; chain, signatures, items and tree hold")
+        for line in evidence.heading():
+            output.line(line)
         for life, standing in zip(self._lives, standings, strict=True):
             output.line("")
             for line in _heading(life.fact):
@@ -58,11 +58,11 @@ class TraceReport:
 
 def step_words(step: Step, actor: Actor) -> str:
     """One step in words; names in it are as they were logged."""
-    return _WORDS[step.verb](step, actor_words(actor))
+    return WORDS[step.verb](step, actor_words(actor))
 
 
 # How each step is told; `who` caused the event.
-_WORDS: dict[str, Callable[[Step, str], str]] = {
+WORDS: dict[Verb, Callable[[Step, str], str]] = {
     "written": lambda step, who: f"written by {who}{_inside(step.garden_id)}",
     "written_and_held": lambda step, who: (
         f"written by {who}, held in quarantine {step.garden_id}{_because(step.reason)}"

@@ -1,10 +1,37 @@
 """What a trace is made of: the fact's life, its steps, and how it stands in the end (docs/audit.md)."""
 
+from typing import Literal
+
 from msgspec import Struct
 
 from node.events.facts import Fact, Judgement, Scope, Value
 from node.projections.base import Place
 from node.projections.fact_rows import FactRow
+
+Verb = Literal[
+    "written",
+    "written_and_held",
+    "written_to_resolve",
+    "received",
+    "received_and_held",
+    "refused",
+    "countersigned",
+    "admitted",
+    "rejected",
+    "sealed",
+    "became_servable",
+    "contradicted",
+    "contradiction_resolved",
+    "retracted",
+    "superseded",
+    "put_aside",
+    "withdrew",
+    "derived_from_it",
+    "token_revoked",
+    "garden_deleted",
+    "in_page",
+    "given",
+]
 
 
 class FactRef(Struct, frozen=True, kw_only=True):
@@ -34,7 +61,7 @@ class TokenRef(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Step(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that happened to the fact; what does not apply is left out."""
 
-    verb: str
+    verb: Verb
     by: FactRef | None = None
     facts: tuple[FactRef, ...] = ()
     token: TokenRef | None = None

@@ -22,6 +22,7 @@ from tests.events.logs import write_log
 from tests.events.samples import fact, samples
 from tests.replay.folders import REPOSITORY, edit, files_of, flip, key, make_folder, replay
 from tests.replay.story import ATLAS, BILLING, BOT, ESCAPES, ORG_A, ORG_B, Story, lines, live_through, told, written
+from tests.served import Served
 
 PROV = Namespace("http://www.w3.org/ns/prov#")
 STIGMEM = Namespace(TERMS)
@@ -184,7 +185,7 @@ def test_filters_combine(story: Story):
 def test_the_report_is_grouped_by_day_aligned_and_ends_with_totals(story: Story):
     report = told(story.a, "audit").stdout.splitlines()
 
-    assert report[0] == f"audit of the log of {ORG_A}"
+    assert report[0] == f"log of {ORG_A}"
     assert re.fullmatch(r"head 23:[0-9a-f]{64}; chain, signatures, items and tree hold", report[1])
     assert [line for line in report if line.endswith("(UTC)")] == ["2026-05-04 (UTC)"]
     starts = [line.index("  12:00:00.") for line in report if "  12:00:00." in line]
@@ -219,6 +220,15 @@ def test_auditing_writes_nothing_into_the_folder(story: Story):
     before = files_of(story.a)
     told(story.a, "audit")
     assert files_of(story.a) == before
+
+
+async def test_a_running_node_is_audited_as_it_stands(http: Served):
+    record = await http.write()
+
+    done = replay("audit", http.folder, "--entity", record["entity"])
+
+    assert done.code == 0 and f"asserted fact {record['id']}" in done.stdout
+    await http.write()
 
 
 # W3C PROV

@@ -1,7 +1,7 @@
 """`replay audit --trace`: one fact's whole life, with the proof of each step; checked by RFC 6962 as somebody else wrote it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rdflib import Graph, Literal, Namespace, URIRef
@@ -9,9 +9,12 @@ from rdflib import Graph, Literal, Namespace, URIRef
 from node.events.facts import FactAsserted, FactsSealed, Seal
 from node.events.peers import PageServed
 from replay.prov import TERMS
+from replay.trace_report import WORDS
+from replay.trace_steps import Verb
 from tests.events.logs import write_log
 from tests.events.samples import FORGET_MS, fact, samples
 from tests.independent.merkle import check_inclusion
+from tests.replay.folders import REPOSITORY
 from tests.replay.story import ATLAS, BOT, ORG_A, ORG_B, Story, lines, live_through, told
 
 PROV, STIGMEM = Namespace("http://www.w3.org/ns/prov#"), Namespace(TERMS)
@@ -33,6 +36,13 @@ def steps(records: list[dict[str, Any]], origin: str = ORG_A) -> list[tuple[int,
         for record in records
         if record["record"] == "step" and record["fact"] is not None and record["fact"]["origin"] == origin
     ]
+
+
+def test_every_step_has_its_words_and_is_on_its_page():
+    page = (REPOSITORY / "docs" / "audit.md").read_text().partition("## `stigmem replay audit --trace FACT`")[2]
+
+    assert set(WORDS) == set(get_args(Verb))
+    assert {verb for verb in get_args(Verb) if f"`{verb}`" not in page} == set()
 
 
 def test_a_held_fact_is_followed_from_its_token_to_its_admission_and_beyond(story: Story):
