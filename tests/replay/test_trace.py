@@ -6,13 +6,14 @@ from typing import Any, get_args
 import pytest
 from rdflib import Graph, Literal, Namespace, URIRef
 
-from node.events.facts import FactAsserted, FactsSealed, Seal
-from node.events.peers import PageServed
+from node.events.facts import Fact, FactAsserted, FactsSealed, Seal
+from node.events.gardens import FactPromoted
+from node.events.peers import PageServed, PushReceived, Receipt, Receipts
 from replay.prov import TERMS
 from replay.trace_report import WORDS
 from replay.trace_steps import Verb
 from tests.events.logs import write_log
-from tests.events.samples import FORGET_MS, fact, samples
+from tests.events.samples import FORGET_MS, QUARANTINE_ID, fact, samples
 from tests.independent.merkle import check_inclusion
 from tests.replay.folders import REPOSITORY
 from tests.replay.story import ATLAS, BOT, ORG_A, ORG_B, Story, lines, live_through, told
@@ -239,3 +240,56 @@ def test_more_facts_than_a_trace_tells_are_refused_by_name(tmp_path: Path):
     done = told(tmp_path, "audit", "--trace", "sha256:" + "0" * 64)
 
     assert done.code == 1 and "more than 100" in done.stderr
+
+
+def test_a_retraction_that_came_first_is_told_when_the_fact_comes(tmp_path: Path):
+    claim = {"entity": f"{ORG_B}/thing", "is_foreign": True}
+    said = fact(1, **claim, hlc="1777896000000.001")
+    ended = fact(2, **claim, hlc="1777896000000.002", value=said.value, confidence=0.0)
+    write_log(tmp_path, [samples()[0], *(_received(one) for one in (ended, said))])
+
+    records = traced(tmp_path, said.id)
+
+    assert steps(records, ORG_B) == [(2, "received"), (2, "retracted")]
+    assert records[2]["step"]["by"]["id"] == ended.id and records[2]["step"]["by"]["offset"] == 1
+
+
+def test_what_a_held_fact_ends_it_ends_when_it_is_admitted(tmp_path: Path):
+    claim = {"entity": f"{ORG_B}/thing", "is_foreign": True}
+    said, ending = fact(1, **claim), fact(2, **claim, supersedes=(fact(1).id,))
+    held = _received(ending, quarantine_garden_id=QUARANTINE_ID, quarantine_reason="first_contact")
+    admitted = FactPromoted(
+        fact_id=ending.id, origin=ORG_B, garden_id=QUARANTINE_ID, target_garden_id=None, reason="known"
+    )
+    write_log(tmp_path, [samples()[0], _received(said), held, admitted])
+
+    assert steps(traced(tmp_path, said.id), ORG_B) == [(1, "received"), (3, "superseded")]
+    assert traced(tmp_path, said.id)[2]["step"]["by"]["offset"] == 2
+    assert steps(traced(tmp_path, ending.id), ORG_B) == [(2, "received_and_held"), (3, "admitted"), (3, "withdrew")]
+
+
+def test_a_contradiction_that_an_admission_brings_about_is_told_at_the_admission(tmp_path: Path):
+    claim = {"entity": f"{ORG_B}/thing", "is_foreign": True}
+    here, other = fact(1, **claim), fact(2, **claim)
+    held = _received(other, quarantine_garden_id=QUARANTINE_ID, quarantine_reason="first_contact")
+    admitted = FactPromoted(
+        fact_id=other.id, origin=ORG_B, garden_id=QUARANTINE_ID, target_garden_id=None, reason="known"
+    )
+    write_log(tmp_path, [samples()[0], _received(here), held, admitted])
+
+    assert steps(traced(tmp_path, here.id), ORG_B) == [(1, "received"), (3, "contradicted")]
+    assert steps(traced(tmp_path, other.id), ORG_B)[1:] == [(3, "admitted"), (3, "contradicted")]
+    assert traced(tmp_path, here.id)[-1]["is_contradicted"] is True
+
+
+def _received(taken: Fact, **held: str) -> PushReceived:
+    """A push that brings this fact alone."""
+    receipt = {"judgement": None, "quarantine_garden_id": None, "quarantine_reason": None} | held
+    return PushReceived(
+        node_id=ORG_B,
+        nonce=f"nonce-{taken.id}",
+        forget_ms=FORGET_MS,
+        known=0,
+        outcome=Receipts(refused=()),
+        receipts=(Receipt(fact=taken, **receipt),),
+    )
