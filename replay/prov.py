@@ -196,13 +196,15 @@ def _of_fact(thing: Thing) -> Description:
     said = {f"stigmem:{word}": getattr(thing, word) for word in words if getattr(thing, word) is not None}
     if thing.fact_hash is not None and thing.role != "attested":
         said["prov:alternateOf"] = body_iri(thing.fact_hash)
+    if thing.role == "refused":
+        return said | {"stigmem:claimedSource": thing.source or "", "stigmem:reason": thing.reason or ""}
     if thing.source is not None:
         said["prov:wasAttributedTo"] = _source_iri(thing)
     return said | _unless_empty("prov:wasDerivedFrom", parents_of(thing.derived_from))
 
 
 def _source_of(thing: Thing, node_id: str) -> list[Description]:
-    if thing.source is None:
+    if thing.source is None or thing.role == "refused":
         return []
     return [{"@id": _source_iri(thing), "@type": "prov:Agent", "stigmem:name": thing.source}]
 
@@ -217,6 +219,9 @@ def _thing_iri(thing: Thing, entry: Entry, node_id: str) -> str:
             return name_iri(thing.id, node_id)
         case "fact" if thing.role == "attested":
             return body_iri(thing.fact_hash or "")
+        case "fact" if thing.role == "refused":
+            # Who says it wrote it is not believed: it must not be told of the fact that origin really has under this id.
+            return f"urn:stigmem:refused:{entry.leaf.hex()}:{_quoted(thing.id)}"
         case "fact":
             return fact_iri(thing.origin or thing.received_from or "", thing.id)
         case "token":

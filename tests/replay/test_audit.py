@@ -291,6 +291,15 @@ def test_a_received_fact_was_used_here_and_generated_elsewhere(story: Story, gra
     assert list(graph.objects(taken, PROV.wasGeneratedBy)) == []
 
 
+def test_a_refused_fact_is_none_of_the_facts_that_its_bearer_may_have(story: Story, graph: Graph):
+    batch = lines(story.a)[story.offsets["batch"]]["leaf_hash"]
+    refused = URIRef(f"urn:stigmem:refused:{batch}:{story.facts['refused']['id']}")
+
+    assert set(graph.objects(refused, STIGMEM.claimedSource)) == {Literal(f"{ORG_A}/agent/crm")}
+    assert list(graph.objects(refused, PROV.wasAttributedTo)) == []
+    assert set(graph.triples((fact_node(story.facts["refused"]["id"], ORG_B), None, None))) == set()
+
+
 def test_a_contradiction_is_derived_from_both_facts_and_ends_with_its_resolution(story: Story, graph: Graph):
     (conflict,) = (subject for subject in graph.subjects(STIGMEM.kind, Literal("conflict")))
 
