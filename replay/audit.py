@@ -142,7 +142,9 @@ def _is_with(asked: str, entry: Entry, things: tuple[Thing, ...], view: View) ->
     """Whether a peer, by its node_id or the id it was registered under, has to do with the event."""
     known = view.peers.by_id(asked)
     wanted = asked if known is None else in_normal_form(known.node_id)
-    named = [thing.id for thing in things if thing.kind == "peer"] + [thing.received_from for thing in things]
+    named = [thing.id for thing in things if thing.kind in ("peer", "principal")] + [
+        thing.received_from for thing in things
+    ]
     if entry.actor.via == "peer":
         named.append(entry.actor.principal)
     return wanted in _names(iter(named))

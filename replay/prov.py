@@ -58,6 +58,7 @@ _INVALIDATED = {"retracted", "superseded", "put_aside", "rejected", "settled", "
 _TYPES = {
     "node": "prov:Agent",
     "peer": "prov:Agent",
+    "principal": "prov:Agent",
     "fact": "prov:Entity",
     "token": "prov:Entity",
     "garden": "prov:Entity",
@@ -141,7 +142,7 @@ def parents_of(derived_from: tuple[str, ...]) -> list[str]:
 def _activity(entry: Entry, act: Act, node_id: str, agents: list[Description]) -> Description:
     at = format_ms(entry.at_ms)
     used = [_thing_iri(t, entry, node_id) for t in act.things if t.kind in _TYPES and _is_used(t)]
-    about = [_thing_iri(t, entry, node_id) for t in act.things if t.kind in ("peer", "node")]
+    about = [_thing_iri(t, entry, node_id) for t in act.things if _TYPES.get(t.kind) == "prov:Agent"]
     if entry.actor.via == "capability" and entry.actor.credential is not None:
         used.append(_token_iri(entry.actor.credential))
     activity = {
@@ -215,7 +216,7 @@ def _source_iri(thing: Thing) -> str:
 
 def _thing_iri(thing: Thing, entry: Entry, node_id: str) -> str:
     match thing.kind:
-        case "node" | "peer":
+        case "node" | "peer" | "principal":
             return name_iri(thing.id, node_id)
         case "fact" if thing.role == "attested":
             return body_iri(thing.fact_hash or "")

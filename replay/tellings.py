@@ -232,7 +232,7 @@ TELLINGS: dict[type[Event], Telling] = {
     ),
     RefusalsCounted: Telling(
         "was_refused_often",
-        _one("peer", "principal", "refused"),
+        _one("principal", "principal", "refused"),
         lambda e: f"counted {e.count} more refusals of {e.principal} in the minute of {e.minute}: {e.code}",
         ("code", "count", "minute"),
     ),

@@ -20,6 +20,7 @@ Kind = Literal[
     "conflict",
     "token",
     "peer",
+    "principal",
     "checkpoint",
 ]
 
