@@ -80,9 +80,7 @@ class Served:
         # Once: a restart finds another port, and the settings as they were.
         if self.config.node_url == Config().node_url:
             self.config = structs.replace(self.config, node_url=f"http://localhost:{self.port}")
-        self.node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
-        if waits_for_views:
-            await self.node.begun()
+        self.node = await self.opened(waits_for_views=waits_for_views)
         self._client = PeerClient(allow_loopback=True, allow_private=False, allow_insecure_http=False)
         await self._client.start()
         self.sync = Sync(self.node, self._client)
@@ -91,6 +89,12 @@ class Served:
         await web.SockSite(self._runner, socket).start()
         self._session = ClientSession()
         return self
+
+    async def opened(self, *, waits_for_views: bool) -> Node:
+        node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
+        if waits_for_views:
+            await node.begun()
+        return node
 
     async def stop(self) -> None:
         await self._session.close()

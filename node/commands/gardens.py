@@ -129,9 +129,9 @@ def require_operator(principal: Principal) -> None:
         raise InsufficientPermission("only an admin of this node may do that")
 
 
-def find_garden(name: str, view: View) -> Garden:
-    """The garden of an id, slug or URI. Raises GardenNotFound."""
-    garden = view.gardens.by_id(name) or view.gardens.by_slug(name.rpartition("/garden/")[2])
+def find_garden(name: str, view: View, *, size: int | None = None) -> Garden:
+    """The garden of an id, slug or URI, now or where the log has `size` entries. Raises GardenNotFound."""
+    garden = view.gardens.by_id(name, size) or view.gardens.by_slug(name.rpartition("/garden/")[2], size)
     if garden is None:
         raise GardenNotFound("there is no such garden")
     return garden

@@ -20,6 +20,7 @@ from node.events.entry import Entry
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response
 from node.http.keys import NODE
+from node.http.moments import refuse_as_of
 from node.projections.audit import AuditRow
 from node.projections.base import LAST_PLACE, Place
 from node.projections.federation_page import MAX_PAGE_FACTS
@@ -74,6 +75,7 @@ class LoggedEvent(AuditedEvent, frozen=True, kw_only=True):
 
 async def federation_audit(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
+    refuse_as_of(request, "the audit never changes; a cursor leads back in it")
     asked = decode_query(request, AuditQuery)
     before = _place(asked.cursor)
     return json_response(await node.read(lambda view: _audit_page(asked, before, view)))
@@ -81,6 +83,7 @@ async def federation_audit(request: web.Request) -> web.Response:
 
 async def audit_log(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
+    refuse_as_of(request, "the log never changes; before shows it up to a time")
     asked = decode_query(request, LogQuery)
     before, types = _place(asked.cursor)[0], _types_named(asked.event_type)
     after_ms, before_ms = _time("after", asked.after), _time("before", asked.before)

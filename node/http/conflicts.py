@@ -13,11 +13,13 @@ from node.errors import InvalidCursor
 from node.http.auth import known_to, operator_of, principal_of, readable_by
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
+from node.http.moments import Moment, check_moment, moment_of
 from node.http.records import record_of
 from node.projections.access import Access
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At, Conflict
 from node.projections.fact_queries import is_readable
+from node.projections.fact_rows import row_at
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -29,6 +31,7 @@ Status = Literal["unresolved", "resolved"]
 
 class ConflictsQuery(Struct, frozen=True, kw_only=True):
     status: Status | None = None
+    as_of: str | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -42,7 +45,7 @@ class ResolveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Cursor(Struct, frozen=True, array_like=True):
     """A place in the listing, and what its first page looked at."""
 
-    at: At
+    moment: Moment
     place: Place
     status: Status | None
 
@@ -50,7 +53,8 @@ class Cursor(Struct, frozen=True, array_like=True):
 async def list_conflicts(request: web.Request) -> web.Response:
     node, access = request.app[NODE], readable_by(principal_of(request))
     asked = decode_query(request, ConflictsQuery)
-    return json_response(await node.read(lambda view: _listing(asked, access, view, node)))
+    moment = moment_of(asked.as_of, node)
+    return json_response(await node.read(lambda view: _listing(asked, moment, access, view, node)))
 
 
 async def resolve_conflict(request: web.Request) -> web.Response:
@@ -69,18 +73,20 @@ async def resolve_conflict(request: web.Request) -> web.Response:
     return json_response({"resolution_fact_id": outcome.reply.id, "conflict_status": "resolved"})
 
 
-def _listing(asked: ConflictsQuery, access: Access, view: View, node: Node) -> dict[str, object]:
-    at, before = _start(asked, node)
+def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, node: Node) -> dict[str, object]:
+    moment, before = _start(asked, moment, node)
     found: list[Conflict] = []
     for conflict in view.conflicts.newest_first(before):
         if len(found) > asked.limit:
             break
-        if _is_asked(conflict, asked, at, view) and all(is_readable(side, access) for side in sides_of(conflict, view)):
+        if _is_asked(conflict, asked, moment.at, view) and all(
+            is_readable(side, access) for side in sides_of(conflict, view)
+        ):
             found.append(conflict)
     page, has_more = found[: asked.limit], len(found) > asked.limit
-    cursor = Cursor(at=at, place=page[-1].detected, status=asked.status) if has_more else None
+    cursor = Cursor(moment=moment, place=page[-1].detected, status=asked.status) if has_more else None
     return {
-        "conflicts": [_shown(conflict, at, view, node) for conflict in page],
+        "conflicts": [_shown(conflict, moment, view, node) for conflict in page],
         "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
         "has_more": has_more,
     }
@@ -96,28 +102,32 @@ def _status(conflict: Conflict, at: At, view: View) -> Status:
     return "unresolved" if view.conflicts.is_open(conflict, at) else "resolved"
 
 
-def _shown(conflict: Conflict, at: At, view: View, node: Node) -> dict[str, object]:
-    first, second = sides_of(conflict, view)
-    resolved_by = conflict.resolved_by if conflict.resolved_by and conflict.resolved_by[0] < at.size else None
+def _shown(conflict: Conflict, moment: Moment, view: View, node: Node) -> dict[str, object]:
+    at, is_past = moment.at, moment.as_of is not None
+    first, second = (
+        record_of(row_at(side, at.size), view, node, at=at, is_past=is_past) for side in sides_of(conflict, view)
+    )
+    resolution = view.conflicts.resolution(conflict, at)
     return {
         "conflict_id": conflict.conflict_id,
-        "fact_a": record_of(first, view, node, at=at),
-        "fact_b": record_of(second, view, node, at=at),
+        "fact_a": first,
+        "fact_b": second,
         "status": _status(conflict, at, view),
-        "resolved_by": None if resolved_by is None else view.facts.at(resolved_by).fact.id,
+        "resolved_by": None if resolution is None else resolution.fact.id,
         "detected_at": format_ms(conflict.detected_ms),
     }
 
 
-def _start(asked: ConflictsQuery, node: Node) -> tuple[At, Place]:
-    size = node.log.announced().size
+def _start(asked: ConflictsQuery, moment: Moment, node: Node) -> tuple[Moment, Place]:
     if not asked.cursor:
-        return At(size=size, now_ms=node.clock.at_ms()), LAST_PLACE
+        return moment, LAST_PLACE
     try:
         cursor = msgspec.msgpack.decode(b64url_decode(asked.cursor), type=Cursor)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidCursor("cursor: not one of this listing's") from error
-    is_place = 0 <= cursor.place[0] < cursor.at.size and 0 <= cursor.place[1] < 2**32
-    if cursor.status != asked.status or not 0 <= cursor.at.size <= size or not is_place:
+    check_moment(moment, cursor.moment.as_of)
+    size = cursor.moment.at.size
+    is_place = 0 <= cursor.place[0] < size <= node.log.announced().size and 0 <= cursor.place[1] < 2**32
+    if cursor.status != asked.status or not is_place:
         raise InvalidCursor("cursor: not one of this listing's")
-    return cursor.at, cursor.place
+    return cursor.moment, cursor.place

@@ -21,18 +21,18 @@ from node.errors import (
     InvalidParameter,
     InvalidUri,
     UnsupportedField,
-    UnsupportedParameter,
 )
 from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, known_to, principal_of, readable_by
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import COUNTERSIGNER, NODE
-from node.http.records import held_answer, new_record_of, now_at, record_of
+from node.http.moments import Moment, asked_moment, check_moment, moment_of
+from node.http.records import held_answer, new_record_of, record_of
 from node.projections.access import Access
 from node.projections.base import Place
 from node.projections.conflicts import At
 from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
-from node.projections.fact_rows import FactRow
+from node.projections.fact_rows import FactRow, row_at
 from node.projections.told_facts import told_by_id
 from node.projections.view import View
 from node.runtime import Node
@@ -92,11 +92,12 @@ class FactsQuery(Struct, frozen=True, kw_only=True):
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """A place in a listing: the snapshot of its first page, the last place shown, and a digest of what was asked."""
+    """A place in a listing: the snapshot of its first page, the last place shown, a digest of what was asked, and its `as_of`."""
 
     snapshot: Snapshot
     place: Place
     asked: int
+    as_of: str | None
 
 
 async def assert_fact(request: web.Request) -> web.Response:
@@ -114,26 +115,26 @@ async def assert_fact(request: web.Request) -> web.Response:
 async def list_facts(request: web.Request) -> web.Response:
     node, access = request.app[NODE], readable_by(principal_of(request))
     asked = decode_query(request, FactsQuery)
-    if asked.as_of is not None:
-        raise UnsupportedParameter("as_of: not supported by this version")
-    answer = await node.read(lambda view: _listing(asked, access, view, node))
+    # Before the view is opened, which then holds at least what was announced.
+    moment = moment_of(asked.as_of, node)
+    answer = await node.read(lambda view: _listing(asked, moment, access, view, node))
     return json_response(answer)
 
 
 async def get_fact(request: web.Request) -> web.Response:
     node, access = request.app[NODE], readable_by(principal_of(request))
-    if "as_of" in request.query:
-        raise UnsupportedParameter("as_of: not supported by this version")
+    moment = asked_moment(request)
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], access, view, node)
-        return json_response(record_of(row, view, node))
+        row = _find(request.match_info["fact_id"], access, view, moment.at)
+        return json_response(record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None))
 
 
 async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     node, access = request.app[NODE], readable_by(principal_of(request))
+    moment = asked_moment(request)
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], access, view, node)
+        row = _find(request.match_info["fact_id"], access, view, moment.at)
         node.vouch_for((row,))
         body = body_of(row.fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
@@ -170,43 +171,47 @@ def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> Asser
     )
 
 
-def _find(name: str, access: Access, view: View, node: Node) -> FactRow:
+def _find(name: str, access: Access, view: View, at: At) -> FactRow:
     """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
-    rows = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
-    for row in rows:
-        if is_readable(row, access) and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
+    stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
+    for row in (row_at(row, at.size) for row in stored):
+        if row is None or not is_readable(row, access):
+            continue
+        if row.shown_from is not None or not name.startswith(_CID_PREFIX):
             return row
-    told = told_by_id(view, now_at(node), name)
+    told = told_by_id(view, at, name)
     if told is not None and is_readable(told, access):
         return told
     raise FactNotFound("there is no such fact")
 
 
-def _listing(asked: FactsQuery, access: Access, view: View, node: Node) -> dict[str, object]:
-    query = _query(asked, access, view)
+def _listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> dict[str, object]:
+    cursor = _opened(asked.cursor, moment, node) if asked.cursor else None
+    snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else cursor.snapshot
+    as_of = moment.as_of if cursor is None else cursor.as_of
+    query = _query(asked, access, view, size=None if as_of is None else snapshot.size)
     digest = _digest(query)
-    snapshot, place = _start(asked, digest, node)
-    page, at = (
-        page_of(view, query, access, snapshot, limit=asked.limit, after=place),
-        At(snapshot.size, snapshot.now_ms),
-    )
+    if cursor is not None and cursor.asked != digest:
+        raise InvalidCursor("cursor: not one of this listing's")
+    place, at = None if cursor is None else cursor.place, At(snapshot.size, snapshot.now_ms)
+    page = page_of(view, query, access, snapshot, limit=asked.limit, after=place)
     answer: dict[str, object] = {
-        "facts": [record_of(row, view, node, at=at) for row in page.rows],
+        "facts": [record_of(row, view, node, at=at, is_past=as_of is not None) for row in page.rows],
         "total": min(page.total, EXACT_TOTAL_MAX),
-        "cursor": _next(page, snapshot, digest),
+        "cursor": _next(page, snapshot, digest, as_of),
     }
     if page.total > EXACT_TOTAL_MAX:
         answer["total_is_minimum"] = True
     return answer
 
 
-def _query(asked: FactsQuery, access: Access, view: View) -> FactQuery:
+def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -> FactQuery:
     return FactQuery(
         entity=_name("entity", asked.entity),
         relation=_relation(asked.relation),
         source=_name("source", asked.source),
         scope=asked.scope,
-        garden_id=_garden_id(asked.garden_id, access, view),
+        garden_id=_garden_id(asked.garden_id, access, view, size),
         min_confidence=asked.min_confidence,
         after_ms=_time("after", asked.after),
         before_ms=_time("before", asked.before),
@@ -217,14 +222,14 @@ def _query(asked: FactsQuery, access: Access, view: View) -> FactQuery:
     )
 
 
-def _garden_id(name: str | None, access: Access, view: View) -> str | None:
+def _garden_id(name: str | None, access: Access, view: View, size: int | None) -> str | None:
     if name is None:
         return None
     # Not there and not yours read alike (PROTOCOL §6.1).
     if not access.sees_gardens:
         raise GardenForbidden("garden_id: no such garden, or not yours")
     try:
-        return find_garden(name, view).id
+        return find_garden(name, view, size=size).id
     except GardenNotFound as error:
         raise GardenForbidden("garden_id: no such garden, or not yours") from error
 
@@ -254,22 +259,20 @@ def _digest(query: FactQuery) -> int:
     return int.from_bytes(msgspec.msgpack.encode(query), "big") % (2**61 - 1)
 
 
-def _start(asked: FactsQuery, digest: int, node: Node) -> tuple[Snapshot, Place | None]:
-    if not asked.cursor:
-        return Snapshot(node.log.announced().size, node.clock.at_ms(), None), None
+def _opened(text: str, moment: Moment, node: Node) -> Cursor:
     try:
-        cursor = msgspec.msgpack.decode(b64url_decode(asked.cursor), type=Cursor)
+        cursor = msgspec.msgpack.decode(b64url_decode(text), type=Cursor)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidCursor("cursor: not one of this listing's") from error
-    if cursor.asked != digest or not 0 <= cursor.snapshot.size <= node.log.announced().size:
+    check_moment(moment, cursor.as_of)
+    is_size = 0 <= cursor.snapshot.size <= node.log.announced().size
+    if not (is_size and 0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):
         raise InvalidCursor("cursor: not one of this listing's")
-    if not (0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):
-        raise InvalidCursor("cursor: not one of this listing's")
-    return cursor.snapshot, cursor.place
+    return cursor
 
 
-def _next(page: FactPage, snapshot: Snapshot, digest: int) -> str | None:
+def _next(page: FactPage, snapshot: Snapshot, digest: int, as_of: str | None) -> str | None:
     if page.last is None:
         return None
-    cursor = Cursor(structs.replace(snapshot, total=page.total), page.last, digest)
+    cursor = Cursor(structs.replace(snapshot, total=page.total), page.last, digest, as_of)
     return b64url_encode(msgspec.msgpack.encode(cursor))

@@ -1,6 +1,7 @@
 """/v1/gardens and /v1/quarantine: gardens, and the moderation of what waits in them (PROTOCOL §6)."""
 
-from typing import Annotated, get_args
+from collections.abc import Iterator
+from typing import Annotated, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
@@ -13,8 +14,11 @@ from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
+from node.http.moments import Moment, asked_moment, check_moment, moment_of
 from node.http.records import queue_item, record_of
 from node.projections.base import LAST_PLACE, Place
+from node.projections.conflicts import At
+from node.projections.fact_rows import row_at
 from node.projections.gardens import Garden, QuarantineStatus
 from node.projections.view import View
 from node.runtime import Node
@@ -22,6 +26,7 @@ from node.strict_json import decode
 from node.times import format_ms
 
 MAX_BYTES = 1 << 16
+Cursor = TypeVar("Cursor")
 
 
 class GardenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,11 +53,27 @@ class RejectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class QueueQuery(Struct, frozen=True, kw_only=True):
     quarantine_status: QuarantineStatus | None = None
     garden_id: str | None = None
+    as_of: str | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+class QueueCursor(Struct, frozen=True, array_like=True):
+    """A place in the quarantine listing; a listing of the past carries its moment, one of now looks anew at each page."""
+
+    place: Place
+    moment: Moment | None
+
+
+class GardensCursor(Struct, frozen=True, array_like=True):
+    """The last garden of a page of gardens, and the moment of a listing of the past."""
+
+    last_id: str
+    moment: Moment | None
+
+
 class GardensQuery(Struct, frozen=True, kw_only=True):
+    as_of: str | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -77,19 +98,24 @@ async def create_garden(request: web.Request) -> web.Response:
 async def list_gardens(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     asked = decode_query(request, GardensQuery)
+    last_id, moment = _gardens_start(asked.cursor, moment_of(asked.as_of, node), node)
     with node.view() as view:
-        gardens = view.gardens.all()
-    start = _garden_place(asked.cursor, gardens)
+        gardens = view.gardens.all(moment.past_size)
+    start = _after(last_id, gardens)
     page = gardens[start : start + asked.limit]
     has_more = start + len(page) < len(gardens)
-    cursor = b64url_encode(page[-1].id.encode()) if has_more else None
+    cursor = None
+    if has_more:
+        carried = None if moment.as_of is None else moment
+        cursor = b64url_encode(msgspec.msgpack.encode(GardensCursor(page[-1].id, carried)))
     return json_response({"gardens": [_shown(garden, node) for garden in page], "cursor": cursor, "has_more": has_more})
 
 
 async def get_garden(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
+    size = asked_moment(request).past_size
     with node.view() as view:
-        return json_response(_shown(find_garden(request.match_info["garden"], view), node))
+        return json_response(_shown(find_garden(request.match_info["garden"], view, size=size), node))
 
 
 async def delete_garden(request: web.Request) -> web.Response:
@@ -145,44 +171,87 @@ async def reject_fact(request: web.Request) -> web.Response:
 async def list_quarantine(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     asked = decode_query(request, QueueQuery)
-    return json_response(await node.read(lambda view: _queue(asked, view, node)))
+    before, moment = _queue_start(asked.cursor, moment_of(asked.as_of, node), node)
+    return json_response(await node.read(lambda view: _queue(asked, before, moment, view, node)))
 
 
-def _queue(asked: QueueQuery, view: View, node: Node) -> dict[str, object]:
-    gardens = [find_garden(asked.garden_id, view)] if asked.garden_id else view.gardens.all()
-    statuses = get_args(QuarantineStatus) if asked.quarantine_status is None else (asked.quarantine_status,)
-    waiting = [
-        place
-        for garden in gardens
-        for status in statuses
-        for place in view.gardens.queue(garden.id, status, before=LAST_PLACE)
-    ]
-    waiting.sort(reverse=True)
-    before = _queue_place(asked.cursor)
+def _queue(asked: QueueQuery, before: Place, moment: Moment, view: View, node: Node) -> dict[str, object]:
+    at, size = moment.at, moment.past_size
+    gardens = [find_garden(asked.garden_id, view, size=size)] if asked.garden_id else view.gardens.all(size)
+    is_past = size is not None
+    waiting = sorted(_held_then(asked, gardens, at, view) if is_past else _held(asked, gardens, view), reverse=True)
     left = [place for place in waiting if place < before]
     page = left[: asked.limit]
-    cursor = b64url_encode(msgspec.msgpack.encode(page[-1])) if len(left) > len(page) else None
-    items = [queue_item(record_of(view.facts.at(place), view, node)) for place in page]
-    return {"items": items, "total": len(waiting), "cursor": cursor}
+    cursor = QueueCursor(page[-1], moment if is_past else None) if len(left) > len(page) else None
+    rows = (view.facts.at(place) for place in page)
+    if is_past:
+        records = [record_of(row_at(row, at.size), view, node, at=at, is_past=True) for row in rows]
+    else:
+        records = [record_of(row, view, node) for row in rows]
+    return {
+        "items": [queue_item(record) for record in records],
+        "total": len(waiting),
+        "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+    }
 
 
-def _queue_place(cursor: str | None) -> Place:
-    if not cursor:
-        return LAST_PLACE
+def _held(asked: QueueQuery, gardens: list[Garden], view: View) -> Iterator[Place]:
+    statuses = get_args(QuarantineStatus) if asked.quarantine_status is None else (asked.quarantine_status,)
+    for garden in gardens:
+        for status in statuses:
+            yield from view.gardens.queue(garden.id, status, before=LAST_PLACE)
+
+
+def _held_then(asked: QueueQuery, gardens: list[Garden], at: At, view: View) -> Iterator[Place]:
+    """What has been decided since may have had another status then: it is looked for under all of them."""
+    for garden in gardens:
+        for status in get_args(QuarantineStatus):
+            for place in view.gardens.queue(garden.id, status, before=(at.size, 0)):
+                then = row_at(view.facts.at(place), at.size)
+                if asked.quarantine_status in (None, then.quarantine_status):
+                    yield place
+
+
+def _queue_start(text: str | None, moment: Moment, node: Node) -> tuple[Place, Moment]:
+    if not text:
+        return LAST_PLACE, moment
+    cursor = _opened(text, QueueCursor)
+    carried = _carried(cursor.moment, moment, node)
+    if not (0 <= cursor.place[0] < carried.at.size and 0 <= cursor.place[1] < 2**32):
+        raise InvalidCursor("cursor: not one of this listing's")
+    return cursor.place, carried
+
+
+def _gardens_start(text: str | None, moment: Moment, node: Node) -> tuple[str | None, Moment]:
+    if not text:
+        return None, moment
+    cursor = _opened(text, GardensCursor)
+    return cursor.last_id, _carried(cursor.moment, moment, node)
+
+
+def _after(last_id: str | None, gardens: list[Garden]) -> int:
+    """Where the next page of gardens begins."""
+    if last_id is None:
+        return 0
     try:
-        return msgspec.msgpack.decode(b64url_decode(cursor), type=Place)
+        return next(index for index, garden in enumerate(gardens) if garden.id == last_id) + 1
+    except StopIteration as error:
+        raise InvalidCursor("cursor: not one of this listing's") from error
+
+
+def _opened(text: str, cursor: type[Cursor]) -> Cursor:
+    try:
+        return msgspec.msgpack.decode(b64url_decode(text), type=cursor)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidCursor("cursor: not one of this listing's") from error
 
 
-def _garden_place(cursor: str | None, gardens: list[Garden]) -> int:
-    if not cursor:
-        return 0
-    try:
-        last = b64url_decode(cursor).decode()
-        return next(index for index, garden in enumerate(gardens) if garden.id == last) + 1
-    except (ValueError, StopIteration) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+def _carried(carried: Moment | None, asked: Moment, node: Node) -> Moment:
+    """The moment of a later page: that of the first one where the listing is of the past."""
+    check_moment(asked, None if carried is None else carried.as_of)
+    if carried is not None and not 0 <= carried.at.size <= node.log.announced().size:
+        raise InvalidCursor("cursor: not one of this listing's")
+    return carried or asked
 
 
 def _shown(garden: Garden, node: Node) -> dict[str, object]:

@@ -20,6 +20,7 @@ from node.http.auth import operator_of, principal_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.exchange import TOLD_MS
 from node.http.keys import NODE, SYNC
+from node.http.moments import refuse_as_of
 from node.projections.identity import OwnManifest
 from node.projections.view import View
 from node.runtime import Node
@@ -90,6 +91,7 @@ async def put_manifest(request: web.Request) -> web.Response:
 
 async def get_manifest(request: web.Request) -> web.Response:
     """The manifest held of an entity: our own, with its proof, a registered peer's, or the one that all relays agree on."""
+    refuse_as_of(request, "a manifest is shown as it is held now")
     node, entity_uri = request.app[NODE], request.match_info["entity_uri"]
     if entity_uri == node.node_id:
         standing = _standing(node)
@@ -104,6 +106,7 @@ async def get_manifest(request: web.Request) -> web.Response:
 
 async def get_settings(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
+    refuse_as_of(request, "the configuration is shown as it is now; the audit log has its changes")
     with node.view() as view:
         return json_response(_settings(node, view))
 
@@ -129,6 +132,7 @@ async def me(request: web.Request) -> web.Response:
 async def explain_trust(request: web.Request) -> web.Response:
     """A source's score now, term by term (PROTOCOL §7), for a fact of `scope` without an attestation."""
     node, _ = request.app[NODE], operator_of(request)
+    refuse_as_of(request, "this is the score of now; a fact's record holds the trust it was given then")
     asked = decode_query(request, TrustQuery)
     if asked.source is None:
         raise MissingField("source")

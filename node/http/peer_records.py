@@ -8,13 +8,29 @@ from aiohttp import web
 from node.errors import PeerNotFound
 from node.events.entry import open_header
 from node.http.keys import NODE, SYNC, ExchangeState
+from node.http.moments import Moment
 from node.projections.federation_page import backlog_of
-from node.projections.peers import Peer
+from node.projections.peers import PastPeer, Peer
 from node.projections.view import View
 from node.runtime import Node
 from node.times import format_ms, parse_rfc3339
 
 MAX_LAG_FACTS = 1000
+_OF_NOW_ALONE: dict[str, None] = dict.fromkeys(
+    (
+        "cursor",
+        "facts_accepted",
+        "facts_held",
+        "facts_refused",
+        "pages_served",
+        "last_received_at",
+        "last_served_at",
+        "last_contact_at",
+        "last_error",
+        "next_try_at",
+        "lag",
+    )
+)
 
 
 async def shown_peers(request: web.Request) -> list[dict[str, object]]:
@@ -22,6 +38,13 @@ async def shown_peers(request: web.Request) -> list[dict[str, object]]:
     node, sync = request.app[NODE], request.app[SYNC]
     return await node.read(
         lambda view: [_shown(peer, sync.state_of(peer.node_id), view, node) for peer in view.peers.all()]
+    )
+
+
+async def past_peers(request: web.Request, moment: Moment) -> list[dict[str, object]]:
+    """Every peer that was there then. What moves on with every page, and how the exchange goes, is of now alone: null."""
+    return await request.app[NODE].read(
+        lambda view: [{**_content(peer), **_OF_NOW_ALONE} for peer in view.peers.all_at(moment.at.size)]
     )
 
 
@@ -38,7 +61,7 @@ async def shown_peer(request: web.Request, peer_id: str) -> dict[str, object]:
     return await node.read(read)
 
 
-def registered(peer: Peer) -> dict[str, object]:
+def registered(peer: Peer | PastPeer) -> dict[str, object]:
     """What the answer to a registration says of a peer (PROTOCOL §5.1), and what every listing begins with."""
     return {
         "peer_id": peer.peer_id,
@@ -53,11 +76,11 @@ def registered(peer: Peer) -> dict[str, object]:
     }
 
 
-def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str, object]:
+def _content(peer: Peer | PastPeer) -> dict[str, object]:
+    """What events that are about a peer made of it."""
     terms, fork = peer.proposed, peer.fork
     return {
         **registered(peer),
-        "reason": peer.reason or state.reason or None,
         "established_at": peer.verified_at,
         "registered_at": peer.registered_at,
         "delegated_sources": peer.delegated_sources,
@@ -65,6 +88,13 @@ def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str
         "checkpoint": peer.seen_checkpoint,
         "fork": fork and {"held": fork.held, "shown": fork.shown},
         "cosigned": peer.cosigned and {"size": peer.cosigned.size, "at": peer.cosigned.at},
+    }
+
+
+def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> dict[str, object]:
+    return {
+        **_content(peer),
+        "reason": peer.reason or state.reason or None,
         "cursor": peer.cursor,
         "facts_accepted": peer.accepted,
         "facts_held": peer.held,

@@ -14,7 +14,8 @@ from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.keys import NODE, PEERS, SYNC
-from node.http.peer_records import registered, shown_peer, shown_peers
+from node.http.moments import asked_moment, refuse_as_of
+from node.http.peer_records import past_peers, registered, shown_peer, shown_peers
 from node.peer_checks import check_peer
 from node.strict_json import decode, scan_json
 
@@ -127,13 +128,16 @@ async def check_now(request: web.Request) -> web.Response:
 
 async def list_peers(request: web.Request) -> web.Response:
     operator_of(request)
-    return json_response({"peers": await shown_peers(request)})
+    moment = asked_moment(request)
+    shown = await (shown_peers(request) if moment.as_of is None else past_peers(request, moment))
+    return json_response({"peers": shown})
 
 
 async def get_capabilities(request: web.Request) -> web.Response:
     """What is exchanged with a peer. `push` says whether its pushes are taken, `push_url` where ours go, null while they do not."""
     node = request.app[NODE]
     operator_of(request)
+    refuse_as_of(request, "what is exchanged follows from today's settings; the list of peers has a past")
     with node.view() as view:
         peer = find_peer(request.match_info["peer_id"], view)
     is_exchanging = node.config.federation_enabled and peer.status == "active"

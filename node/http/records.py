@@ -1,6 +1,7 @@
 """A fact as the API shows it (PROTOCOL §2.2): the record, with what the node thinks of it now.
 
-Always: effective confidence uses live trust for what other organisations say, and the stated confidence for our own word.
+Always: effective confidence uses live trust for what other organisations say, the trust recorded with the fact where the past is
+read, and the stated confidence for our own word.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -10,6 +11,7 @@ from node.commands.decision import rules_in_force
 from node.commands.served_facts import ShownValue, shown_value
 from node.commands.trust import judge
 from node.events.facts import Fact, Scope
+from node.http.moments import now_at
 from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
@@ -51,13 +53,16 @@ class Record(Struct, frozen=True, kw_only=True):
     asserted_confidence: float | UnsetType = UNSET
 
 
-def record_of(row: FactRow, view: View, node: Node, *, at: At | None = None) -> Record:
-    """The record of a fact as the view stands, or stood `at` a snapshot. Raises LogDamaged where the log has another one."""
+def record_of(row: FactRow, view: View, node: Node, *, at: At | None = None, is_past: bool = False) -> Record:
+    """The record of a fact as the view stands, or stood `at` a snapshot (the row is of it too); `is_past` under `as_of`.
+
+    Raises LogDamaged where the log has another fact there.
+    """
     node.vouch_for((row,))
-    return new_record_of(row, view, node, at=at)
+    return new_record_of(row, view, node, at=at, is_past=is_past)
 
 
-def new_record_of(row: FactRow, view: View, node: Node, *, at: At | None = None) -> Record:
+def new_record_of(row: FactRow, view: View, node: Node, *, at: At | None = None, is_past: bool = False) -> Record:
     """The record of a fact that comes from its entry itself, which may still be on its way to disk."""
     fact, is_rejected = row.fact, row.quarantine_status == "rejected"
     return Record(
@@ -78,7 +83,7 @@ def new_record_of(row: FactRow, view: View, node: Node, *, at: At | None = None)
         origin=fact.origin,
         seal=fact.seal,
         source_trust=fact.source_trust,
-        effective_confidence=0.0 if is_rejected else _effective_confidence(fact, view, node),
+        effective_confidence=0.0 if is_rejected else _effective_confidence(fact, view, node, is_past=is_past),
         quarantine_status=row.quarantine_status,
         quarantine_garden_id=row.quarantine_garden_id,
         quarantine_reason=row.quarantine_reason,
@@ -91,11 +96,6 @@ def new_record_of(row: FactRow, view: View, node: Node, *, at: At | None = None)
         warnings=fact.warnings,
         asserted_confidence=fact.confidence if is_rejected else UNSET,
     )
-
-
-def now_at(node: Node) -> At:
-    """All of the log that a view holds, at this moment."""
-    return At(size=2**63, now_ms=node.clock.at_ms())
 
 
 def held_answer(record: Record) -> dict[str, object]:
@@ -115,10 +115,12 @@ def _members(record: Record) -> dict[str, object]:
     return {name: value for name, value in members if value is not UNSET}
 
 
-def _effective_confidence(fact: Fact, view: View, node: Node) -> float:
+def _effective_confidence(fact: Fact, view: View, node: Node, *, is_past: bool) -> float:
     source = normal_uri(fact.source)
     if origin_of(source, fact.origin) == node.node_id:
         return fact.confidence
+    if is_past:
+        return fact.confidence if fact.source_trust is None else round(fact.confidence * fact.source_trust, 6)
     rules = rules_in_force(view, node.config)
     if rules.mode == "off":
         return fact.confidence

@@ -24,6 +24,7 @@ from node.events.tokens import Grant
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.keys import NODE
+from node.http.moments import asked_moment
 from node.projections.tokens import IssuedToken
 from node.runtime import Node
 from node.strict_json import decode, scan_json
@@ -76,17 +77,21 @@ async def issue_token(request: web.Request) -> web.Response:
 
 async def list_tokens(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
+    size = asked_moment(request).at.size
     with node.view() as view:
-        return json_response({"tokens": [_shown(token) for token in view.tokens.all_issued()]})
+        tokens = (token.at(size) for token in view.tokens.all_issued())
+        return json_response({"tokens": [_shown(token) for token in tokens if token is not None]})
 
 
 async def get_token(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
+    size = asked_moment(request).at.size
     with node.view() as view:
         token = view.tokens.issued(request.match_info["token_id"])
-    if token is None:
+    then = None if token is None else token.at(size)
+    if then is None:
         raise TokenNotFound("this node issued no such token")
-    return json_response(_shown(token))
+    return json_response(_shown(then))
 
 
 async def verify_token(request: web.Request) -> web.Response:

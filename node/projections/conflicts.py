@@ -92,7 +92,7 @@ class Standing(Struct, frozen=True, array_like=True):
 
 
 class At(Struct, frozen=True, array_like=True):
-    """What a reader looks at: the log up to `size`, at its own time."""
+    """What a reader looks at: the first `size` entries of the log, and the time by which expiry is judged."""
 
     size: int
     now_ms: int
@@ -172,9 +172,14 @@ class Conflicts(Projection):
 
     def is_open(self, conflict: Conflict, at: At) -> bool:
         """Whether nobody has settled it and both sides still stand."""
-        if conflict.resolved_by is not None and conflict.resolved_by[0] < at.size:
+        if self.resolution(conflict, at) is not None:
             return False
         return all(self.is_live(self._facts.at(place), at) for place in conflict.facts)
+
+    def resolution(self, conflict: Conflict, at: At) -> FactRow | None:
+        """The fact that settled it. One that came into quarantine settles nothing before it is promoted."""
+        row = None if conflict.resolved_by is None else self._facts.at(conflict.resolved_by)
+        return None if row is None or row.shown_from is None or row.shown_from[0] >= at.size else row
 
     def is_live(self, row: FactRow, at: At) -> bool:
         """Whether a fact takes part in contradictions."""
@@ -319,7 +324,9 @@ class Conflicts(Projection):
             for row in self._facts.all_by_id(fact_id):
                 if _group_key(row) == key and row.place != resolution.place:
                     self._leave(row, by)
-                    self.table(_SETTLED).put(place_key(row.place), by)
+                    # Another resolution may have named it before: it is out since the first.
+                    if not self.table(_SETTLED).has(place_key(row.place)):
+                        self.table(_SETTLED).put(place_key(row.place), by)
                     settled.append(row.place)
         for place in settled:
             for conflict in list(self.of_fact(place)):

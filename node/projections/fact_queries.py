@@ -17,7 +17,7 @@ from node.projections import told_facts
 from node.projections.access import Access
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At
-from node.projections.fact_rows import FactRow
+from node.projections.fact_rows import FactRow, row_at
 from node.projections.facts import Facts
 from node.projections.view import View
 from node.times import parse_rfc3339
@@ -44,7 +44,7 @@ class FactQuery(Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(Struct, frozen=True, array_like=True):
-    """What fixes a listing: the log size it looks at, the reader's time, and the total once it has been counted."""
+    """What fixes a listing: the log size it looks at, the time by which expiry is judged, and the total once counted."""
 
     size: int
     now_ms: int
@@ -69,7 +69,7 @@ def page_of(
         if len(rows) == limit:
             has_more = True
             break
-        rows.append(row)
+        rows.append(row_at(row, snapshot.size))
     total = _total(view, query, access, snapshot) if snapshot.total is None else snapshot.total
     return FactPage(rows=rows, total=total, last=rows[-1].place if has_more and rows else None)
 

@@ -6,7 +6,7 @@ Always: names are compared in normal form, and a source's identity is (origin, s
 from hashlib import sha256
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from node.events.facts import Fact, Value
 from node.projections.base import Place
@@ -18,7 +18,10 @@ Speaker = tuple[str, str]
 
 
 class FactRow(Struct, frozen=True, array_like=True):
-    """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected."""
+    """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected.
+
+    `decided_from` is where it was promoted or rejected, `sealed_from` where a seal came that it had not been written with.
+    """
 
     place: Place
     fact: Fact
@@ -27,13 +30,26 @@ class FactRow(Struct, frozen=True, array_like=True):
     quarantine_status: str | None
     quarantine_garden_id: str | None
     quarantine_reason: str | None
+    decided_from: Place | None
+    sealed_from: Place | None
 
 
 def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
     """A fact's row when it comes in; `hold` is (quarantine garden, reason) where it is held back."""
     if hold is None:
-        return FactRow(place, fact, place, fact.garden_id, None, None, None)
-    return FactRow(place, fact, None, None, "pending", hold[0], hold[1])
+        return FactRow(place, fact, place, fact.garden_id, None, None, None, None, None)
+    return FactRow(place, fact, None, None, "pending", hold[0], hold[1], None, None)
+
+
+def row_at(row: FactRow, size: int) -> FactRow | None:
+    """The row as the first `size` entries of the log make it; None where they do not bring the fact."""
+    if row.place[0] >= size:
+        return None
+    if row.decided_from is not None and row.decided_from[0] >= size:
+        row = structs.replace(row, shown_from=None, garden_id=None, quarantine_status="pending", decided_from=None)
+    if row.sealed_from is not None and row.sealed_from[0] >= size:
+        row = structs.replace(row, fact=structs.replace(row.fact, seal=None), sealed_from=None)
+    return row
 
 
 def may_travel(row: FactRow) -> bool:

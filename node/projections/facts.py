@@ -256,7 +256,7 @@ class Facts(Projection):
                 for index, seal in enumerate(seals):
                     self._seal(entry, index, origin, seal)
             case FactRejected(fact_id=fact_id, origin=origin):
-                self._decide(origin, fact_id, quarantine_status="rejected")
+                self._decide(origin, fact_id, quarantine_status="rejected", decided_from=(entry.offset, 0))
             case _:
                 pass  # no other event brings or moves a fact
 
@@ -269,8 +269,9 @@ class Facts(Projection):
             self._show(entry, row, is_first)
 
     def _promote(self, entry: Entry, origin: str, fact_id: str, target: str | None) -> None:
+        here = (entry.offset, 0)
         row = self._decide(
-            origin, fact_id, quarantine_status="promoted", garden_id=target, shown_from=(entry.offset, 0)
+            origin, fact_id, quarantine_status="promoted", garden_id=target, shown_from=here, decided_from=here
         )
         if row is not None:
             self._show(entry, row, self.first_beside(row) in (None, row.place))
@@ -333,7 +334,8 @@ class Facts(Projection):
     def _seal(self, entry: Entry, index: int, origin: str, seal: Seal) -> None:
         row = self.of_origin(origin, seal.fact_id)
         if row is not None:
-            row = structs.replace(row, fact=structs.replace(row.fact, seal=seal.seal))
+            sealed = structs.replace(row.fact, seal=seal.seal)
+            row = structs.replace(row, fact=sealed, sealed_from=(entry.offset, index))
             self._by_place.put(place_key(row.place), row)
             self.table(_UNSEALED).delete(place_key(row.place))
             self._serve_from((entry.offset, index), entry, row)

@@ -27,7 +27,7 @@ _COUNT = struct.Struct(">Q")
 
 
 class Garden(Struct, frozen=True, array_like=True):
-    """A garden. `created_at` is RFC 3339, `is_deleted` leaves its facts to node admins alone."""
+    """A garden, created at `offset`, `created_at` in RFC 3339. Deletion, at `deleted_from`, leaves its facts to node admins."""
 
     id: str
     slug: str
@@ -37,7 +37,14 @@ class Garden(Struct, frozen=True, array_like=True):
     is_quarantine: bool
     created_at: str
     created_by: str
-    is_deleted: bool
+    offset: int
+    deleted_from: int | None
+
+    def stands(self, size: int | None) -> bool:
+        """Whether it is there: now, or where the log has `size` entries."""
+        if size is None:
+            return self.deleted_from is None
+        return self.offset < size and (self.deleted_from is None or self.deleted_from >= size)
 
 
 class Held(Struct, frozen=True, array_like=True):
@@ -63,7 +70,7 @@ _PENDING_BY_ORGANISATION = TableSpec("gardens/pending_by_organisation", bytes)
 
 class Gardens(Projection):
     name: ClassVar[str] = "gardens"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     events: ClassVar[tuple[type[Event], ...]] = (
         GardenCreated,
         GardenDeleted,
@@ -77,20 +84,20 @@ class Gardens(Projection):
 
     # Reading
 
-    def by_id(self, garden_id: str) -> Garden | None:
+    def by_id(self, garden_id: str, size: int | None = None) -> Garden | None:
         garden = self.table(_BY_ID).get(text_key(garden_id))
-        return None if garden is None or garden.is_deleted else garden
+        return garden if garden is not None and garden.stands(size) else None
 
-    def by_slug(self, slug: str) -> Garden | None:
+    def by_slug(self, slug: str, size: int | None = None) -> Garden | None:
         garden_id = self.table(_BY_SLUG).get(text_key(slug))
-        return None if garden_id is None else self.by_id(garden_id.decode())
+        return None if garden_id is None else self.by_id(garden_id.decode(), size)
 
     def is_slug_taken(self, slug: str) -> bool:
         return self.table(_BY_SLUG).has(text_key(slug))
 
-    def all(self) -> list[Garden]:
-        """Gardens that exist, oldest first."""
-        gardens = [garden for _, garden in self.table(_BY_ID).scan() if not garden.is_deleted]
+    def all(self, size: int | None = None) -> list[Garden]:
+        """Gardens that exist, or did where the log has `size` entries, oldest first."""
+        gardens = [garden for _, garden in self.table(_BY_ID).scan() if garden.stands(size)]
         return sorted(gardens, key=lambda garden: (garden.created_at, garden.id))
 
     def held(self, garden_id: str, fact_id: str) -> list[Held]:
@@ -118,7 +125,7 @@ class Gardens(Projection):
             case GardenCreated() as created:
                 self._create(entry, created)
             case GardenDeleted(garden_id=garden_id):
-                self._delete(garden_id)
+                self._delete(entry, garden_id)
             case FactQuarantined(fact=fact, garden_id=garden_id):
                 self._hold((entry.offset, 0), fact.id, fact.origin, fact.source, garden_id)
             case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
@@ -144,15 +151,16 @@ class Gardens(Projection):
             created.is_quarantine,
             format_ms(entry.at_ms),
             created.created_by,
-            False,
+            entry.offset,
+            None,
         )
         self.table(_BY_ID).put(text_key(created.id), garden)
         self.table(_BY_SLUG).put(text_key(created.slug), created.id.encode())
 
-    def _delete(self, garden_id: str) -> None:
+    def _delete(self, entry: Entry, garden_id: str) -> None:
         garden = self.by_id(garden_id)
         if garden is not None:
-            self.table(_BY_ID).put(text_key(garden_id), structs.replace(garden, is_deleted=True))
+            self.table(_BY_ID).put(text_key(garden_id), structs.replace(garden, deleted_from=entry.offset))
 
     def _hold(self, place: Place, fact_id: str, origin: str, source: str, garden_id: str) -> None:
         organisation = origin_of(normal_uri(source), origin)

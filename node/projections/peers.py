@@ -2,6 +2,7 @@
 
 Always: a verified peer's key is pinned; only the removal of the peer takes the pin away.
 Always: the cursor into a peer's log is stored by the event that brought the facts before it.
+Always: what became of a peer is kept under the place where it did, so a reader can ask for any point of the log.
 Always: the checkpoint that a peer's log is measured against only moves on, unless an admin takes another line (PROTOCOL §10.3).
 
 Does not fetch or verify anything (see `node/commands/peers.py`, `node/sync.py`).
@@ -32,7 +33,7 @@ from node.events.peers import (
     PushReceived,
     Receipt,
 )
-from node.projections.base import Projection, TableSpec, text_key
+from node.projections.base import Projection, TableSpec, place_key, text_key
 from node.projections.manifest_dates import dates_of
 from node.times import format_ms
 
@@ -105,32 +106,51 @@ class Peer(Struct, frozen=True, array_like=True):
     asked_cursor: str | None
 
 
+class PastPeer(Struct, frozen=True, array_like=True):
+    """What an event made of a peer, as operators are shown it; without what every page moves on: cursors and counts."""
+
+    peer_id: str
+    node_id: str
+    node_url: str
+    allowed_scopes: tuple[Scope, ...]
+    delegated_sources: tuple[str, ...]
+    status: PeerStatus
+    reason: str
+    detail: str
+    registered_at: str
+    verified_at: str | None
+    warnings: tuple[str, ...]
+    seen_checkpoint: str | None
+    fork: Fork | None
+    proposed: Terms | None
+    cosigned: Cosigned | None
+
+
 _FORKED = "it signed two logs that cannot both be its own"
 _BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
 _BY_PEER_ID = TableSpec("peers/by_peer_id", str)
+_PAST = TableSpec("peers/past", PastPeer)
 _JUDGED_BY = TableSpec("peers/judged_by", Settings)
+# Pages move a peer's cursors and counts on, and settings its cursor: none of that is in its past.
+_TOLD_OF = (
+    PeerRegistered,
+    PeerVerified,
+    PeerStatusSet,
+    PeerChanged,
+    PeerTermsProposed,
+    PeerTermsApproved,
+    PeerCheckpointSeen,
+    PeerLogForked,
+    PeerCheckpointAccepted,
+    CheckpointCosigned,
+)
 
 
 class Peers(Projection):
     name: ClassVar[str] = "peers"
-    version: ClassVar[int] = 2
-    events: ClassVar[tuple[type[Event], ...]] = (
-        PeerRegistered,
-        PeerVerified,
-        PeerStatusSet,
-        PeerChanged,
-        PeerTermsProposed,
-        PeerTermsApproved,
-        PeerCheckpointSeen,
-        PeerLogForked,
-        PeerCheckpointAccepted,
-        CheckpointCosigned,
-        PageServed,
-        BatchReceived,
-        PushReceived,
-        SettingsChanged,
-    )
-    tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _JUDGED_BY)
+    version: ClassVar[int] = 3
+    events: ClassVar[tuple[type[Event], ...]] = (*_TOLD_OF, PageServed, BatchReceived, PushReceived, SettingsChanged)
+    tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _PAST, _JUDGED_BY)
 
     def of_node(self, node_id: str) -> Peer | None:
         return self.table(_BY_NODE_ID).get(text_key(node_id))
@@ -143,6 +163,11 @@ class Peers(Projection):
         """Every peer ever registered, oldest first."""
         return sorted((peer for _, peer in self.table(_BY_NODE_ID).scan()), key=lambda p: (p.registered_at, p.node_id))
 
+    def all_at(self, size: int) -> list[PastPeer]:
+        """Every peer that the first `size` entries of the log register, as they left it, oldest first."""
+        found = [self._at(key, size) for key, _ in self.table(_BY_NODE_ID).scan()]
+        return sorted((peer for peer in found if peer is not None), key=lambda p: (p.registered_at, p.node_id))
+
     def cosigned(self) -> tuple[int, list[str]]:
         """The largest size of this log that a peer we exchange with has cosigned, and all lines for that size; 0 for none."""
         found = [peer.cosigned for peer in self.all() if peer.cosigned is not None and peer.status == "active"]
@@ -150,6 +175,11 @@ class Peers(Projection):
         return size, [cosigned.line for cosigned in found if cosigned.size == size]
 
     def fold(self, entry: Entry) -> None:
+        self._fold(entry)
+        if isinstance(entry.event, _TOLD_OF):
+            self._keep(entry)
+
+    def _fold(self, entry: Entry) -> None:
         match entry.event:
             case PeerRegistered() as registered:
                 self._register(entry, registered)
@@ -332,6 +362,18 @@ class Peers(Projection):
         if old is None or _rules_of(old) != _rules_of(settings):
             for peer in self.all():
                 self._change(peer.node_id, cursor=None, terms_from=entry.offset)
+
+    def _keep(self, entry: Entry) -> None:
+        """Write down what the entry made of its peer."""
+        key = text_key(entry.event.node_id)
+        peer = self.table(_BY_NODE_ID).get(key)
+        if peer is not None:
+            past = PastPeer(*(getattr(peer, name) for name in PastPeer.__struct_fields__))
+            self.table(_PAST).put(key + place_key((entry.offset, 0)), past)
+
+    def _at(self, key: bytes, size: int) -> PastPeer | None:
+        found = next(self.table(_PAST).scan_back(key, before=key + place_key((size, 0))), None)
+        return None if found is None else found[1]
 
     def _change(self, node_id: str, **changes: object) -> None:
         peer = self.of_node(node_id)

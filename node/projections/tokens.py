@@ -8,7 +8,7 @@ Does not check signatures or expiry (see `node/commands/capabilities.py`).
 from collections.abc import Iterator
 from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from node.events.entry import Entry
 from node.events.event import Event
@@ -18,13 +18,22 @@ from node.times import format_ms
 
 
 class IssuedToken(Struct, frozen=True, array_like=True):
-    """A token's grant and, once revoked, when (RFC 3339) and why. `offset` is where it was issued."""
+    """A token's grant and, once revoked, when (RFC 3339) and why. Issued at `offset`, revoked at `revoked_from`."""
 
     offset: int
     grant: Grant
     issued_by: str | None
     revoked_at: str | None
     revocation_reason: str | None
+    revoked_from: int | None
+
+    def at(self, size: int) -> "IssuedToken | None":
+        """The token as the first `size` entries of the log make it; None where they do not issue it."""
+        if self.offset >= size:
+            return None
+        if self.revoked_from is None or self.revoked_from < size:
+            return self
+        return structs.replace(self, revoked_at=None, revocation_reason=None, revoked_from=None)
 
 
 _ISSUED = TableSpec("tokens/issued", IssuedToken)
@@ -34,7 +43,7 @@ _ACCEPTED = TableSpec("tokens/accepted", str)
 
 class Tokens(Projection):
     name: ClassVar[str] = "tokens"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     events: ClassVar[tuple[type[Event], ...]] = (CapabilityIssued, CapabilityRevoked, CapabilityAccepted)
     tables: ClassVar[tuple[TableSpec, ...]] = (_ISSUED, _BY_SUBJECT, _ACCEPTED)
 
@@ -67,7 +76,7 @@ class Tokens(Projection):
     def fold(self, entry: Entry) -> None:
         match entry.event:
             case CapabilityIssued(grant=grant):
-                token = IssuedToken(entry.offset, grant, entry.actor.principal, None, None)
+                token = IssuedToken(entry.offset, grant, entry.actor.principal, None, None, None)
                 self.table(_ISSUED).put(text_key(grant.token_id), token)
                 key = text_key(grant.subject) + text_key(grant.token_id)
                 self.table(_BY_SUBJECT).put(key, grant.token_id.encode())
@@ -75,7 +84,9 @@ class Tokens(Projection):
             case CapabilityRevoked(revocation=revocation, reason=reason):
                 token = self.issued(revocation.token_id)
                 if token is not None:
-                    revoked = IssuedToken(token.offset, token.grant, token.issued_by, revocation.revoked_at, reason)
+                    revoked = structs.replace(
+                        token, revoked_at=revocation.revoked_at, revocation_reason=reason, revoked_from=entry.offset
+                    )
                     self.table(_ISSUED).put(text_key(revocation.token_id), revoked)
             case CapabilityAccepted(token_id=token_id):
                 self.table(_ACCEPTED).put(text_key(token_id), format_ms(entry.at_ms))

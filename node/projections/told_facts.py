@@ -53,7 +53,7 @@ def told(
 def told_by_id(view: View, at: At, fact_id: str) -> FactRow | None:
     """The one of that id."""
     conflict = view.conflicts.telling(fact_id)
-    rows = [] if conflict is None else rows_of(conflict, at, view)
+    rows = [] if conflict is None or conflict.detected[0] >= at.size else rows_of(conflict, at, view)
     return next((row for row in rows if row.fact.id == fact_id.lower()), None)
 
 
@@ -66,8 +66,9 @@ def rows_of(conflict: Conflict, at: At, view: View) -> list[FactRow]:
         (conflict.conflict_id, BETWEEN, "text", between),
         (conflict.conflict_id, STATUS, "string", status),
     ]
-    if conflict.resolved_by is not None and conflict.resolved_by[0] < at.size:
-        said.append((view.facts.at(conflict.resolved_by).fact.id, RESOLVES, "ref", conflict.conflict_id))
+    resolution = view.conflicts.resolution(conflict, at)
+    if resolution is not None:
+        said.append((resolution.fact.id, RESOLVES, "ref", conflict.conflict_id))
     rows = []
     for number, words in enumerate(said):
         made = uuid_text(named_uuid(uuid_bytes(conflict.conflict_id.removeprefix(PREFIX)), words[1]))
@@ -145,4 +146,4 @@ def _row(
         warnings=(),
     )
     stated = structs.replace(fact, cid=cid_of(fact), fact_hash=fact_hash(body_of(fact)))
-    return FactRow(place, stated, (place[0], 0), about.garden_id, None, None, None)
+    return FactRow(place, stated, (place[0], 0), about.garden_id, None, None, None, None, None)

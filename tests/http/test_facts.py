@@ -703,12 +703,6 @@ async def test_a_signed_fact_whose_source_or_relation_is_not_in_normal_form_is_r
 # What this version does not do, it refuses.
 
 
-@pytest.mark.parametrize("path", ["/v1/facts", "/v1/facts/01890000-0000-7000-8000-000000000000"])
-async def test_as_of_is_refused_rather_than_ignored(http: Served, path: str):
-    for as_of in ("2026-05-04T12:00:00Z", "offset:1"):
-        (await http.get(path, as_of=as_of)).refused(422, "unsupported_parameter")
-
-
 async def test_an_idempotency_key_is_refused_rather_than_ignored(http: Served):
     await refused(http, 422, "unsupported_field", idempotency_key="k-1")
     answer = await http.send("POST", "/v1/facts", fact(), headers={"Idempotency-Key": "k-1"})
