@@ -302,3 +302,21 @@ async def test_what_waits_in_quarantine_contradicts_nobody_until_it_is_promoted(
 
     (conflict,) = await conflicts(http)
     assert {conflict["fact_a"]["id"], conflict["fact_b"]["id"]} == {up["id"], held["fact_id"]}
+
+
+async def test_what_one_page_brings_and_retracts_contradicts_nobody(http: Served, org_b: Organisation):
+    await org_b.join(http)
+    said = [
+        {"value": text("a")},
+        {"value": text("a"), "confidence": 0.0},
+        {"value": text("c")},
+    ]
+    facts = [
+        org_b.served_fact(number=number, hlc=f"{1777895940000 + number:013d}.000", **fields)
+        for number, fields in enumerate(said, 1)
+    ]
+    await org_b.receive(http, *facts)
+
+    (record,) = (await http.get("/v1/facts", source=org_b.assistant)).expect(200)["facts"]
+    assert record["value"]["v"] == "c" and not record["contradicted"]
+    assert (await http.get("/v1/conflicts")).expect(200)["conflicts"] == []
