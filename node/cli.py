@@ -120,6 +120,8 @@ def _add_peers(commands: argparse._SubParsersAction) -> None:
             verb.add_argument("--from-start", action="store_true", help="read its log from the beginning again")
         if name == "approve":
             verb.add_argument("--accept-checkpoint", action="store_true", help="take the new line of a log that forked")
+        if name in ("list", "show"):
+            verb.add_argument("--as-of", metavar="WHEN", help="as the log had it: an RFC 3339 time, or offset:N")
         verb.add_argument("--json", action="store_true", help="the node's answer as it came")
         verb.set_defaults(handler=_at_peers)
 
@@ -178,13 +180,15 @@ def _at_peers(arguments: argparse.Namespace) -> int:
             case "declare":
                 said = console.declare_to(arguments.to, _peer_bearer(), _scopes(arguments))
             case "list":
-                said = console.list()
+                said = console.list(as_of=arguments.as_of)
+            case "show":
+                said = console.show(arguments.peer, as_of=arguments.as_of)
             case "pull":
                 said = console.pull(arguments.peer, from_start=arguments.from_start)
             case "approve":
                 said = console.approve(arguments.peer, accept_checkpoint=arguments.accept_checkpoint)
             case verb:
-                said = {"show": console.show, "check": console.check, "remove": console.remove}[verb](arguments.peer)
+                said = {"check": console.check, "remove": console.remove}[verb](arguments.peer)
         return said.encode()
 
     return _at_node(run)

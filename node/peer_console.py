@@ -60,11 +60,11 @@ class Console(Struct, frozen=True, kw_only=True):
             raise NodeRefused(f"{peer_url}: {status}")
         return answer.decode() if self.is_raw else f"{peer_url}: {status}{_approval(said, declaration)}"
 
-    def list(self) -> str:
-        return self._said(self._ask("GET", ""), lambda answer: _table(answer["peers"]))
+    def list(self, *, as_of: str | None) -> str:
+        return self._said(self._listed(as_of), lambda answer: _table(answer["peers"]))
 
-    def show(self, name: str) -> str:
-        return self._said(msgspec.json.encode(self._find(name)), _members)
+    def show(self, name: str, *, as_of: str | None) -> str:
+        return self._said(msgspec.json.encode(self._find(name, as_of)), _members)
 
     def check(self, name: str) -> str:
         return self._said(self._ask("POST", f"/{self._id(name)}/check"), _finding)
@@ -87,8 +87,11 @@ class Console(Struct, frozen=True, kw_only=True):
         body = {"allowed_scopes": scopes} if scopes else {}
         return ask(self.url, self.bearer, "POST", DECLARATION, msgspec.json.encode(body))
 
-    def _find(self, name: str) -> Shown:
-        peers = msgspec.json.decode(self._ask("GET", ""))["peers"]
+    def _listed(self, as_of: str | None) -> bytes:
+        return self._ask("GET", "" if as_of is None else f"?as_of={quote(as_of, safe='')}")
+
+    def _find(self, name: str, as_of: str | None = None) -> Shown:
+        peers = msgspec.json.decode(self._listed(as_of))["peers"]
         found = [peer for peer in peers if name in (peer["peer_id"], peer["node_id"])]
         if not found:
             raise NodeRefused(f"peer_not_found: there is no peer {_plain(name)}")

@@ -57,8 +57,15 @@ def test_an_operator_can_do_everything_with_a_peer_from_the_command_line(orgs):
     refused(peers(org_b, "approve", org_a.entity_uri), "not_awaiting_approval")
     refused(peers(org_b, "approve", org_a.entity_uri, "--accept-checkpoint"), "not_awaiting_approval")
 
+    offset = org_b.node.log_size() - 1
     assert said(peers(org_b, "remove", org_a.entity_uri)) == f"{org_a.entity_uri}: revoked (removed)\n"
     assert "revoked (removed)" in said(peers(org_b, "list"))
+    _, row_then = said(peers(org_b, "list", "--as-of", f"offset:{offset}")).splitlines()
+    assert row_then.split()[:3] == [org_a.entity_uri, "active", "public,company"]
+    shown = json.loads(said(peers(org_b, "show", org_a.entity_uri, "--as-of", f"offset:{offset}", "--json")))
+    assert (shown["status"], shown["checkpoint"], shown["lag"]) == ("active", raw["checkpoint"], None)
+    refused(peers(org_b, "show", org_a.entity_uri, "--as-of", "offset:0"), "peer_not_found")
+    refused(peers(org_b, "list", "--as-of", "yesterday"), "invalid_parameter")
     refused(peers(org_b, "pull", org_a.entity_uri), "peer_not_active")
 
 
