@@ -9,6 +9,7 @@ from node.events.entry import Entry
 from node.projections.base import LAST_PLACE, Place, Table, place_key
 from node.projections.conflicts import Conflict, Conflicts
 from node.projections.fact_rows import FactRow
+from node.projections.facts import Left
 from node.projections.view import View
 
 # What followed for which fact or contradiction, in one word (its role).
@@ -17,15 +18,22 @@ Consequence = tuple[FactRow | Conflict, str]
 
 def consequences_of(entry: Entry, view: View) -> Iterator[Consequence]:
     """For an event that changes the facts. Roles: `retracted` `superseded` `put_aside`, `contradicted` and `settled`."""
-    for place, _ in view.facts.changes.withdrawn:
-        yield view.facts.at(place), view.facts.withdrawal(place).kind
+    for left in withdrawals(view):
+        yield view.facts.at(left.place), view.facts.withdrawal(left.place).kind
     for conflict in detected_at(entry.offset, view):
         yield conflict, "contradicted"
-    for row in view.facts.changes.shown:
+    for row in view.facts.changes:
+        if isinstance(row, Left):
+            continue
         for other in put_aside_by(row, view):
             yield other, "put_aside"
         for conflict in settled_by(row, view):
             yield conflict, "settled"
+
+
+def withdrawals(view: View) -> list[Left]:
+    """What the entry at the view's end withdrew."""
+    return [change for change in view.facts.changes if isinstance(change, Left)]
 
 
 def detected_at(offset: int, view: View) -> Iterator[Conflict]:

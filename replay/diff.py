@@ -159,20 +159,19 @@ def _row_at(view: View, place: tuple[int, int]) -> FactRow | None:
 def _conflicts(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
     """A contradiction goes when it is settled, and also when a side no longer stands: its row need not differ for that."""
     for _, conflict in _rows(after.view.conflicts, "conflicts/records"):
-        was = None if conflict.detected[0] >= before.at.size else _conflict_state(conflict, before)
-        now = _conflict_state(conflict, after)
+        was = None if conflict.detected[0] >= before.at.size else _conflict_state(conflict, after.view, before.at)
+        now = _conflict_state(conflict, after.view, after.at)
         sides = [after.view.facts.at(place).fact for place in conflict.facts]
         named = {"facts": [{"origin": fact.origin, "id": fact.id} for fact in sides]}
         went = was is not None and was["status"] == "unresolved" and now["status"] == "resolved"
         yield from _change("conflicts", _became(was, went=went), conflict.conflict_id, named, was, now)
 
 
-def _conflict_state(conflict: Conflict, side: _Side) -> dict[str, object]:
-    by = conflict.resolved_by
-    is_settled = by is not None and by[0] < side.at.size
+def _conflict_state(conflict: Conflict, view: View, at: At) -> dict[str, object]:
+    resolution = view.conflicts.resolution(conflict, at)
     return {
-        "status": "unresolved" if side.view.conflicts.is_open(conflict, side.at) else "resolved",
-        "resolved_by": side.view.facts.at(by).fact.id if is_settled else None,
+        "status": "unresolved" if view.conflicts.is_open(conflict, at) else "resolved",
+        "resolved_by": None if resolution is None else resolution.fact.id,
     }
 
 
@@ -192,13 +191,13 @@ def _quarantine(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
 
 def _gardens(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
     def state(garden: Garden) -> dict[str, object]:
-        return {"name": garden.name, "scope": garden.scope, "is_deleted": garden.is_deleted}
+        return {"name": garden.name, "scope": garden.scope, "is_deleted": garden.deleted_from is not None}
 
     def named(garden: Garden) -> dict[str, object]:
         return {"slug": garden.slug, "is_quarantine": garden.is_quarantine, "created_by": garden.created_by}
 
     return _rows_changed(
-        "gardens", walk.differing("gardens/by_id"), "id", state, named, lambda garden: garden.is_deleted
+        "gardens", walk.differing("gardens/by_id"), "id", state, named, lambda garden: garden.deleted_from is not None
     )
 
 

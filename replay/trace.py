@@ -25,7 +25,7 @@ from node.projections.view import View
 from node.projections.views import Views
 from replay.acts import Act, act_of
 from replay.chain import Damaged
-from replay.consequences import settled_from
+from replay.consequences import settled_from, withdrawals
 from replay.evidence import Evidence, entries_of, folded
 from replay.trace_pages import served_steps
 from replay.trace_steps import FactRef, Life, Standing, Step, TokenRef, ref_at, ref_of
@@ -219,8 +219,8 @@ def _descendants(life: Life, entry: Entry) -> Iterator[Step]:
 
 
 def _withdrawn_by(row: FactRow, view: View) -> tuple[FactRef, ...]:
-    places = [place for place, until in view.facts.changes.withdrawn if until == row.shown_from and place != row.place]
-    return tuple(ref_at(view.facts.at(place)) for place in places)
+    others = (left.place for left in withdrawals(view) if left.until == row.shown_from and left.place != row.place)
+    return tuple(ref_at(view.facts.at(place)) for place in others)
 
 
 def _servable_at(life: Life, offset: int, view: View) -> Place | None:

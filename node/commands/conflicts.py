@@ -19,14 +19,13 @@ from node.errors import (
 from node.events.conflicts import ConflictResolved
 from node.events.facts import Resolution, Value
 from node.projections.access import EVERYTHING, Access
-from node.projections.conflicts import At, Conflict
+from node.projections.conflicts import WHOLE, At, Conflict
 from node.projections.fact_queries import is_readable
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
 
 MAX_NOTE_CHARS = 2000
 # All of the log that a view holds.
-_WHOLE = 2**63
 
 
 class ResolveConflict(Struct, frozen=True, kw_only=True):
@@ -60,7 +59,7 @@ def decide_resolve_conflict(command: ResolveConflict, view: View, context: Conte
         raise InsufficientPermission("this credential does not settle conflicts")
     if len(command.note) > MAX_NOTE_CHARS:
         raise InvalidField(f"resolution_note: more than {MAX_NOTE_CHARS} characters")
-    at = At(size=_WHOLE, now_ms=context.at_ms)
+    at = At(size=WHOLE, now_ms=context.at_ms)
     if not view.conflicts.is_open(conflict, at):
         raise ConflictAlreadyResolved("the conflict is settled, or one of its sides no longer stands")
     sides = sides_of(conflict, view)

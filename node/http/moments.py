@@ -14,11 +14,10 @@ from node.errors import InvalidCursor, InvalidParameter, UnsupportedParameter
 from node.events.entry import open_header
 from node.http.body import decode_query
 from node.http.keys import NODE
-from node.projections.conflicts import At
+from node.projections.conflicts import WHOLE, At
 from node.runtime import Node
 from node.times import format_ms, parse_rfc3339
 
-WHOLE = 2**63
 _OFFSET = re.compile(r"offset:(0|[1-9][0-9]{0,17})")
 
 

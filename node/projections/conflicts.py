@@ -39,6 +39,8 @@ from node.uris import (
 )
 
 MAX_RECORDED = 32
+# More entries than any log has: a reader of all there is.
+WHOLE = 2**63
 PREFIX = "stigmem:conflict:"
 # The relations of what the node says about a conflict (see `told_facts.py`).
 BETWEEN, STATUS, RESOLVES = "stigmem:conflict:between", "stigmem:conflict:status", "stigmem:resolves"
@@ -98,6 +100,13 @@ class At(Struct, frozen=True, array_like=True):
     now_ms: int
 
 
+class Dispute(Struct, frozen=True, array_like=True):
+    """What a group's live members say, as far as it matters: up to two of their values, and the highest of their ranks."""
+
+    digests: tuple[bytes, ...]
+    top_rank: bytes
+
+
 _UNDISPUTED = Standing(is_contradicted=False, is_shown=True)
 _SETTLED_LOSER = Standing(is_contradicted=True, is_shown=False)
 _NO_GROUP = Group(only=None, recorded=(), has_past=False)
@@ -136,6 +145,8 @@ class Conflicts(Projection):
         super().__init__(txn, handles)
         self._facts = facts
         self._groups = self.table(_GROUPS)
+        # Of reads of a bounded log: nothing that is folded later changes them.
+        self._disputes: dict[tuple[bytes, At], Dispute] = {}
 
     # Reading
 
@@ -204,10 +215,10 @@ class Conflicts(Projection):
             return _SETTLED_LOSER
         if not self.is_live(row, at):
             return _UNDISPUTED
-        past = self._past(key, group, at)
-        if not self._says_otherwise(key, group, digest_of(row.fact.value), past, at):
+        dispute = self._dispute(key, group, at)
+        if dispute.digests in ((), (digest_of(row.fact.value),)):
             return _UNDISPUTED
-        return Standing(is_contradicted=True, is_shown=_rank(row.fact) == self._top_rank(key, group, past, at))
+        return Standing(is_contradicted=True, is_shown=_rank(row.fact) == dispute.top_rank)
 
     def live_with(self, row: FactRow, at: At, limit: int) -> list[FactRow]:
         """Up to `limit` live facts of a fact's group, the highest in rank first."""
@@ -363,6 +374,36 @@ class Conflicts(Projection):
 
     # Groups
 
+    def _dispute(self, key: bytes, group: Group, at: At) -> Dispute:
+        found = self._disputes.get((key, at))
+        if found is None:
+            past = self._past(key, group, at)
+            digests = self._digests(key, group, past, at)
+            top_rank = self._top_rank(key, group, past, at) if digests else b""
+            found = Dispute(digests, top_rank)
+            # A listing asks for each row, and of the past each answer may be a walk over all that came since.
+            if at.size < WHOLE:
+                self._disputes[key, at] = found
+        return found
+
+    def _digests(self, key: bytes, group: Group, past: list[Member], at: At) -> tuple[bytes, ...]:
+        """Up to two values that live members state."""
+        found: tuple[bytes, ...] = ()
+        for member in past:
+            if member.digest not in found:
+                found = (*found, member.digest)
+            if len(found) == 2:
+                return found
+        if group.only is not None:
+            is_another = _stands(group.only, at) and group.only.digest not in found
+            return (*found, group.only.digest) if is_another else found
+        for _ in range(2 - len(found)):
+            other = next(self._others(key, found[0] if found else b"", at), None)
+            if other is None:
+                break
+            found = (*found, other.digest)
+        return found
+
     def _past(self, key: bytes, group: Group, at: At) -> list[Member]:
         """Members that have left since, but stood when the reader looked."""
         if not group.has_past:
@@ -381,13 +422,6 @@ class Conflicts(Projection):
             return
         for _, member in self.table(_BY_RANK).scan_back(key, before=_end(key)):
             yield member
-
-    def _says_otherwise(self, key: bytes, group: Group, digest: bytes, past: list[Member], at: At) -> bool:
-        if any(member.digest != digest for member in past):
-            return True
-        if group.only is not None:
-            return group.only.digest != digest and _stands(group.only, at)
-        return next(self._others(key, digest, at), None) is not None
 
     def _others(self, key: bytes, digest: bytes, at: At) -> Iterator[Member]:
         """Live members that say something else, value by value: those of one's own value are skipped, however many."""
