@@ -1,13 +1,16 @@
 """`as_of` over HTTP: which entries a point covers, what is of then, and what stays of now (PROTOCOL §2.5)."""
 
 import json
+from functools import reduce
 
 import pytest
 from msgspec import structs
 
+from node.http.app import ROUTES
 from node.times import format_ms
 from tests.clocks import START_MS
 from tests.conftest import Serve
+from tests.http.test_doors import PEERS_ALONE, PLACES, PUBLIC
 from tests.organisations import Organisation, be_strict, issue
 from tests.served import NODE_ID, Served
 
@@ -101,6 +104,17 @@ async def test_a_read_without_a_past_refuses_rather_than_answers_with_the_presen
     for path, query in reads:
         words = "&".join(f"{name}={value}" for name, value in (query | {"as_of": "offset:0"}).items())
         (await http.send("GET", f"{path}?{words}")).refused(422, "unsupported_parameter")
+
+
+async def test_every_read_of_content_takes_a_point_or_refuses_one(http: Served):
+    """What is public, what peers ask for, and whom a credential speaks for is no content; a new read has to choose."""
+    spared = {"GET /v1/me"} | PEERS_ALONE | (PUBLIC - {"GET /v1/federation/manifest/{entity_uri:.+}"})
+    reads = {route.path for route in ROUTES if route.method == "GET" and f"GET {route.path}" not in spared}
+    assert len(reads) >= 16
+    for read in reads:
+        path = reduce(lambda path, place: path.replace(place, PLACES[place]), PLACES, read)
+        answer = await http.send("GET", f"{path}?as_of=offset:999999")
+        assert answer.status == 422 and "as_of" in answer.json["detail"], path
 
 
 # Pages.
