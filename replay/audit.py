@@ -24,7 +24,7 @@ from node.projections.views import Views
 from node.times import format_ms
 from node.uris import normal_uri
 from replay.acts import Act, act_of
-from replay.evidence import Evidence, folded
+from replay.checked_log import Evidence, folded
 from replay.shown import Output
 from replay.things import Thing
 

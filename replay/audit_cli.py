@@ -15,8 +15,8 @@ from node.events.log import UnknownFormat
 from node.times import parse_rfc3339
 from replay.audit import Filters, NdjsonWriter, Writer, audit, in_normal_form, types_named
 from replay.chain import Damaged, NotALog
+from replay.checked_log import Evidence, NoSuchPlace, checked_evidence
 from replay.copying import CopyFailed
-from replay.evidence import Evidence, NoSuchPlace, checked_evidence
 from replay.prov import ProvWriter
 from replay.report import ReportWriter
 from replay.shown import Output, plain

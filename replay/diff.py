@@ -31,8 +31,8 @@ from node.projections.peers import Peer
 from node.projections.tokens import IssuedToken
 from node.projections.view import View
 from node.projections.views import Views, table_specs
+from replay.checked_log import Evidence, folded
 from replay.consequences import settled_from
-from replay.evidence import Evidence, folded
 
 Became = Literal["added", "changed", "went"]
 # A fact's states in which it is still there for somebody: a reader, a moderator.

@@ -5,9 +5,9 @@ from contextlib import closing
 
 from node.times import parse_rfc3339
 from replay.audit_cli import add_data_dir, run_on_evidence
+from replay.checked_log import Evidence, NoSuchPlace, offset_of
 from replay.diff import changes, ends_of
 from replay.diff_report import write_json, write_text
-from replay.evidence import Evidence, NoSuchPlace, offset_of
 from replay.shown import Output
 
 

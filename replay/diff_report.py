@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from node.canonical import canonical_json
 from node.times import format_ms
+from replay.checked_log import Evidence
 from replay.diff import SUBJECTS, Change, Ends
-from replay.evidence import Evidence
 from replay.shown import Output, cut
 
 _MARKS = {"added": "+", "changed": "~", "went": "-"}

@@ -20,7 +20,7 @@ from node.projections.view import View
 from node.times import format_ms
 from node.uris import is_informal, is_normal
 from replay.acts import Act
-from replay.evidence import Evidence
+from replay.checked_log import Evidence
 from replay.shown import Output
 from replay.things import Thing
 

@@ -10,7 +10,7 @@ from node.events.event import Actor
 from node.projections.view import View
 from node.times import format_ms
 from replay.acts import Act
-from replay.evidence import Evidence
+from replay.checked_log import Evidence
 from replay.shown import Output
 from replay.things import Thing
 

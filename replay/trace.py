@@ -25,8 +25,8 @@ from node.projections.view import View
 from node.projections.views import Views
 from replay.acts import Act, act_of
 from replay.chain import Damaged
+from replay.checked_log import Evidence, entries_of, folded
 from replay.consequences import settled_from, withdrawals
-from replay.evidence import Evidence, entries_of, folded
 from replay.trace_pages import served_steps
 from replay.trace_steps import FactRef, Life, Standing, Step, TokenRef, ref_at, ref_of
 

@@ -10,7 +10,7 @@ from node.events.entry import Entry
 from node.events.facts import Fact
 from node.times import format_ms
 from replay.acts import Act
-from replay.evidence import Evidence, proof_of
+from replay.checked_log import Evidence, proof_of
 from replay.prov import Description, ProvDocument, body_iri, descriptions_of, entry_iri, fact_iri
 from replay.shown import Output
 from replay.things import Thing

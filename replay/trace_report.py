@@ -7,7 +7,7 @@ from node.events.event import Actor
 from node.events.facts import Fact, Judgement, Value
 from node.times import format_ms
 from replay.acts import Act
-from replay.evidence import Evidence, InclusionProof, proof_of
+from replay.checked_log import Evidence, InclusionProof, proof_of
 from replay.report import actor_words
 from replay.shown import Output, cut
 from replay.trace_steps import FactRef, Life, Standing, Step, TokenRef, Verb
