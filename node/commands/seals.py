@@ -7,10 +7,10 @@ from itertools import islice
 
 from msgspec import Struct
 
-from node.canonical import b64url_encode, seal_message
+from node.canonical import b64url_encode
 from node.commands.decision import Context, Decision
 from node.events.event import NODE_ITSELF
-from node.events.facts import Fact, FactsSealed, Seal
+from node.events.facts import Fact, FactsSealed, Seal, sealed_bytes
 from node.keys import Signer
 from node.projections.view import View
 
@@ -33,17 +33,3 @@ def decide_seal_facts(command: SealFacts, view: View, context: Context) -> Decis
 def seal_of(fact: Fact, signer: Signer) -> str:
     """The seal of a fact of this node's own, base64url."""
     return b64url_encode(signer.sign(sealed_bytes(fact)))
-
-
-def sealed_bytes(fact: Fact) -> bytes:
-    """What a fact's seal is a signature over."""
-    return seal_message(
-        origin=fact.origin,
-        id=fact.id,
-        hlc=fact.hlc,
-        fact_hash=fact.fact_hash,
-        valid_until=fact.valid_until,
-        derived_from=fact.derived_from,
-        supersedes=fact.supersedes,
-        resolves=fact.resolves,
-    )

@@ -110,7 +110,11 @@ def is_signed_by(stored: bytes, public_key: bytes) -> bool:
 
 def open_entry(stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Entry:
     """The entry from what is stored of it. Raises LogDamaged where items and commitments differ or do not decode."""
-    header = open_header(stored)
+    return entry_of(open_header(stored), stored, items, public_key)
+
+
+def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Entry:
+    """The same where the header has been opened already."""
     if len(items) != len(header.items):
         raise LogDamaged(f"{len(items)} items are stored, the header commits to {len(header.items)}")
     for index, (item, commitment) in enumerate(zip(items, header.items, strict=True)):

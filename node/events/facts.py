@@ -4,7 +4,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from node.canonical import fact_body, fact_cid, value_text
+from node.canonical import fact_body, fact_cid, seal_message, value_text
 from node.events.event import Event
 
 Scope = Literal["local", "team", "company", "public"]
@@ -97,6 +97,20 @@ def cid_of(stated: Stated, number_text: str | None = None) -> str:
         source=stated.source,
         value_type=stated.value.type,
         value_v=value_text(stated.value.type, stated.value.v) if number_text is None else number_text,
+    )
+
+
+def sealed_bytes(fact: Fact) -> bytes:
+    """What a fact's seal is a signature over (PROTOCOL §2.4)."""
+    return seal_message(
+        origin=fact.origin,
+        id=fact.id,
+        hlc=fact.hlc,
+        fact_hash=fact.fact_hash,
+        valid_until=fact.valid_until,
+        derived_from=fact.derived_from,
+        supersedes=fact.supersedes,
+        resolves=fact.resolves,
     )
 
 

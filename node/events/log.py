@@ -13,13 +13,14 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import lmdb
 from msgspec import Struct
 
 from node.errors import LogDamaged, Refusal, StorageFailed
-from node.events.entry import Entry, Item, open_entry, open_header
+from node.events.entry import Entry, Item, entry_of, open_entry, open_header
 from node.events.evidence import Evidence
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, ReadNode
@@ -116,7 +117,7 @@ class Log:
         """Up to `limit` entries from an offset on. Raises LogDamaged, naming the offset, where one does not hold."""
         with storage_errors(), self._store.begin() as txn:
             size = _size(txn, self._store.table("headers"))
-            return [self._open(txn, offset) for offset in range(from_offset, min(size, from_offset + limit))]
+            return self._open_run(txn, range(from_offset, min(size, from_offset + limit)))
 
     def read_back(
         self, first: int, end: int, *, types: Collection[str] | None, limit: int, max_reads: int
@@ -268,6 +269,33 @@ class Log:
         if consumed != len(rows):
             raise StorageFailed(f"{table}: {len(rows) - consumed} rows were not taken")
 
+    def _open_run(self, txn: lmdb.Transaction, offsets: range) -> list[Entry]:
+        """Consecutive entries, by one call per table; where anything is amiss one by one, so that its offset is named."""
+        try:
+            return self._opened_run(txn, offsets)
+        except LogDamaged:
+            return [self._open(txn, offset) for offset in offsets]
+
+    def _opened_run(self, txn: lmdb.Transaction, offsets: range) -> list[Entry]:
+        stored = self._rows(txn, "headers", [OFFSET_KEY.pack(offset) for offset in offsets])
+        headers = [open_header(entry) for entry in stored]
+        if [header.offset for header in headers] != list(offsets):
+            raise LogDamaged("an entry says another offset")
+        keys = [ITEM_KEY.pack(header.offset, index) for header in headers for index in range(len(header.items))]
+        rows = iter([_item_of(row, 0) for row in self._rows(txn, "items", keys)])
+        public_keys = {key_id: self._public_key(txn, key_id) for key_id in {header.key_id for header in headers}}
+        return [
+            entry_of(header, entry, tuple(islice(rows, len(header.items))), public_keys[header.key_id])
+            for header, entry in zip(headers, stored, strict=True)
+        ]
+
+    def _rows(self, txn: lmdb.Transaction, table: str, keys: list[bytes]) -> list[bytes]:
+        with txn.cursor(db=self._store.table(table)) as cursor:
+            rows = [row for _, row in cursor.getmulti(keys)]
+        if len(rows) != len(keys):
+            raise LogDamaged(f"{table}: {len(keys) - len(rows)} rows are missing")
+        return rows
+
     def _open(self, txn: lmdb.Transaction, offset: int) -> Entry:
         try:
             stored = self._stored(txn, offset)
@@ -289,9 +317,7 @@ class Log:
         row = txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
         if row is None:
             raise LogDamaged(f"item {index} is missing")
-        if row[:1] != _CLEAR:
-            raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
-        return Item(row[1:17], row[17:])
+        return _item_of(row, index)
 
     def _public_key(self, txn: lmdb.Transaction, key_id: str) -> bytes:
         try:
@@ -312,6 +338,12 @@ class Log:
             return node
 
         return read
+
+
+def _item_of(row: bytes, index: int) -> Item:
+    if row[:1] != _CLEAR:
+        raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
+    return Item(row[1:17], row[17:])
 
 
 def _size(txn: lmdb.Transaction, headers: object) -> int:
