@@ -23,6 +23,7 @@ from replay.shown import Output, plain
 from replay.trace import UnknownFact, lives_of, trace
 from replay.trace_records import NdjsonTrace, ProvTrace
 from replay.trace_report import TraceReport
+from replay.workers import NotDone
 
 OK, NOT_FOUND, NOT_DONE, DAMAGED = 0, 1, 2, 6
 _TRACES = {"text": TraceReport, "ndjson": NdjsonTrace, "prov": ProvTrace}
@@ -104,7 +105,7 @@ def _run(data_dir: Path, tell: Callable[[Evidence, Output], None], *, is_text: b
         return _fail(NOT_FOUND, str(error))
     except BrokenPipeError:
         raise
-    except (NotALog, UnknownFormat, CopyFailed, Refusal, OSError) as error:
+    except (NotALog, NotDone, UnknownFormat, CopyFailed, Refusal, OSError) as error:
         return _fail(NOT_DONE, error.detail if isinstance(error, Refusal) else str(error))
     return OK
 

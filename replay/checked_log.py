@@ -19,15 +19,14 @@ from node.events.entry import Entry
 from node.events.identity import NodeCreated
 from node.events.log import Log
 from node.events.store import storage_errors
-from node.events.tree import Frontier, inclusion_path
+from node.events.tree import inclusion_path
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
 from node.times import parse_rfc3339
-from replay.chain import Damaged, checked_sizes, damage_of, require_format
-from replay.copying import copy_environment, structural_problem
-from replay.probe import first_unreadable_offset
-from replay.verify import require_log
+from replay.chain import Damaged, damage_of
+from replay.copying import copy_environment
+from replay.verify import check_log, require_log
 
 # Entries in memory at once: a page of a peer's facts is one entry and may have 8 MiB.
 _BATCH = 32
@@ -69,7 +68,8 @@ class InclusionProof(Struct, frozen=True, kw_only=True):
 def checked_evidence(data_dir: Path) -> Iterator[Evidence]:
     """The log of a data folder, once all of it was found to hold.
 
-    Raises NotALog where there is none, Damaged at the first offset where something is wrong, also while it is read.
+    Raises NotALog where there is none, NotDone where it could not be checked, Damaged at the first offset where something is
+    wrong, also while it is read.
     """
     require_log(data_dir)
     with tempfile.TemporaryDirectory(prefix="stigmem-audit-") as folder:
@@ -129,24 +129,12 @@ def proof_of(entry: Entry, evidence: Evidence) -> InclusionProof:
 
 @contextmanager
 def _opened(scratch: Path) -> Iterator[Evidence]:
-    size, root = _checked(scratch / "log")
+    head = check_log(scratch / "log")
     log = Log(scratch / "log", is_readonly=True)
     try:
-        yield Evidence(log=log, size=size, root=root, node_id=_whose(log), scratch=scratch)
+        yield Evidence(log=log, size=head.size, root=head.root, node_id=_whose(log), scratch=scratch)
     finally:
         log.close()
-
-
-def _checked(log_dir: Path) -> tuple[int, bytes]:
-    """Size and root of a log that holds."""
-    problem = structural_problem(log_dir)
-    if problem is not None:
-        raise Damaged(first_unreadable_offset(log_dir), f"the file is damaged: {problem}")
-    require_format(log_dir)
-    frontier = Frontier(0, [])
-    for checked in checked_sizes(log_dir):
-        frontier = checked
-    return frontier.size, frontier.root()
 
 
 def _whose(log: Log) -> str:

@@ -1,15 +1,19 @@
 """The commands `stigmem replay verify` and `stigmem replay rebuild`, beside those of `audit_cli.py`, also as `python -m replay`.
 
 Always: results on stdout, trouble on stderr in one line. Exit code 0: sound; 2: could not be done; 6: damage, which the
-last line of stdout names too.
+last line of stdout names too, or with `--json` the one document there.
 
 Does not read the environment: where the folder is otherwise set, the caller passes it on (`default_data_dir`).
 """
 
 import argparse
+import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from node.errors import Refusal
 from node.events.log import UnknownFormat
@@ -19,10 +23,12 @@ from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
 from replay.diff_cli import add_diff_command
 from replay.rebuild import rebuild_views
-from replay.verify import NotExtended, SizeAndRoot, verify
+from replay.verify import Extent, NoSuchRange, NotExtended, SizeAndRoot, verify
+from replay.workers import NotDone
 
 OK, NOT_DONE, DAMAGED = 0, 2, 6
 _DESCRIPTION = "check the log, tell what is in it, or make the views anew"
+_MAX_WORKERS = 64
 _HEAD = re.compile(r"(0|[1-9][0-9]{0,17}):([0-9a-f]{64})")
 
 
@@ -40,18 +46,26 @@ def main(arguments: list[str]) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
+    notes: list[str] = []
+    extent = Extent(arguments.first, arguments.end, arguments.quick)
+    report = _json_report(arguments, extent, notes) if arguments.json else _plain_report
     try:
-        head = verify(arguments.data_dir, arguments.expect_head, print)
+        head = verify(
+            arguments.data_dir,
+            arguments.expect_head,
+            notes.append if arguments.json else print,
+            extent=extent,
+            workers=arguments.workers,
+        )
     except Damaged as damage:
-        return _report_damage(damage)
+        return report(DAMAGED, damage)
     except NotExtended as error:
-        print(error, file=sys.stderr)
-        print(error)
-        return DAMAGED
-    except (NotALog, UnknownFormat, CopyFailed, Refusal, OSError) as error:
-        return _report_trouble(error)
-    print(f"head {head}")
-    return OK
+        return report(DAMAGED, error)
+    except KeyboardInterrupt:
+        return report(NOT_DONE, NotDone("interrupted"))
+    except (NotALog, NotDone, NoSuchRange, CopyFailed, Refusal, OSError) as error:
+        return report(NOT_DONE, error)
+    return report(OK, head)
 
 
 def run_rebuild(arguments: argparse.Namespace) -> int:
@@ -83,12 +97,23 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     checks.add_argument(
         "--expect-head", type=parse_head, metavar="SIZE:ROOT", help="fail unless the log continues this head"
     )
+    _add_extent(checks)
+    checks.add_argument(
+        "--workers", type=_count, metavar="N", default=_cpus(), help="processes to use (default: one a CPU)"
+    )
+    checks.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     checks.set_defaults(handler=run_verify)
     rebuilds = commands.add_parser("rebuild", help="fold the log into new views; the node must be stopped")
     _add_data_dir(rebuilds, default_data_dir)
     rebuilds.set_defaults(handler=run_rebuild)
     add_audit_command(commands, default_data_dir)
     add_diff_command(commands, default_data_dir)
+
+
+def _add_extent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="chain and tree alone, and the last entry's signature")
+    parser.add_argument("--from", dest="first", type=_offset, metavar="N", default=0, help="begin at this offset")
+    parser.add_argument("--to", dest="end", type=_offset, metavar="N", help="end before this offset")
 
 
 def _add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -102,6 +127,65 @@ def _add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
     )
 
 
+def _offset(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 18:
+        raise argparse.ArgumentTypeError("an offset is a number from 0 on")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {_MAX_WORKERS}")
+    return int(text)
+
+
+def _cpus() -> int:
+    return min(len(os.sched_getaffinity(0)), _MAX_WORKERS)
+
+
+def _plain_report(code: int, found: SizeAndRoot | Exception) -> int:
+    match found:
+        case SizeAndRoot():
+            print(f"head {found}")
+        case Damaged():
+            return _report_damage(found)
+        case NotExtended():
+            print(found, file=sys.stderr)
+            print(found)
+        case _:
+            return _report_trouble(found)
+    return code
+
+
+def _json_report(arguments: argparse.Namespace, extent: Extent, notes: list[str]) -> Callable[[int, object], int]:
+    """A report that prints the one document: `result` is sound, damaged, not_extended or not_done."""
+
+    def report(code: int, found: SizeAndRoot | Exception) -> int:
+        results = {SizeAndRoot: "sound", Damaged: "damaged", NotExtended: "not_extended"}
+        head = found if isinstance(found, SizeAndRoot) else None
+        document = {
+            "result": results.get(type(found), "not_done"),
+            "data_dir": str(arguments.data_dir),
+            "from": extent.first,
+            "to": extent.end,
+            "quick": extent.is_quick,
+            "size": head and head.size,
+            "root": head and head.root.hex(),
+            "offset": found.offset if isinstance(found, Damaged) else None,
+            "problem": None if head else _words_of(found),
+            "notes": notes,
+        }
+        print(msgspec.json.format(msgspec.json.encode(document)).decode())
+        return code
+
+    return report
+
+
+def _words_of(error: Exception) -> str:
+    detail = error.detail if isinstance(error, Refusal) else str(error)
+    return " ".join(detail.split())
+
+
 def _report_damage(damage: Damaged) -> int:
     offset = "unknown" if damage.offset is None else damage.offset
     print(f"offset {offset}: {damage.words}", file=sys.stderr)
@@ -110,6 +194,5 @@ def _report_damage(damage: Damaged) -> int:
 
 
 def _report_trouble(error: Exception) -> int:
-    detail = error.detail if isinstance(error, Refusal) else str(error)
-    print(f"stigmem: {' '.join(detail.split())}", file=sys.stderr)
+    print(f"stigmem: {_words_of(error)}", file=sys.stderr)
     return NOT_DONE

@@ -5,39 +5,57 @@ Always: this process stays alive, and waits no longer than a deadline for the ne
 Does not say what is wrong (see copying.py): only which offset the reader did not get past.
 """
 
-import multiprocessing
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
 
-import lmdb
-
-from node.errors import Refusal
-from replay.chain import Damaged, NotALog, checked_sizes
+from replay.log_check import LogCheck
+from replay.workers import Failed, Gone, Job, NotDone, Progress, Tell, Worker
 
 _PROGRESS_DEADLINE_S = 30.0
-_FORK = multiprocessing.get_context("fork")
+_STRIDE = 256
 
 
-def first_unreadable_offset(log_dir: Path) -> int | None:
-    """The offset at which reading ends, or None where every entry can be read all the same."""
-    receiver, sender = _FORK.Pipe(duplex=False)
-    reader = _FORK.Process(target=_read_through, args=(log_dir, sender))
-    reader.start()
-    # Ours of the two ends: only when the reader's closes too does receiving end.
-    sender.close()
-    reached: int | None = 0
-    with receiver, suppress(EOFError):
-        while receiver.poll(_PROGRESS_DEADLINE_S):
-            reached = receiver.recv()
-    reader.kill()
-    reader.join()
-    return reached
+def first_unreadable_offset(log_dir: Path, first: int = 0, end: int | None = None) -> int | None:
+    """The offset of [first, end) at which reading ends, or None where every entry can be read all the same."""
+    offset = _reached(log_dir, first, end, _STRIDE)
+    if offset is None:
+        return None
+    nearer = _reached(log_dir, offset, offset + _STRIDE if end is None else min(offset + _STRIDE, end), 1)
+    return offset if nearer is None else nearer
 
 
-def _read_through(log_dir: Path, progress: Connection) -> None:
-    # What stops the reader was told before, by where it had got to; its own words would be the same damage twice.
-    with suppress(Damaged, NotALog, Refusal, lmdb.Error):
-        for frontier in checked_sizes(log_dir):
-            progress.send(frontier.size)
-        progress.send(None)
+def _reached(log_dir: Path, first: int, end: int | None, stride: int) -> int | None:
+    reader, reached = Worker(_reading(log_dir)), first
+    try:
+        reader.give((first, end, stride))
+        while not reader.is_silent_for(_PROGRESS_DEADLINE_S):
+            match reader.hear():
+                case Progress(entries=entries):
+                    reached += entries
+                case Gone() | Failed():
+                    return reached
+                case offset:
+                    return offset
+        return reached
+    except NotDone:
+        return reached
+    finally:
+        reader.end()
+
+
+def _reading(log_dir: Path) -> Job:
+    return partial(_make_reader, log_dir)
+
+
+def _make_reader(log_dir: Path) -> object:
+    return partial(_read_through, LogCheck(log_dir))
+
+
+def _read_through(log: LogCheck, task: tuple[int, int | None, int], tell: Tell) -> int | None:
+    first, end, stride = task
+    for start in range(first, log.size if end is None else min(end, log.size), stride):
+        damage = log.check(start, min(start + stride, log.size)).damage
+        if damage is not None:
+            return damage.offset
+        tell(stride)
+    return None

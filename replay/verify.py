@@ -1,29 +1,28 @@
 """Verify a data folder: the log entry by entry, then the live views against a fresh fold of the same log.
 
-Always: works on private copies and writes nothing into the folder, so a running node goes on undisturbed.
+Always: works on private copies and writes nothing into the folder, so a running node goes on undisturbed; LMDB opens the
+copies in processes of their own, which damage may take down.
 The views are copied before the log: a node commits the log first, so copied views are never ahead of the copied log.
 
-Does not check seals and attestations inside items, nor that the log is the one that others saw: that takes a head that
-somebody else kept (`expect`).
+Does not check that the log is the one that others saw: that takes a head that somebody else kept (`expect`).
 """
 
-import struct
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import lmdb
 from msgspec import Struct
 
-from node.errors import LogDamaged
-from node.events.log import Log
 from node.events.tree import EMPTY_ROOT
-from node.projections.views import Views, is_trusted, read_current
-from replay.chain import Damaged, NotALog, checked_sizes, damage_of, require_format
+from node.projections.views import is_trusted, read_current
+from replay.chain import Damage, Damaged, NotALog
 from replay.copying import DATA_FILE, copy_environment, structural_problem
+from replay.live_views import FoldTask
+from replay.log_run import LogRun, Rest, survey
 from replay.probe import first_unreadable_offset
-
-_REMEDY = "`stigmem replay rebuild` makes them anew"
+from replay.progress import Bar
+from replay.workers import NotDone
 
 
 class SizeAndRoot(Struct, frozen=True):
@@ -40,18 +39,51 @@ class NotExtended(Exception):
     """The log is sound and is not a continuation of the head that was expected; the message is one line."""
 
 
-def verify(data_dir: Path, expect: SizeAndRoot | None, note: Callable[[str], None]) -> SizeAndRoot:
-    """The head of a sound data folder; `note` is told what was found on the way.
+class NoSuchRange(Exception):
+    """The log has no such entries; the message is one line for the operator."""
+
+
+class Extent(Struct, frozen=True):
+    """How much to check: the entries of [first, end), `end` None for all there are; with `is_quick`, chain and tree alone."""
+
+    first: int = 0
+    end: int | None = None
+    is_quick: bool = False
+
+
+WHOLE = Extent()
+
+
+def verify(
+    data_dir: Path,
+    expect: SizeAndRoot | None,
+    note: Callable[[str], None],
+    *,
+    extent: Extent = WHOLE,
+    workers: int = 1,
+) -> SizeAndRoot:
+    """The head of a sound data folder; `note` is told what was found on the way, and what was not looked at.
 
     Raises Damaged at the first offset where something is wrong, NotExtended where the log does not continue `expect`,
-    NotALog where there is none.
+    NotALog where there is none, NotDone where it could not be checked, NoSuchRange for entries that it does not have.
     """
-    with tempfile.TemporaryDirectory(prefix="stigmem-verify-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="stigmem-verify-") as scratch, Bar() as bar:
         copy = _copy(data_dir, Path(scratch))
         try:
-            return _verify_copy(copy, expect, note)
-        except LogDamaged as refusal:
-            raise damage_of(refusal) from refusal
+            return _Verification(copy, expect, note, extent, workers, bar, folds=True).head()
+        except NotDone as error:
+            # Of the folder that was asked about, and not of the copy.
+            raise NotDone(str(error).replace(str(copy.log), str(data_dir / "log"))) from error
+
+
+def check_log(log_dir: Path) -> SizeAndRoot:
+    """The head of a copied log, once all of it was found to hold. Raises Damaged, NotALog, NotDone.
+
+    Nothing is folded, so seals that were given later are not looked at.
+    """
+    copy = _Copy(log_dir, None, "", log_dir)
+    with Bar() as bar:
+        return _Verification(copy, None, _tell_nobody, WHOLE, os.cpu_count() or 1, bar, folds=False).head()
 
 
 def require_log(data_dir: Path) -> None:
@@ -91,103 +123,85 @@ def _copy_views(views_dir: Path, target: Path) -> tuple[Path | None, str]:
     return target, ""
 
 
-def _verify_copy(copy: _Copy, expect: SizeAndRoot | None, note: Callable[[str], None]) -> SizeAndRoot:
-    problem = structural_problem(copy.log)
-    if problem is not None:
-        raise Damaged(first_unreadable_offset(copy.log), f"the file is damaged: {problem}")
-    require_format(copy.log)
-    head, root_then = _check_chain(copy.log, expect)
-    note(f"log: {head.size} entries, chain, signatures, items and tree hold")
-    log = Log(copy.log, is_readonly=True)
-    try:
-        note(_check_views(copy, log))
-    finally:
-        log.close()
-    if expect is not None and root_then != expect.root:
-        raise NotExtended(f"the log, at {head}, does not extend the expected head {expect}")
-    return head
+class _Verification(Struct):
+    """One run over the copies."""
+
+    copy: _Copy
+    expect: SizeAndRoot | None
+    note: Callable[[str], None]
+    extent: Extent
+    workers: int
+    bar: Bar
+    folds: bool
+
+    def head(self) -> SizeAndRoot:
+        self._check_structure()
+        size = _unless_damage(survey(self.copy.log))
+        first, end = self._range(size)
+        is_whole = (first, end) == (0, size)
+        run = LogRun(self.copy.log, workers=self.workers, is_quick=self.extent.is_quick, bar=self.bar)
+        run.check(first, end, self._folding() if self.folds and is_whole and not self.extent.is_quick else None)
+        _unless_damage(run.damage)
+        head, root_then = self._rest(run, size, is_whole=is_whole)
+        self._tell(first, end, head)
+        if run.folded is not None:
+            _unless_damage(run.folded.of_views)
+            self.note(f"views: {run.folded.words}")
+        if self.expect is not None and root_then != self.expect.root:
+            raise NotExtended(f"the log, at {head}, does not extend the expected head {self.expect}")
+        return head
+
+    def _check_structure(self) -> None:
+        if self.extent.is_quick:
+            return
+        problem = structural_problem(self.copy.log)
+        if problem is not None:
+            raise Damaged(first_unreadable_offset(self.copy.log), f"the file is damaged: {problem}")
+
+    def _range(self, size: int) -> tuple[int, int]:
+        first, end = self.extent.first, size if self.extent.end is None else self.extent.end
+        if not (first < end <= size or (first, end) == (0, size)):
+            raise NoSuchRange(f"the log has {size} entries: there are none from {first} to {end}")
+        return first, end
+
+    def _folding(self) -> FoldTask:
+        return FoldTask(self.copy.log, self.copy.views, self.copy.views_note, self.copy.fresh, None)
+
+    def _rest(self, run: LogRun, size: int, *, is_whole: bool) -> tuple[SizeAndRoot, bytes | None]:
+        """The head, and the root at the expected size or None where the log is shorter."""
+        then = [self.expect.size] if self.expect is not None and 0 < self.expect.size <= size else []
+        items = None if self.extent.is_quick else run.items
+        rested = run.rest(Rest(is_whole, items, tuple(([size] if size else []) + then)))
+        _unless_damage(rested.damage)
+        head = SizeAndRoot(size, rested.roots[0] if size else EMPTY_ROOT)
+        if self.expect is None or self.expect.size > size:
+            return head, None
+        return head, rested.roots[-1] if then else EMPTY_ROOT
+
+    def _tell(self, first: int, end: int, head: SizeAndRoot) -> None:
+        what = "chain and tree hold, and the signature of the last"
+        if not self.extent.is_quick:
+            what = "chain, signatures, items and tree hold"
+        elif end != head.size:
+            what = "chain and tree hold"
+        if (first, end) == (0, head.size):
+            self.note(f"log: {head.size} entries, {what}")
+        else:
+            self.note(f"log: entries {first} to {end - 1} of {head.size}, {what}")
+            self.note(
+                "not checked: the other entries, so the root is what the tree says and no proof; rows of no entry"
+            )
+        if self.extent.is_quick:
+            self.note("not checked: each entry's own signature, items, times, the structure of the file, the views")
+        elif (first, end) != (0, head.size):
+            self.note("not checked: seals given later, the views")
 
 
-def _check_chain(log_dir: Path, expect: SizeAndRoot | None) -> tuple[SizeAndRoot, bytes | None]:
-    """The head, and the root at the expected size or None where the log is shorter."""
-    head, root_then = SizeAndRoot(0, EMPTY_ROOT), EMPTY_ROOT if expect is not None and expect.size == 0 else None
-    frontier = None
-    for frontier in checked_sizes(log_dir):
-        if expect is not None and frontier.size == expect.size:
-            root_then = frontier.root()
-    if frontier is not None:
-        head = SizeAndRoot(frontier.size, frontier.root())
-    return head, root_then
+def _unless_damage(found: object) -> object:
+    if isinstance(found, Damage):
+        raise Damaged(found.offset, found.words)
+    return found
 
 
-def _check_views(copy: _Copy, log: Log) -> str:
-    """Fold the log afresh and compare with the live views where they stand; then fold to the head."""
-    fresh = Views(copy.fresh)
-    try:
-        said = copy.views_note if copy.views is None else _compare(copy.views, fresh, log)
-        _fold(fresh, log, log.head().size)
-        return f"views: {said}"
-    finally:
-        fresh.close()
-
-
-def _fold(fresh: Views, log: Log, to_offset: int) -> None:
-    """Fold on; where an entry is sound in form and says what no node would have logged, name it."""
-    try:
-        fresh.fold_forward(log, to_offset)
-    except (ValueError, LookupError):
-        for offset in range(fresh.checkpoint().size, to_offset):
-            _fold_one(fresh, log, offset)
-
-
-def _fold_one(fresh: Views, log: Log, offset: int) -> None:
-    try:
-        fresh.fold_forward(log, offset + 1)
-    except (ValueError, LookupError) as error:
-        raise Damaged(offset, f"the entry cannot be folded: {error}") from error
-
-
-def _compare(live_dir: Path, fresh: Views, log: Log) -> str:
-    problem = structural_problem(live_dir)
-    if problem is not None:
-        raise Damaged(None, f"the file of the live views is damaged: {problem}; {_REMEDY}")
-    try:
-        live = Views(live_dir, is_readonly=True)
-    except (LogDamaged, lmdb.Error) as error:
-        raise Damaged(None, f"the live views cannot be opened: {error}; {_REMEDY}") from error
-    try:
-        return _compare_opened(live, fresh, log)
-    finally:
-        live.close()
-
-
-def _compare_opened(live: Views, fresh: Views, log: Log) -> str:
-    try:
-        checkpoint = live.checkpoint()
-    except struct.error as error:
-        raise Damaged(None, f"the live views do not say where they stand; {_REMEDY}") from error
-    size = log.head().size
-    if checkpoint.size > size:
-        raise Damaged(size, f"the entry is missing: the live views hold {checkpoint.size} entries, the log {size}")
-    _fold(fresh, log, checkpoint.size)
-    if fresh.checkpoint() != checkpoint:
-        raise Damaged(checkpoint.size - 1, f"the live views were folded from another entry; {_REMEDY}")
-    differing = _differing(live, fresh)
-    if differing:
-        # A digest says that rows differ, not since when: the last entry folded is where they are seen to.
-        where = max(checkpoint.size - 1, 0)
-        raise Damaged(where, f"the live views of {', '.join(differing)} are not what the log folds to; {_REMEDY}")
-    return f"at {checkpoint.size} of {size} entries, as the log folds to"
-
-
-def _differing(live: Views, fresh: Views) -> list[str]:
-    expected, names = fresh.digests(), []
-    with live.begin() as txn:
-        for projection in live.view(txn).projections:
-            try:
-                found = projection.digest()
-            except ValueError:
-                found = "a row cannot be read"
-            if found != expected[projection.name]:
-                names.append(projection.name)
-    return names
+def _tell_nobody(words: str) -> None:
+    """Somebody else says what was found."""

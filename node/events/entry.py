@@ -115,20 +115,11 @@ def open_entry(stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Ent
 
 def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Entry:
     """The same where the header has been opened already."""
-    if len(items) != len(header.items):
-        raise LogDamaged(f"{len(items)} items are stored, the header commits to {len(header.items)}")
-    for index, (item, commitment) in enumerate(zip(items, header.items, strict=True)):
-        if item.commitment() != commitment:
-            raise LogDamaged(f"item {index} does not match its commitment")
-    event_type = EVENT_TYPES.get(header.type)
-    if event_type is None:
-        raise LogDamaged(f"the event type {header.type!r} is not known to this version")
+    actor, event = open_items(header, items)
     try:
-        actor = _actor_decoder.decode(items[0].content)
-        event = event_of(event_type, [item.content for item in items[1:]])
         at_ms = parse_rfc3339(header.at)
-    except (ValueError, IndexError) as error:
-        raise LogDamaged(f"the items of {header.type} cannot be read: {error}") from error
+    except ValueError as error:
+        raise LogDamaged(f"at {header.at!r} is no time: {error}") from error
     return Entry(
         offset=header.offset,
         hlc=header.hlc,
@@ -141,6 +132,22 @@ def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key:
         actor=actor,
         event=event,
     )
+
+
+def open_items(header: Header, items: tuple[Item, ...]) -> tuple[Actor, Event]:
+    """What an entry's items say. Raises LogDamaged where they are not those that its header commits to, or do not decode."""
+    if len(items) != len(header.items):
+        raise LogDamaged(f"{len(items)} items are stored, the header commits to {len(header.items)}")
+    for index, (item, commitment) in enumerate(zip(items, header.items, strict=True)):
+        if item.commitment() != commitment:
+            raise LogDamaged(f"item {index} does not match its commitment")
+    event_type = EVENT_TYPES.get(header.type)
+    if event_type is None:
+        raise LogDamaged(f"the event type {header.type!r} is not known to this version")
+    try:
+        return _actor_decoder.decode(items[0].content), event_of(event_type, [item.content for item in items[1:]])
+    except (ValueError, IndexError) as error:
+        raise LogDamaged(f"the items of {header.type} cannot be read: {error}") from error
 
 
 _header_decoder = msgspec.json.Decoder(Header)

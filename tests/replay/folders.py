@@ -15,7 +15,7 @@ from node.events.entry import Entry
 from node.events.log import Log
 from node.projections.views import Views, close_current, rebuild
 from tests.events.logs import write_log
-from tests.events.samples import samples
+from tests.replay.sound import sound_events
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -42,8 +42,8 @@ def replay(command: str, data_dir: Path, *more: str) -> Result:
 
 
 def make_folder(data_dir: Path) -> list[Entry]:
-    """A sound data folder: a log with one of each event, and live views at its head, closed cleanly."""
-    entries = write_log(data_dir, samples())
+    """A sound data folder: a log with one of each event, soundly signed, and live views at its head, closed cleanly."""
+    entries = write_log(data_dir, sound_events())
     fold(data_dir, len(entries))
     return entries
 

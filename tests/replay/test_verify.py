@@ -1,7 +1,13 @@
 """`replay verify`: a sound folder passes, and each kind of damage is named at its first offset."""
 
+import json
+import os
+import pty
 import random
+import select
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -9,6 +15,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from msgspec import structs
 
 from node.clock import Clock
 from node.events.entry import Entry, sign_entry
@@ -16,14 +23,17 @@ from node.events.event import NODE_ITSELF
 from node.events.facts import FactAsserted
 from node.events.identity import RequestRefused
 from node.events.log import Log
-from node.events.tree import EMPTY_ROOT, Frontier
+from node.events.tree import EMPTY_ROOT, Frontier, leaf_hash
 from node.projections.views import Views
+from replay.chain import Damaged
+from replay.verify import WHOLE, Extent, verify
 from tests.clocks import fixed_clock
 from tests.events.logs import signed, write_log
-from tests.events.samples import PEER_SIGNER, SIGNER, fact, samples
-from tests.replay.folders import Result, edit, files_of, flip, fold, key, make_folder, node, replay
+from tests.events.samples import PEER_SIGNER, SIGNER, fact
+from tests.replay.folders import REPOSITORY, Result, edit, files_of, flip, fold, key, make_folder, node, replay
+from tests.replay.sound import sound_events
 
-SAMPLES = samples()
+SAMPLES = sound_events()
 SIZE = len(SAMPLES)
 
 
@@ -177,11 +187,23 @@ _SIGNER_ID = bytes.fromhex(SIGNER.key_id)
         pytest.param("tree", lambda txn: txn.put(node(0, SIZE), b"x" * 32), SIZE, "tree", id="hash of no entry"),
         pytest.param("keys", flip(_SIGNER_ID, 0), 0, "is another one", id="public key"),
         pytest.param("keys", lambda txn: txn.delete(_SIGNER_ID), 0, "is missing", id="public key deleted"),
+        pytest.param("keys", lambda txn: txn.put(b"k" * 32, b"k" * 32), SIZE, "table of keys", id="key of nobody"),
+        pytest.param("meta", lambda txn: txn.put(b"more", b""), SIZE, "table meta", id="row of meta"),
+        pytest.param("items", lambda txn: txn.put(b"\x00", b""), 0, "belongs to no entry", id="item before the first"),
+        pytest.param("items", lambda txn: txn.put(key(7), b""), 7, "belongs to no entry", id="item without an index"),
+        pytest.param("tree", lambda txn: txn.put(b"\xff", b""), SIZE, "tree has rows", id="hash of no place"),
+        pytest.param("tree", flip(node(5, 0), 0), 31, "level 5, index 0", id="hash of many"),
     ],
 )
 def test_damage_to_the_log_is_named_at_its_first_offset(data_dir, table, change, offset, words):
     edit(data_dir / "log", table, change)
     _assert_damaged(data_dir, offset, words)
+
+
+def test_a_table_more_than_a_log_has_is_named(data_dir):
+    with lmdb.open(str(data_dir / "log"), max_dbs=64, map_size=1 << 30) as environment:
+        environment.open_db(b"more")
+    _assert_damaged(data_dir, SIZE, "no table b'more'")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +253,7 @@ def test_a_log_that_does_not_begin_with_the_birth_of_its_node_is_named(tmp_path)
 
 
 def test_an_entry_that_no_node_would_have_logged_is_named_when_it_cannot_be_folded(tmp_path):
-    foreign = fact(1, hlc="no clock", source="stigmem://elsewhere.example/agent")
+    foreign = fact(1, seal=None, hlc="no clock", source="stigmem://elsewhere.example/agent")
     write_log(tmp_path, [*SAMPLES[:7], FactAsserted(judgement=None, fact=foreign), *SAMPLES[7:]])
     _assert_damaged(tmp_path, 7, "cannot be folded")
 
@@ -391,3 +413,166 @@ def _swap(txn: lmdb.Transaction, one: bytes, other: bytes) -> None:
 
 def _live_views(data_dir: Path) -> Path:
     return next(path for path in (data_dir / "views").iterdir() if path.is_dir())
+
+
+def _verified(data_dir: Path, extent: Extent = WHOLE, workers: int = 1) -> tuple[object, list[str]]:
+    """What `verify` found, as something to compare, and what it noted."""
+    notes: list[str] = []
+    try:
+        return verify(data_dir, None, notes.append, extent=extent, workers=workers), notes
+    except Damaged as damage:
+        return (damage.offset, damage.words), notes
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of several stretches, without views; no test changes it."""
+    data_dir = tmp_path_factory.mktemp("long")
+    write_log(data_dir, [SAMPLES[0], *[_refusal()] * 2599])
+    return data_dir
+
+
+def test_any_number_of_workers_finds_the_same(long):
+    assert _verified(long, workers=1)[0].size == 2600
+    assert _verified(long, workers=1) == _verified(long, workers=2) == _verified(long, workers=5)
+
+
+@pytest.mark.parametrize(
+    ("damages", "offset"),
+    [
+        pytest.param(
+            [("headers", 2500, -1), ("items", 1100, 20), ("headers", 1500, -1)], 1100, id="in three stretches"
+        ),
+        pytest.param([("headers", 1024, -1), ("headers", 1023, -1)], 1023, id="at a border"),
+        pytest.param([("items", 1030, 20), ("headers", 1031, -1)], 1030, id="in one stretch, the later check first"),
+    ],
+)
+def test_the_first_of_several_bad_offsets_is_named_by_any_number_of_workers(long, tmp_path, damages, offset):
+    data_dir = Path(shutil.copytree(long, tmp_path / "data"))
+    for table, at, index in damages:
+        edit(data_dir / "log", table, flip(key(at, 0 if table == "items" else None), index))
+    found = [_verified(data_dir, workers=workers)[0] for workers in (1, 2, 5)]
+    assert [one[0] for one in found] == [offset] * 3
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("span", [(0, 1), (1, 2), (7, 2600), (1023, 1025), (1024, 2048), (1, 2599), (2599, 2600)])
+def test_any_range_of_a_sound_log_holds(long, span):
+    for is_quick in (False, True):
+        found, notes = _verified(long, Extent(*span, is_quick))
+        assert found.size == 2600
+        assert f"entries {span[0]} to {span[1] - 1} of 2600" in notes[0]
+        assert any(line.startswith("not checked: the other entries") for line in notes)
+
+
+def test_a_range_finds_what_lies_in_it_and_nothing_else(long, tmp_path):
+    data_dir = Path(shutil.copytree(long, tmp_path / "data"))
+    edit(data_dir / "log", "items", flip(key(1500, 0), 20))
+    edit(data_dir / "log", "tree", flip(node(3, 200), 0))
+    assert _verified(data_dir, Extent(0, 1500))[0].size == 2600
+    assert _verified(data_dir, Extent(1501, 1607))[0].size == 2600
+    assert _verified(data_dir, Extent(1500, 1501))[0][0] == 1500
+    assert _verified(data_dir, Extent(1501, 1608))[0] == (
+        1607,
+        "the tree's hash at level 3, index 200 is not that of its entries",
+    )
+
+
+def test_a_range_behind_an_entry_that_was_replaced_does_not_hold(long, tmp_path):
+    data_dir = Path(shutil.copytree(long, tmp_path / "data"))
+    edit(data_dir / "log", "headers", flip(key(1499), -1))
+    assert _verified(data_dir, Extent(1500, 1501))[0] == (1500, "prev is not the leaf hash of the entry before")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--from", str(SIZE)], ["--to", str(SIZE + 1)], ["--from", "3", "--to", "3"], ["--from", "4", "--to", "3"]],
+)
+def test_a_range_that_the_log_does_not_have_is_one_line_of_trouble(sound, options):
+    found = replay("verify", sound, *options)
+    assert (found.code, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert f"the log has {SIZE} entries" in found.stderr
+
+
+@pytest.mark.parametrize("options", [["--from", "-1"], ["--to", "x"], ["--workers", "0"], ["--workers", "1000"]])
+def test_what_is_no_number_is_refused_before_anything_is_read(sound, options):
+    found = replay("verify", sound, *options)
+    assert (found.code, found.stdout) == (2, "")
+
+
+def test_quick_finds_a_broken_chain_a_broken_tree_and_a_bad_last_signature(long, tmp_path):
+    for number, (table, change, offset) in enumerate(
+        (
+            ("headers", flip(key(1500), 40), 1500),
+            ("headers", flip(key(1500), -1), 1500),
+            ("tree", flip(node(0, 1500), 0), 1500),
+            ("tree", flip(node(11, 0), 0), 2047),
+            ("headers", lambda txn: txn.delete(key(1500)), 1500),
+            ("headers", flip(key(0), -1), 0),
+        )
+    ):
+        data_dir = Path(shutil.copytree(long, tmp_path / str(number)))
+        edit(data_dir / "log", table, change)
+        assert _verified(data_dir, Extent(is_quick=True))[0][0] == offset
+
+
+def test_quick_finds_that_the_last_entry_is_not_signed_as_it_was(tmp_path):
+    entries = signed(SAMPLES[:7], clock=fixed_clock(step_ms=7))
+    stored = entries[-1].stored[:-1] + bytes([entries[-1].stored[-1] ^ 1])
+    _write(tmp_path, [*entries[:-1], structs.replace(entries[-1], stored=stored, leaf=leaf_hash(stored))])
+    assert _verified(tmp_path, Extent(is_quick=True))[0] == (6, "the signature does not verify")
+
+
+def test_quick_says_what_it_did_not_look_at(sound):
+    found = replay("verify", sound, "--quick")
+    assert (found.code, found.last_line) == (0, f"head {SIZE}:{ROOTS[-1].hex()}")
+    assert "not checked: each entry's own signature, items" in found.stdout
+
+
+@pytest.mark.parametrize("kept_bytes", [8192, 12288, 20480, 40960])
+def test_quick_survives_a_file_cut_short_under_it(data_dir, kept_bytes):
+    file = data_dir / "log" / "data.mdb"
+    file.write_bytes(file.read_bytes()[:kept_bytes])
+    found = replay("verify", data_dir, "--quick")
+    assert found.code in (2, 6), found
+    assert found.stderr.count("\n") == 1
+
+
+def test_the_whole_answer_is_one_json_document_where_it_is_asked_for(sound, data_dir, tmp_path):
+    found = replay("verify", sound, "--json", "--from", "3")
+    answer = json.loads(found.stdout)
+    assert (found.code, found.stderr) == (0, "")
+    assert {name: answer[name] for name in answer if name not in ("notes", "data_dir")} == {
+        "result": "sound",
+        "from": 3,
+        "to": None,
+        "quick": False,
+        "size": SIZE,
+        "root": ROOTS[-1].hex(),
+        "offset": None,
+        "problem": None,
+    }
+    edit(data_dir / "log", "headers", flip(key(7), -1))
+    found = replay("verify", data_dir, "--json")
+    answer = json.loads(found.stdout)
+    assert (found.code, answer["result"], answer["offset"]) == (6, "damaged", 7)
+    assert answer["problem"] == "the signature does not verify"
+    found = replay("verify", sound, "--json", "--expect-head", f"3:{ROOTS[4].hex()}")
+    assert (found.code, json.loads(found.stdout)["result"]) == (6, "not_extended")
+    found = replay("verify", tmp_path, "--json")
+    assert (found.code, json.loads(found.stdout)["result"]) == (2, "not_done")
+
+
+def test_a_terminal_sees_how_far_it_is_and_nobody_else_does(long):
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "replay", "verify", "--data-dir", str(long)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, cwd=REPOSITORY) as process:
+        os.close(slave)
+        seen = b""
+        while b"entries/s" not in seen and select.select([master], [], [], 20)[0]:
+            seen += os.read(master, 4096)
+        out, _ = process.communicate(timeout=60)
+    os.close(master)
+    assert process.returncode == 0
+    assert out.splitlines()[-1].startswith(b"head 2600:")
+    assert replay("verify", long).stderr == ""

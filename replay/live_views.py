@@ -1,0 +1,116 @@
+"""The live views against a fresh fold of the same log, as the work of one process.
+
+Always: the fold goes on to the log's head, so that an entry which cannot be folded is named also behind the live views.
+
+Does not check the log (see log_check.py): where that is damaged, what is found there comes first.
+"""
+
+import struct
+from pathlib import Path
+
+import lmdb
+from msgspec import Struct
+
+from node.errors import LogDamaged
+from node.events.log import Log
+from node.projections.views import Views
+from replay.chain import Damage, Damaged
+from replay.copying import structural_problem
+from replay.folding import fold_to
+from replay.workers import Tell
+
+REMEDY = "`stigmem replay rebuild` makes them anew"
+
+
+class FoldTask(Struct, frozen=True):
+    """Copies of the log and, where there are any, of the live views; `note` says why not. `fresh` is where to fold.
+
+    With `end`, the first so many entries are folded and nothing is compared.
+    """
+
+    log: Path
+    live: Path | None
+    note: str
+    fresh: Path
+    end: int | None
+
+
+class Folded(Struct, frozen=True):
+    """What the views were found to be, in words; or a damage of the log that only the fold can see, or one of the views."""
+
+    words: str
+    of_log: Damage | None = None
+    of_views: Damage | None = None
+
+
+class _ViewsDamaged(Exception):
+    def __init__(self, offset: int | None, words: str) -> None:
+        super().__init__(words)
+        self.damage = Damage(offset, words)
+
+
+def fold_and_compare(task: FoldTask, tell: Tell) -> Folded:
+    """Fold afresh, and compare with the live views where they stand."""
+    log, fresh = Log(task.log, is_readonly=True), Views(task.fresh)
+    try:
+        if task.end is not None:
+            fold_to(fresh, log, task.end, tell)
+            return Folded("")
+        words = task.note if task.live is None else _compare(task.live, fresh, log, tell)
+        fold_to(fresh, log, log.head().size, tell)
+        return Folded(words)
+    except _ViewsDamaged as error:
+        return Folded("", of_views=error.damage)
+    except Damaged as error:
+        return Folded("", of_log=Damage(error.offset, error.words))
+    finally:
+        fresh.close()
+        log.close()
+
+
+def _compare(live_dir: Path, fresh: Views, log: Log, tell: Tell) -> str:
+    problem = structural_problem(live_dir)
+    if problem is not None:
+        raise _ViewsDamaged(None, f"the file of the live views is damaged: {problem}; {REMEDY}")
+    try:
+        live = Views(live_dir, is_readonly=True)
+    except (LogDamaged, lmdb.Error) as error:
+        raise _ViewsDamaged(None, f"the live views cannot be opened: {error}; {REMEDY}") from error
+    try:
+        return _compare_opened(live, fresh, log, tell)
+    finally:
+        live.close()
+
+
+def _compare_opened(live: Views, fresh: Views, log: Log, tell: Tell) -> str:
+    try:
+        checkpoint = live.checkpoint()
+    except struct.error as error:
+        raise _ViewsDamaged(None, f"the live views do not say where they stand; {REMEDY}") from error
+    size = log.head().size
+    if checkpoint.size > size:
+        words = f"the entry is missing: the live views hold {checkpoint.size} entries, the log {size}"
+        raise _ViewsDamaged(size, words)
+    fold_to(fresh, log, checkpoint.size, tell)
+    if fresh.checkpoint() != checkpoint:
+        raise _ViewsDamaged(checkpoint.size - 1, f"the live views were folded from another entry; {REMEDY}")
+    differing = _differing(live, fresh)
+    if differing:
+        # A digest says that rows differ, not since when: the last entry folded is where they are seen to.
+        where = max(checkpoint.size - 1, 0)
+        words = f"the live views of {', '.join(differing)} are not what the log folds to; {REMEDY}"
+        raise _ViewsDamaged(where, words)
+    return f"at {checkpoint.size} of {size} entries, as the log folds to"
+
+
+def _differing(live: Views, fresh: Views) -> list[str]:
+    expected, names = fresh.digests(), []
+    with live.begin() as txn:
+        for projection in live.view(txn).projections:
+            try:
+                found = projection.digest()
+            except ValueError:
+                found = "a row cannot be read"
+            if found != expected[projection.name]:
+                names.append(projection.name)
+    return names

@@ -1,0 +1,391 @@
+"""A log checked stretch by stretch, from what is stored alone: chain, signatures, items, times, and the tree over it.
+
+Always: of a stretch the first bad offset is the one named, whatever else is wrong behind it; stretches may be checked in
+any order and by several processes, because each takes from before it what is stored there, and checks only what is in it.
+Always: memory does not grow with the log. Every row of the tables is accounted for: what belongs to no entry is damage.
+
+Does not check the views, nor who may have done what.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from msgspec import Struct
+
+from node.canonical import b64url_encode
+from node.clock import parse_hlc
+from node.errors import LogDamaged
+from node.events.entry import FIRST_PREV, Header, Item, is_signed_by, open_header, open_items
+from node.events.event import Event
+from node.events.identity import NodeCreated
+from node.events.log import ITEM_KEY, NODE_KEY, OFFSET_KEY, TABLES
+from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from node.events.tree import inner_hash, leaf_hash, root_at
+from node.keys import key_id_of
+from node.times import parse_rfc3339
+from replay.chain import Damage
+from replay.signed_inside import Evidence, KnownKeys
+
+_CLEAR = b"\x00"
+_Row = tuple[bytes, bytes]
+
+
+class Checked(Struct, frozen=True):
+    """What became of a stretch: how many items its entries have (0 where they were not looked at), and the first damage."""
+
+    items: int
+    damage: Damage | None
+
+
+class OwnKey(Struct, frozen=True):
+    """The key that entries must be signed by and the node's name, as the first entry says. One key per log until keys can
+    be rotated: anybody's signature would verify under a key they added themselves.
+    """
+
+    node_id: str
+    key_id: str
+    public_key: bytes
+
+
+class _Stretch(Struct):
+    """Consecutive entries as far as they hold: each check cuts off what it finds bad and all behind it."""
+
+    first: int
+    stored: list[bytes]
+    leaves: list[bytes]
+    headers: list[Header]
+    items: int = 0
+    damage: Damage | None = None
+
+    def cut(self, index: int, words: str) -> None:
+        self.damage = Damage(self.first + index, words)
+        for rows in (self.stored, self.leaves, self.headers):
+            del rows[index:]
+
+
+class LogCheck:
+    """One process's look at the log in `log_dir`, which nobody else changes."""
+
+    def __init__(self, log_dir: Path) -> None:
+        with storage_errors():
+            self._store = Store(log_dir, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_readonly=True)
+            self._txn = self._store.begin()
+        self._db = {name: self._store.table(name) for name in TABLES}
+        self.size = self._count("headers")
+        self._own_key: OwnKey | None = None
+        self._evidence: Evidence | None = None
+
+    def check(self, first: int, end: int) -> Checked:
+        """Check the entries of [first, end) whole."""
+        return self._checked(first, end, is_quick=False)
+
+    def check_quickly(self, first: int, end: int) -> Checked:
+        """Check chain and tree over [first, end) alone. Where `end` is the log's size, the last entry's signature too:
+        through the chain it is one over every entry before it.
+        """
+        return self._checked(first, end, is_quick=True)
+
+    def check_rest(self, items: int | None) -> Damage | None:
+        """Whether the tables hold a row that belongs to no entry, after all entries were found to hold; `items` is how many
+        items those have, None where they were not looked at.
+        """
+        with storage_errors():
+            words = next(self._left_over(items), None)
+        return None if words is None else Damage(self.size, words)
+
+    def root_at(self, size: int) -> bytes:
+        """The root over the first `size` entries, by the tree as it is stored."""
+        with storage_errors():
+            return root_at(size, self._node)
+
+    def close(self) -> None:
+        self._txn.abort()
+        self._store.close()
+
+    def _checked(self, first: int, end: int, *, is_quick: bool) -> Checked:
+        with storage_errors():
+            try:
+                self._known_key()
+            except LogDamaged as damage:
+                return Checked(0, Damage(0, damage.detail))
+            stretch = self._read(first, end)
+            self._check_chain(stretch)
+            if is_quick:
+                self._check_last_signature(stretch)
+            else:
+                self._open_headers(stretch)
+                self._check_signatures(stretch)
+                self._check_items(stretch)
+                self._check_times(stretch)
+            self._check_tree(stretch)
+        return Checked(stretch.items, stretch.damage)
+
+    def _known_key(self) -> OwnKey:
+        if self._own_key is None:
+            self._own_key = self._born()
+            known = KnownKeys(self._own_key.node_id, self._own_key.public_key, self._events)
+            self._evidence = Evidence(known, self.root_at)
+        return self._own_key
+
+    def _born(self) -> OwnKey:
+        """What the first entry says, checked by itself: whose log this is decides what every other signature must be."""
+        stored = self._txn.get(OFFSET_KEY.pack(0), db=self._db["headers"])
+        if stored is None:
+            raise LogDamaged("the entry is missing")
+        header = open_header(stored)
+        public_key = self._key_of(header)
+        if not is_signed_by(stored, public_key):
+            raise LogDamaged("the signature does not verify")
+        event = self._event_of(0, header)
+        if not isinstance(event, NodeCreated):
+            raise LogDamaged(f"the first entry is {header.type}, not node.created.1")
+        if event.public_key != b64url_encode(public_key):
+            raise LogDamaged("the first entry names another key than the one that signed it")
+        return OwnKey(event.node_id, header.key_id, public_key)
+
+    def _key_of(self, header: Header) -> bytes:
+        try:
+            key_id = bytes.fromhex(header.key_id)
+        except ValueError as error:
+            raise LogDamaged("key_id is not the hash of a key") from error
+        public_key = self._txn.get(key_id, db=self._db["keys"]) if len(key_id) == 32 else None
+        if public_key is None:
+            raise LogDamaged(f"the public key {header.key_id} is missing")
+        if key_id_of(public_key) != header.key_id:
+            raise LogDamaged(f"the public key stored as {header.key_id} is another one")
+        return public_key
+
+    # What is stored
+
+    def _read(self, first: int, end: int) -> _Stretch:
+        stretch = _Stretch(first, [], [], [])
+        rows = list(islice(self._rows("headers", OFFSET_KEY.pack(first) if first else b""), end - first))
+        stretch.stored = [stored for _, stored in rows]
+        stretch.leaves = [leaf_hash(stored) for stored in stretch.stored]
+        keys = [OFFSET_KEY.pack(offset) for offset in range(first, end)]
+        if [key for key, _ in rows] != keys:
+            found = [key == row[0] for key, row in zip(keys, rows, strict=False)]
+            stretch.cut([*found, False].index(False), "the entry is missing")
+        return stretch
+
+    def _rows(self, table: str, start: bytes) -> Iterator[_Row]:
+        """Rows from a key on; from an empty one, all of them."""
+        cursor = self._txn.cursor(db=self._db[table])
+        found = cursor.set_range(start) if start else cursor.first()
+        return iter(cursor) if found else iter(())
+
+    def _count(self, table: str) -> int:
+        with storage_errors():
+            return self._txn.stat(self._db[table])["entries"]
+
+    def _node(self, level: int, index: int) -> bytes:
+        node = self._txn.get(NODE_KEY.pack(level, index), db=self._db["tree"])
+        if node is None:
+            raise LogDamaged(f"the tree has no hash at level {level}, index {index}")
+        return node
+
+    # The checks of a stretch, in the order in which they name what is wrong with one entry
+
+    def _check_chain(self, stretch: _Stretch) -> None:
+        prev = self._leaf_before(stretch.first)
+        for index, (stored, leaf) in enumerate(zip(stretch.stored, stretch.leaves, strict=True)):
+            offset = stretch.first + index
+            # The start of the one byte form that a header has: cheaper than to decode it, and stricter.
+            if not stored.startswith(b'{"v":1,"offset":%d,"prev":"%s","hlc":"' % (offset, prev.hex().encode())):
+                stretch.cut(index, _out_of_place(stored, offset, prev))
+                return
+            prev = leaf
+
+    def _leaf_before(self, offset: int) -> bytes:
+        if offset == 0:
+            return FIRST_PREV
+        # A missing one is named with the stretch before.
+        return leaf_hash(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b"")
+
+    def _check_last_signature(self, stretch: _Stretch) -> None:
+        if stretch.first + len(stretch.stored) != self.size:
+            return
+        try:
+            self._require_signed(open_header(stretch.stored[-1]), stretch.stored[-1])
+        except LogDamaged as damage:
+            stretch.cut(len(stretch.stored) - 1, damage.detail)
+
+    def _open_headers(self, stretch: _Stretch) -> None:
+        for index, stored in enumerate(stretch.stored):
+            try:
+                stretch.headers.append(open_header(stored))
+            except LogDamaged as damage:
+                stretch.cut(index, damage.detail)
+                return
+
+    def _check_signatures(self, stretch: _Stretch) -> None:
+        for index, (header, stored) in enumerate(zip(stretch.headers, stretch.stored, strict=True)):
+            try:
+                self._require_signed(header, stored)
+            except LogDamaged as damage:
+                stretch.cut(index, damage.detail)
+                return
+
+    def _require_signed(self, header: Header, stored: bytes) -> None:
+        own = self._known_key()
+        if header.key_id != own.key_id:
+            self._key_of(header)
+            raise LogDamaged("the entry is signed by a key that is not this node's")
+        if not is_signed_by(stored, own.public_key):
+            raise LogDamaged("the signature does not verify")
+
+    def _check_items(self, stretch: _Stretch) -> None:
+        """Items against commitments, and what is signed inside them."""
+        items = _Items(self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
+        for index, header in enumerate(stretch.headers):
+            try:
+                taken = items.take(header.offset, len(header.items))
+                _, event = open_items(header, taken)
+                self._evidence.check(header.offset, event)
+            except LogDamaged as damage:
+                stretch.cut(index, damage.detail)
+                return
+            stretch.items += len(taken)
+
+    def _check_times(self, stretch: _Stretch) -> None:
+        hlc, at_ms = self._times_before(stretch.first)
+        for index, header in enumerate(stretch.headers):
+            try:
+                now, now_ms = _times_of(header)
+                if now <= hlc:
+                    raise LogDamaged("hlc does not increase")
+                if now_ms < at_ms:
+                    raise LogDamaged("at goes back")
+            except LogDamaged as damage:
+                stretch.cut(index, damage.detail)
+                return
+            hlc, at_ms = now, now_ms
+
+    def _times_before(self, offset: int) -> tuple[tuple[int, int], int]:
+        before = (-1, -1), -(1 << 63)
+        if offset == 0:
+            return before
+        try:
+            return _times_of(open_header(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b""))
+        except LogDamaged:
+            # The stretch before names it.
+            return before
+
+    def _check_tree(self, stretch: _Stretch) -> None:
+        """Every hash that an entry of the stretch closes: level by level, each from the two below it."""
+        level, start, nodes = 0, stretch.first, stretch.leaves
+        bad: tuple[int, str] | None = None
+        while nodes:
+            index = self._first_other(level, start, nodes)
+            if index is not None:
+                closed_by = ((index + 1) << level) - 1
+                if bad is None or closed_by < bad[0]:
+                    bad = closed_by, f"the tree's hash at level {level}, index {index} is not that of its entries"
+            if start & 1:
+                # Closed before this stretch: what is stored there is checked with the stretch that closed it.
+                nodes = [self._txn.get(NODE_KEY.pack(level, start - 1), db=self._db["tree"]) or b"", *nodes]
+                start -= 1
+            nodes = [inner_hash(left, right) for left, right in zip(nodes[::2], nodes[1::2], strict=False)]
+            level, start = level + 1, start >> 1
+        if bad is not None:
+            stretch.cut(bad[0] - stretch.first, bad[1])
+
+    def _first_other(self, level: int, start: int, nodes: list[bytes]) -> int | None:
+        """The first index from `start` on whose stored hash is not this one; None where all are."""
+        stored = list(islice(self._rows("tree", NODE_KEY.pack(level, start)), len(nodes)))
+        expected = [(NODE_KEY.pack(level, start + number), node) for number, node in enumerate(nodes)]
+        if stored == expected:
+            return None
+        return start + next(n for n, row in enumerate(expected) if n >= len(stored) or stored[n] != row)
+
+    # The tables as a whole
+
+    def _left_over(self, items: int | None) -> Iterator[str]:
+        n = self.size
+        if next(self._rows("items", OFFSET_KEY.pack(n)), None) is not None:
+            yield "the entry is missing, its items are there"
+        if items is not None and self._count("items") != items:
+            yield "the table of items has rows that belong to no entry"
+        if self._txn.get(NODE_KEY.pack(0, n), db=self._db["tree"]) is not None:
+            yield "the entry is missing, the tree has its hash"
+        # n leaves, and one inner hash for each of the n - popcount(n) times that two of a size met.
+        if self._count("tree") != 2 * n - n.bit_count():
+            yield "the tree has rows that belong to no entry"
+        own = [bytes.fromhex(self._known_key().key_id)] if n else []
+        yield from (
+            f"the table of keys has a row that belongs to no entry: {key.hex()}"
+            for key, _ in self._rows("keys", b"")
+            if key not in own
+        )
+        yield from (
+            f"the table meta has a row that no log has: {key!r}"
+            for key, _ in self._rows("meta", b"")
+            if key != b"format"
+        )
+        tables = {name.encode() for name in TABLES}
+        yield from (f"a log has no table {name!r}" for name, _ in self._txn.cursor() if name not in tables)
+
+    # Reading for others
+
+    def _events(self, first: int, end: int, types: frozenset[str]) -> Iterator[tuple[int, Event]]:
+        """Events of these types in [first, end), as far as they can be read: what cannot is named by its own stretch."""
+        marks = [f'"type":"{name}"'.encode() for name in types]
+        for key, stored in islice(self._rows("headers", OFFSET_KEY.pack(first)), end - first):
+            if any(mark in stored for mark in marks):
+                try:
+                    yield OFFSET_KEY.unpack(key)[0], self._event_of(OFFSET_KEY.unpack(key)[0], open_header(stored))
+                except LogDamaged:
+                    continue
+
+    def _event_of(self, offset: int, header: Header) -> Event:
+        rows = _Items(self._rows("items", OFFSET_KEY.pack(offset) if offset else b""))
+        return open_items(header, rows.take(offset, len(header.items)))[1]
+
+
+class _Items:
+    """The rows of items from some entry on, taken entry by entry."""
+
+    def __init__(self, rows: Iterator[_Row]) -> None:
+        self._rows = rows
+        self._next = next(rows, None)
+
+    def take(self, offset: int, count: int) -> tuple[Item, ...]:
+        """The items of an entry. Raises LogDamaged unless exactly its own are there."""
+        items = []
+        last = OFFSET_KEY.pack(offset)
+        while self._next is not None and self._next[0][:8] <= last:
+            key, row = self._next
+            if key != ITEM_KEY.pack(offset, len(items)):
+                raise LogDamaged(f"item {len(items)} is missing, or a row of items belongs to no entry")
+            if row[:1] != _CLEAR:
+                raise LogDamaged(f"item {len(items)} has a form that this version does not read")
+            items.append(Item(row[1:17], row[17:]))
+            self._next = next(self._rows, None)
+        if len(items) != count:
+            raise LogDamaged(f"{len(items)} items are stored, the header commits to {count}")
+        return tuple(items)
+
+
+def _out_of_place(stored: bytes, offset: int, prev: bytes) -> str:
+    """What is wrong with an entry that does not begin as the one at this place must."""
+    try:
+        header = open_header(stored)
+    except LogDamaged as damage:
+        return damage.detail
+    if header.offset != offset:
+        return f"the header says offset {header.offset}"
+    if header.prev != prev.hex():
+        return "prev is not the leaf hash of the entry before"
+    return "the header is not written in the one form that it has"
+
+
+def _times_of(header: Header) -> tuple[tuple[int, int], int]:
+    try:
+        hlc = parse_hlc(header.hlc)
+    except ValueError as error:
+        raise LogDamaged(f"hlc {header.hlc!r} is no hybrid logical clock") from error
+    try:
+        return hlc, parse_rfc3339(header.at)
+    except ValueError as error:
+        raise LogDamaged(f"at {header.at!r} is no time: {error}") from error

@@ -1,0 +1,227 @@
+"""What others, and this node, signed inside the items: seals, attestations, manifests, checkpoints and cosignatures.
+
+Always: what the log records as accepted must verify under a key that the log records up to there; what it records as refused,
+held back or not verified need not. Seals of this node's own hold under its own key, wherever they stand.
+
+Does not check seals that were given later (`FactsSealed`): those need the fact, which only the fold finds (see live_views.py).
+Does not decide whether a peer was to be believed then, nor whether a key was current or a manifest unexpired.
+"""
+
+import base64
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from node.canonical import b64url_decode, canonical_json, fact_hash
+from node.errors import LogDamaged, Refusal
+from node.events.checkpoint import open_checkpoint, origin_of
+from node.events.conflicts import ConflictResolved
+from node.events.cosignature import check_cosignature, witness_name
+from node.events.event import Event, type_of
+from node.events.facts import Fact, FactAsserted, Seal, body_of, sealed_bytes
+from node.events.gardens import FactQuarantined
+from node.events.identity import ManifestPublished
+from node.events.peers import (
+    AttestationSigned,
+    BatchReceived,
+    CheckpointCosigned,
+    ManifestIntroduced,
+    PeerCheckpointAccepted,
+    PeerCheckpointSeen,
+    PeerLogForked,
+    PeerVerified,
+    PushReceived,
+    Receipt,
+)
+from node.keys import verify
+from node.uris import authority_of
+
+EventsOf = Callable[[int, int, frozenset[str]], Iterator[tuple[int, Event]]]
+_NAMING_KEYS = frozenset({type_of(PeerVerified), type_of(ManifestIntroduced)})
+
+
+class KnownKeys:
+    """Whose key is whose, by what the log says up to an entry; asked for later and later entries, it reads on from the last.
+
+    Keys are never forgotten: a seal holds for ever under the key that was its signer's then.
+    """
+
+    def __init__(self, node_id: str, own_key: bytes, events: EventsOf) -> None:
+        self._own = (node_id, own_key)
+        self._events = events
+        self._read_to = 0
+        self._pinned: dict[str, list[bytes]] = {}
+        self._introduced: dict[str, list[bytes]] = {}
+
+    @property
+    def own(self) -> tuple[str, list[bytes]]:
+        """This node and its keys: one until keys can be rotated."""
+        return self._own[0], [self._own[1]]
+
+    def sealing(self, origin: str, offset: int) -> list[bytes]:
+        """The keys that seals of `origin` may be under in the entry at `offset`."""
+        return self.vouching(origin, offset) + self._introduced.get(origin, [])
+
+    def vouching(self, node_id: str, offset: int) -> list[bytes]:
+        """The keys of a node that is known at first hand: this one, and peers whose key is pinned."""
+        self._read_on(offset)
+        return self.own[1] if node_id == self.own[0] else self._pinned.get(node_id, [])
+
+    def _read_on(self, offset: int) -> None:
+        if offset < self._read_to:
+            self._read_to, self._pinned, self._introduced = 0, {}, {}
+        for _, event in self._events(self._read_to, offset, _NAMING_KEYS):
+            match event:
+                case PeerVerified(node_id=node_id, public_key=key):
+                    self._pinned.setdefault(node_id, []).append(b64url_decode(key))
+                case ManifestIntroduced(entity_uri=entity_uri, public_key=key):
+                    self._introduced.setdefault(entity_uri, []).append(b64url_decode(key))
+        self._read_to = offset
+
+
+class Evidence:
+    """Checks what is signed inside an event; `root_at` gives the root over this log's first so many entries."""
+
+    def __init__(self, keys: KnownKeys, root_at: Callable[[int], bytes]) -> None:
+        self._keys, self._root_at = keys, root_at
+
+    def check(self, offset: int, event: Event) -> None:
+        """Raises LogDamaged, in words, where a signature in it does not hold."""
+        if type(event) is FactAsserted and event.fact.seal is None and not event.fact.attestation_chain:
+            return  # nothing in it is signed: nearly every event of a node that exchanges nothing
+        try:
+            self._check(offset, event)
+        except Refusal as refusal:
+            raise LogDamaged(refusal.detail) from refusal
+        except (ValueError, LookupError, ArithmeticError, RecursionError) as error:
+            raise LogDamaged(f"what is signed in it cannot be read: {error}") from error
+
+    def _check(self, offset: int, event: Event) -> None:
+        match event:
+            case FactAsserted(fact=fact) | ConflictResolved(fact=fact) | FactQuarantined(fact=fact):
+                self._check_own_fact(offset, fact)
+            case BatchReceived(receipts=receipts, node_id=node_id) | PushReceived(receipts=receipts, node_id=node_id):
+                for receipt in receipts:
+                    self._check_receipt(offset, node_id, receipt)
+            case ManifestPublished(manifest=manifest):
+                _check_manifest(manifest, self._keys.own[0], self._keys.own[1])
+            case PeerVerified() as verified:
+                _check_verified(verified)
+            case ManifestIntroduced(manifest=manifest, entity_uri=entity_uri, public_key=key):
+                _check_manifest(manifest, entity_uri, [b64url_decode(key)])
+            case AttestationSigned(fact_body=body, fact_hash=stated):
+                _require(fact_hash(body) == stated, "the fact body is not the one whose hash was signed for")
+            case _:
+                self._check_witnessing(offset, event)
+
+    def _check_witnessing(self, offset: int, event: Event) -> None:
+        match event:
+            case PeerCheckpointSeen(node_id=node_id, checkpoint=note):
+                self._check_notes(offset, node_id, note)
+            case PeerCheckpointAccepted(node_id=node_id, checkpoint=note):
+                self._check_notes(offset, node_id, note)
+            case PeerLogForked(node_id=node_id, held=held, shown=shown):
+                self._check_notes(offset, node_id, held, shown)
+            case CheckpointCosigned() as cosigned:
+                self._check_cosigned(offset, cosigned)
+            case _:
+                pass  # no other event holds anything signed
+
+    def _check_own_fact(self, offset: int, fact: Fact) -> None:
+        if fact.seal is not None:
+            _check_seal(fact, self._keys.own[1])
+        self._check_attestations(offset, fact)
+
+    def _check_receipt(self, offset: int, sender: str, receipt: Receipt) -> None:
+        fact = receipt.fact
+        if receipt.quarantine_garden_id is not None:
+            return
+        if fact.seal is not None:
+            _check_seal(fact, self._keys.sealing(fact.origin, offset))
+        elif fact.origin != sender:
+            raise LogDamaged(f"fact {fact.id} was taken from a relay without its origin's seal")
+        self._check_attestations(offset, fact)
+
+    def _check_attestations(self, offset: int, fact: Fact) -> None:
+        if not fact.attestation_chain:
+            return
+        body = body_of(fact)
+        claims = zip(fact.attestation_chain, fact.attestation_chain_issuers, fact.attestation_verified, strict=True)
+        for number, (signature, issuer, is_verified) in enumerate(claims):
+            keys = self._keys.vouching(authority_of(issuer) or "", offset) if is_verified else []
+            _require(
+                not is_verified or _is_signed(body, signature, keys),
+                f"fact {fact.id}: attestation {number} is recorded as verified, and is not {issuer}'s over it",
+            )
+
+    def _check_notes(self, offset: int, node_id: str, *notes: str) -> None:
+        for note in notes:
+            _check_note(note, node_id, self._keys.vouching(node_id, offset))
+
+    def _check_cosigned(self, offset: int, cosigned: CheckpointCosigned) -> None:
+        _require(0 < cosigned.size <= offset, "a checkpoint is cosigned that the log had not reached")
+        root = base64.b64encode(self._root_at(cosigned.size)).decode()
+        note = f"{origin_of(self._keys.own[0])}\n{cosigned.size}\n{root}\n\n"
+        name = witness_name(cosigned.node_id)
+        for key in self._keys.vouching(cosigned.node_id, offset):
+            try:
+                check_cosignature(cosigned.cosignature, note=note, name=name, public_key=key)
+            except ValueError:
+                continue
+            return
+        raise LogDamaged(f"{cosigned.node_id} did not cosign this log at {cosigned.size} entries")
+
+
+def check_later_seal(fact: Fact, seal: Seal, own_key: bytes) -> None:
+    """Raises LogDamaged unless the seal that was given to this node's fact later is over that fact."""
+    _check_seal(msgspec.structs.replace(fact, seal=seal.seal), [own_key])
+
+
+def _check_seal(fact: Fact, keys: list[bytes]) -> None:
+    _require(fact_hash(body_of(fact)) == fact.fact_hash, f"fact {fact.id}: its hash is not that of its body")
+    if _is_signed(sealed_bytes(fact), fact.seal or "", keys):
+        return
+    # A peer that sends no clock with a fact seals it without one, and it is stored under ours.
+    without_clock = msgspec.structs.replace(fact, hlc="")
+    is_held = fact.received_from is not None and _is_signed(sealed_bytes(without_clock), fact.seal or "", keys)
+    _require(is_held, f"fact {fact.id}: its seal is not {fact.origin}'s over it")
+
+
+def _check_verified(verified: PeerVerified) -> None:
+    keys = [b64url_decode(verified.public_key)]
+    if verified.manifest:
+        _check_manifest(verified.manifest, verified.node_id, keys)
+    if verified.checkpoint is not None:
+        _check_note(verified.checkpoint, verified.node_id, keys)
+
+
+def _check_manifest(manifest: bytes, node_id: str, keys: list[bytes]) -> None:
+    members = msgspec.json.decode(manifest)
+    if not isinstance(members, dict) or members.get("entity_uri") != node_id:
+        raise LogDamaged(f"the manifest is not {node_id}'s")
+    _require(b64url_decode(str(members.get("public_key"))) in keys, "the manifest is of another key")
+    signature = str(members.pop("signature", ""))
+    # Reference nodes do not sign the version (INTEROP §11).
+    unversioned = {name: value for name, value in members.items() if name != "manifest_version"}
+    is_signed = any(_is_signed(canonical_json(form), signature, keys) for form in (members, unversioned))
+    _require(is_signed, f"the manifest is not signed by the key of {node_id}")
+
+
+def _check_note(note: str, node_id: str, keys: list[bytes]) -> None:
+    for key in keys:
+        try:
+            open_checkpoint(note, origin=origin_of(node_id), public_key=key)
+        except ValueError:
+            continue
+        return
+    raise LogDamaged(f"the checkpoint is not signed by {node_id}")
+
+
+def _is_signed(message: bytes, signature: str, keys: list[bytes]) -> bool:
+    raw = b64url_decode(signature)
+    return any(verify(key, message, raw) for key in keys)
+
+
+def _require(is_so: bool, words: str) -> None:
+    if not is_so:
+        raise LogDamaged(words)
