@@ -18,11 +18,12 @@ import msgspec
 from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
+from node.projections import PROJECTIONS
 from replay.audit_cli import add_audit_command
 from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
 from replay.diff_cli import add_diff_command
-from replay.rebuild import rebuild_views
+from replay.rebuild import Rebuilt, rebuild_views, try_rebuild
 from replay.verify import Extent, NoSuchRange, NotExtended, SizeAndRoot, verify
 from replay.workers import NotDone
 
@@ -70,15 +71,23 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_rebuild(arguments: argparse.Namespace) -> int:
     try:
-        digests, head = rebuild_views(arguments.data_dir)
+        found = (try_rebuild if arguments.dry_run else rebuild_views)(arguments.data_dir, arguments.only)
     except Damaged as damage:
         return _report_damage(damage)
-    except (NotALog, UnknownFormat, FolderInUse, Refusal, OSError) as error:
+    except KeyboardInterrupt:
+        return _report_trouble(NotDone("interrupted; the views are as they were"))
+    except (NotALog, NotDone, UnknownFormat, CopyFailed, FolderInUse, Refusal, OSError) as error:
         return _report_trouble(error)
-    for name, digest in digests.items():
-        print(name, digest)
-    print(f"head {head}")
+    for name, digest in found.digests.items():
+        print(name, digest, *(_would_change(name, found) if arguments.dry_run else ()))
+    print(f"head {found.head}")
     return OK
+
+
+def _would_change(name: str, found: Rebuilt) -> tuple[str, ...]:
+    if found.changes is None:
+        return ("would be made anew",)
+    return ("would change" if found.changes.get(name) else "stays",)
 
 
 def parse_head(text: str) -> SizeAndRoot:
@@ -105,6 +114,10 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     checks.set_defaults(handler=run_verify)
     rebuilds = commands.add_parser("rebuild", help="fold the log into new views; the node must be stopped")
     _add_data_dir(rebuilds, default_data_dir)
+    rebuilds.add_argument("--dry-run", action="store_true", help="say what would change; beside a running node too")
+    rebuilds.add_argument(
+        "--only", choices=[kind.name for kind in PROJECTIONS], metavar="NAME", help="this projection, and what it reads"
+    )
     rebuilds.set_defaults(handler=run_rebuild)
     add_audit_command(commands, default_data_dir)
     add_diff_command(commands, default_data_dir)

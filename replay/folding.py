@@ -4,7 +4,7 @@ Always: an entry that is sound in form and says what no node would have logged i
 Seals that were given to facts later are checked here, where the facts are at hand.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from node.errors import LogDamaged
 from node.events.entry import Entry
@@ -19,8 +19,12 @@ from replay.signed_inside import check_later_seal
 _BATCH = 512
 
 
-def fold_to(views: Views, log: Log, end: int, tell: Callable[[int], None]) -> None:
+def fold_to(
+    views: Views, log: Log, end: int, tell: Callable[[int], None], *, only: Collection[str] | None = None
+) -> None:
     """Fold what the views do not hold yet of the first `end` entries; `tell` is told of each so many that are done.
+
+    With `only`, into the projections of these names alone: what one of them reads is to be among them.
 
     Raises Damaged at the entry that cannot be folded, LogDamaged at one that cannot be read.
     """
@@ -28,29 +32,38 @@ def fold_to(views: Views, log: Log, end: int, tell: Callable[[int], None]) -> No
         entries = log.read(start, min(_BATCH, end - start))
         if not entries:
             raise Damaged(start, "the entry is missing")
-        _fold(views, entries)
+        _fold(views, entries, only)
         tell(len(entries))
 
 
-def _fold(views: Views, entries: Sequence[Entry]) -> None:
+def _fold(views: Views, entries: Sequence[Entry], only: Collection[str] | None) -> None:
     try:
-        _fold_batch(views, entries)
+        _fold_batch(views, entries, only)
     except (ValueError, LookupError, ArithmeticError) as error:
         if len(entries) == 1:
             raise Damaged(entries[0].offset, f"the entry cannot be folded: {error}") from error
         for entry in entries:
-            _fold(views, (entry,))
+            _fold(views, (entry,), only)
 
 
-def _fold_batch(views: Views, entries: Sequence[Entry]) -> None:
+def _fold_batch(views: Views, entries: Sequence[Entry], only: Collection[str] | None) -> None:
     with views.begin(write=True) as txn:
         view = views.view(txn)
         for entry in entries:
-            if isinstance(entry.event, FactsSealed):
-                _check_seals(entry, entry.event, view)
-            apply(view, entry)
+            if only is None:
+                if isinstance(entry.event, FactsSealed):
+                    _check_seals(entry, entry.event, view)
+                apply(view, entry)
+            else:
+                _fold_into(view, entry, only)
         view.flush()
         move_checkpoint(txn, views.handles, entries[-1])
+
+
+def _fold_into(view: View, entry: Entry, only: Collection[str]) -> None:
+    for projection in view.folding(type(entry.event)):
+        if projection.name in only:
+            projection.fold(entry)
 
 
 def _check_seals(entry: Entry, event: FactsSealed, view: View) -> None:

@@ -94,7 +94,7 @@ def _compare_opened(live: Views, fresh: Views, log: Log, tell: Tell) -> str:
     fold_to(fresh, log, checkpoint.size, tell)
     if fresh.checkpoint() != checkpoint:
         raise _ViewsDamaged(checkpoint.size - 1, f"the live views were folded from another entry; {REMEDY}")
-    differing = _differing(live, fresh)
+    differing = differing_projections(live, fresh)
     if differing:
         # A digest says that rows differ, not since when: the last entry folded is where they are seen to.
         where = max(checkpoint.size - 1, 0)
@@ -103,7 +103,8 @@ def _compare_opened(live: Views, fresh: Views, log: Log, tell: Tell) -> str:
     return f"at {checkpoint.size} of {size} entries, as the log folds to"
 
 
-def _differing(live: Views, fresh: Views) -> list[str]:
+def differing_projections(live: Views, fresh: Views) -> list[str]:
+    """The projections whose rows in the live views are others than in the fresh ones, or cannot be read."""
     expected, names = fresh.digests(), []
     with live.begin() as txn:
         for projection in live.view(txn).projections:

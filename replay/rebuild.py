@@ -1,46 +1,203 @@
-"""Rebuild the views: fold the whole log into a new folder beside the old one, then point at it.
+"""Rebuild the views: fold the log into a new folder beside the old one, then point at it by one rename.
 
-Always: no node has the folder open meanwhile; a damaged log leaves the old views as they were.
+Always: no node has the folder open meanwhile; whatever ends it before that rename, a damaged log or a power cut, leaves the old
+views as they were, and what it left behind is cleared away by the next attempt.
+What is folded is checked: the chain of hashes up to the signed last entry, the tree, and items against commitments.
 
-Does not verify the log beyond what reading it takes (see verify.py).
+Does not check each entry's own signature, nor what is signed inside items (see verify.py).
 """
 
+import os
+import struct
+import tempfile
+from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
+
+import lmdb
+from msgspec import Struct
 
 from node.errors import LogDamaged
 from node.events.log import Log
+from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.folder_lock import FolderLock
-from node.projections.views import close_current, rebuild
-from replay.chain import Damaged, damage_of, require_format
+from node.projections import PROJECTIONS
+from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, read_checkpoint
+from node.projections.views import Views, is_trusted, new_folder, point_at, read_current
+from replay.chain import Damaged, damage_of
 from replay.copying import structural_problem
-from replay.verify import SizeAndRoot, require_log
+from replay.folding import fold_to
+from replay.live_views import differing_projections
+from replay.log_run import LogRun, Rest, survey
+from replay.progress import Bar
+from replay.verify import FolderCopy, SizeAndRoot, copy_folder, require_log, unless_damage
+from replay.workers import NotDone
+
+# What a projection reads besides its own tables (docs/architecture.md): it can be made anew only together with those.
+_READS = {"conflicts": ("facts",)}
+_ROWS_AT_ONCE = 2000
 
 
-def rebuild_views(data_dir: Path) -> tuple[dict[str, str], SizeAndRoot]:
-    """Make the views of a data folder anew; each projection's digest, and the head that they stand at.
+class Rebuilt(Struct, frozen=True):
+    """Each projection's digest as the log folds to it, and the head that it stands at.
 
-    Raises FolderInUse where a node runs on the folder, NotALog where there is no log, Damaged where it does not hold.
+    `changes` says of each whether that differs from the live one; None where there is none to compare with, or nobody asked.
+    """
+
+    digests: dict[str, str]
+    head: SizeAndRoot
+    changes: dict[str, bool] | None = None
+
+
+def rebuild_views(data_dir: Path, only: str | None = None) -> Rebuilt:
+    """Make the views of a data folder anew, or with `only` those of one projection and what it reads.
+
+    Raises FolderInUse where a node runs on the folder, NotALog where there is no log, Damaged where it does not hold,
+    NotDone where the live views are nothing that the others could be carried over from.
     """
     require_log(data_dir)
-    with FolderLock(data_dir / "lock"):
-        problem = structural_problem(data_dir / "log")
-        if problem is not None:
-            raise Damaged(None, f"the file is damaged: {problem}")
-        require_format(data_dir / "log")
+    with FolderLock(data_dir / "lock"), Bar() as bar:
+        _require_sound(data_dir / "log", bar)
         try:
-            return _rebuild(data_dir)
+            return _rebuild(data_dir, only, bar)
         except LogDamaged as refusal:
             raise damage_of(refusal) from refusal
-        except (ValueError, LookupError) as error:
-            raise Damaged(None, f"an entry cannot be folded: {error}; `stigmem replay verify` names it") from error
 
 
-def _rebuild(data_dir: Path) -> tuple[dict[str, str], SizeAndRoot]:
+def try_rebuild(data_dir: Path, only: str | None = None) -> Rebuilt:
+    """What a rebuild would change, found on copies: beside a running node too, and nothing in the folder is touched."""
+    with tempfile.TemporaryDirectory(prefix="stigmem-rebuild-") as scratch, Bar() as bar:
+        copy = copy_folder(data_dir, Path(scratch))
+        _require_sound(copy.log, bar)
+        try:
+            return _try(copy, only, bar)
+        except LogDamaged as refusal:
+            raise damage_of(refusal) from refusal
+
+
+def _require_sound(log_dir: Path, bar: Bar) -> None:
+    """Raise Damaged unless chain, tree and last signature hold: then every hash in a header is one that the node signed."""
+    problem = structural_problem(log_dir)
+    if problem is not None:
+        raise Damaged(None, f"the file is damaged: {problem}")
+    size = unless_damage(survey(log_dir))
+    run = LogRun(log_dir, workers=len(os.sched_getaffinity(0)), is_quick=True, bar=bar)
+    run.check(0, size, None)
+    unless_damage(run.damage)
+    unless_damage(run.rest(Rest(True, None, ())).damage)
+
+
+def _rebuild(data_dir: Path, only: str | None, bar: Bar) -> Rebuilt:
     log = Log(data_dir / "log", is_readonly=True)
     try:
-        views = rebuild(data_dir / "views", log)
-        digests = views.digests()
-        close_current(data_dir / "views", views)
-        return digests, SizeAndRoot(log.head().size, log.head().root)
+        carried = None if only is None else _Carried(data_dir / "views", log, _with_what_it_reads(only))
+        folder = new_folder(data_dir / "views")
+        views = Views(folder)
+        if carried is not None:
+            carried.into(views, log, bar)
+        found = _folded(views, log, bar)
+        # The rows are on disk before anything points at them.
+        views.close()
+        point_at(folder, is_closed=True)
+        return found
     finally:
         log.close()
+
+
+def _folded(views: Views, log: Log, bar: Bar) -> Rebuilt:
+    head = log.head()
+    bar.expect(head.size - views.checkpoint().size)
+    fold_to(views, log, head.size, bar.advance)
+    return Rebuilt(views.digests(), SizeAndRoot(head.size, head.root))
+
+
+def _try(copy: FolderCopy, only: str | None, bar: Bar) -> Rebuilt:
+    log, fresh = Log(copy.log, is_readonly=True), Views(copy.fresh)
+    try:
+        changes = None if copy.views is None else _changes(copy.views, fresh, log, bar)
+        if changes is not None and only is not None:
+            changes = {name: changes[name] for name in _with_what_it_reads(only)}
+        found = _folded(fresh, log, bar)
+        return Rebuilt(found.digests, found.head, changes)
+    finally:
+        fresh.close()
+        log.close()
+
+
+def _changes(live_dir: Path, fresh: Views, log: Log, bar: Bar) -> dict[str, bool] | None:
+    """Which projections differ where the live views stand; None where those cannot be read."""
+    if structural_problem(live_dir) is not None:
+        return None
+    try:
+        live = Views(live_dir, is_readonly=True)
+    except (LogDamaged, lmdb.Error):
+        return None
+    try:
+        fold_to(fresh, log, min(live.checkpoint().size, log.head().size), bar.advance)
+        differing = differing_projections(live, fresh)
+    except struct.error:  # a checkpoint that is none
+        return None
+    finally:
+        live.close()
+    return {projection.name: projection.name in differing for projection in PROJECTIONS}
+
+
+def _with_what_it_reads(name: str) -> tuple[str, ...]:
+    return (*_READS.get(name, ()), name)
+
+
+class _Carried:
+    """The rows of the live views that stay. Raises NotDone where they are nothing to rely on."""
+
+    def __init__(self, views_dir: Path, log: Log, remade: Collection[str]) -> None:
+        self._remade = remade
+        self._names = [spec.name for kind in PROJECTIONS if kind.name not in remade for spec in kind.tables]
+        current = read_current(views_dir)
+        if current is None or not is_trusted(current, but_for=remade):
+            raise NotDone("there are no live views to carry the others over from: rebuild all, without --only")
+        self._store = self._open(views_dir / str(current.folder))
+        try:
+            self._at = self._checkpoint(log)
+        except NotDone:
+            self._store.close()
+            raise
+
+    def into(self, views: Views, log: Log, bar: Bar) -> None:
+        """Bring new views to where the live ones stand: what is remade by folding, the rest by copying."""
+        try:
+            bar.expect(self._at.size)
+            fold_to(views, log, self._at.size, bar.advance, only=self._remade)
+            with self._store.begin() as old:
+                for name in self._names:
+                    self._copy_table(name, old, views)
+        finally:
+            self._store.close()
+
+    def _copy_table(self, name: str, old: lmdb.Transaction, views: Views) -> None:
+        with old.cursor(db=self._store.table(name)) as rows:
+            stream = iter(rows)
+            while batch := list(islice(stream, _ROWS_AT_ONCE)):
+                with storage_errors(), views.begin(write=True) as txn, txn.cursor(db=views.handles[name]) as cursor:
+                    cursor.putmulti(batch, append=True)
+
+    def _open(self, folder: Path) -> Store:
+        try:
+            problem = structural_problem(folder)
+            if problem is None:
+                names = [*self._names, CHECKPOINT_TABLE]
+                return Store(folder, tables=names, map_bytes=VIEWS_MAP_BYTES, is_readonly=True)
+        except (OSError, LogDamaged) as error:
+            problem = str(error)
+        raise NotDone(f"the live views cannot be read: {problem}; rebuild all, without --only")
+
+    def _checkpoint(self, log: Log) -> Checkpoint:
+        with self._store.begin() as txn:
+            try:
+                found = read_checkpoint(txn, {CHECKPOINT_TABLE: self._store.table(CHECKPOINT_TABLE)})
+            except struct.error as error:
+                raise NotDone("the live views do not say where they stand: rebuild all, without --only") from error
+        with log.tree() as read:
+            is_on_log = found.size <= log.head().size and (found.size == 0 or read(0, found.size - 1) == found.leaf)
+        if not is_on_log:
+            raise NotDone("the live views were folded from another log: rebuild all, without --only")
+        return found

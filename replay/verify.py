@@ -68,7 +68,7 @@ def verify(
     NotALog where there is none, NotDone where it could not be checked, NoSuchRange for entries that it does not have.
     """
     with tempfile.TemporaryDirectory(prefix="stigmem-verify-") as scratch, Bar() as bar:
-        copy = _copy(data_dir, Path(scratch))
+        copy = copy_folder(data_dir, Path(scratch))
         try:
             return _Verification(copy, expect, note, extent, workers, bar, folds=True).head()
         except NotDone as error:
@@ -81,7 +81,7 @@ def check_log(log_dir: Path) -> SizeAndRoot:
 
     Nothing is folded, so seals that were given later are not looked at.
     """
-    copy = _Copy(log_dir, None, "", log_dir)
+    copy = FolderCopy(log_dir, None, "", log_dir)
     with Bar() as bar:
         return _Verification(copy, None, _tell_nobody, WHOLE, os.cpu_count() or 1, bar, folds=False).head()
 
@@ -94,7 +94,7 @@ def require_log(data_dir: Path) -> None:
         raise NotALog(f"{data_dir} holds no log")
 
 
-class _Copy(Struct, frozen=True):
+class FolderCopy(Struct, frozen=True):
     """Copies of the log and, where there are live views, of them; `fresh` is where to fold."""
 
     log: Path
@@ -103,11 +103,12 @@ class _Copy(Struct, frozen=True):
     fresh: Path
 
 
-def _copy(data_dir: Path, scratch: Path) -> _Copy:
+def copy_folder(data_dir: Path, scratch: Path) -> FolderCopy:
+    """Private copies in `scratch`, each of one committed state, also beside a running node."""
     require_log(data_dir)
     views, note = _copy_views(data_dir / "views", scratch / "views")
     copy_environment(data_dir / "log", scratch / "log")
-    return _Copy(scratch / "log", views, note, scratch / "fresh")
+    return FolderCopy(scratch / "log", views, note, scratch / "fresh")
 
 
 def _copy_views(views_dir: Path, target: Path) -> tuple[Path | None, str]:
@@ -126,7 +127,7 @@ def _copy_views(views_dir: Path, target: Path) -> tuple[Path | None, str]:
 class _Verification(Struct):
     """One run over the copies."""
 
-    copy: _Copy
+    copy: FolderCopy
     expect: SizeAndRoot | None
     note: Callable[[str], None]
     extent: Extent
@@ -136,16 +137,16 @@ class _Verification(Struct):
 
     def head(self) -> SizeAndRoot:
         self._check_structure()
-        size = _unless_damage(survey(self.copy.log))
+        size = unless_damage(survey(self.copy.log))
         first, end = self._range(size)
         is_whole = (first, end) == (0, size)
         run = LogRun(self.copy.log, workers=self.workers, is_quick=self.extent.is_quick, bar=self.bar)
         run.check(first, end, self._folding() if self.folds and is_whole and not self.extent.is_quick else None)
-        _unless_damage(run.damage)
+        unless_damage(run.damage)
         head, root_then = self._rest(run, size, is_whole=is_whole)
         self._tell(first, end, head)
         if run.folded is not None:
-            _unless_damage(run.folded.of_views)
+            unless_damage(run.folded.of_views)
             self.note(f"views: {run.folded.words}")
         if self.expect is not None and root_then != self.expect.root:
             raise NotExtended(f"the log, at {head}, does not extend the expected head {self.expect}")
@@ -172,7 +173,7 @@ class _Verification(Struct):
         then = [self.expect.size] if self.expect is not None and 0 < self.expect.size <= size else []
         items = None if self.extent.is_quick else run.items
         rested = run.rest(Rest(is_whole, items, tuple(([size] if size else []) + then)))
-        _unless_damage(rested.damage)
+        unless_damage(rested.damage)
         head = SizeAndRoot(size, rested.roots[0] if size else EMPTY_ROOT)
         if self.expect is None or self.expect.size > size:
             return head, None
@@ -197,7 +198,7 @@ class _Verification(Struct):
             self.note("not checked: seals given later, the views")
 
 
-def _unless_damage(found: object) -> object:
+def unless_damage(found: object) -> object:
     if isinstance(found, Damage):
         raise Damaged(found.offset, found.words)
     return found

@@ -9,7 +9,7 @@ Recovery is not a second code path: a fresh start, a crash and a rebuild all fol
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def open_live(views_dir: Path, log: Log) -> Views | None:
     current = read_current(views_dir)
     if current is None or not is_trusted(current) or not _is_sound(views_dir, current, log):
         return None
-    views = _folded(views_dir, current.folder, log, no_progress)
+    views = _folded(views_dir / str(current.folder), log, no_progress)
     _write_current(views_dir, current.folder, is_closed=False)
     return views
 
@@ -152,15 +152,25 @@ def open_stale(views_dir: Path, log: Log) -> StaleViews | None:
 
 def rebuild(views_dir: Path, log: Log, progress: Progress = no_progress) -> Views:
     """Fold the whole log into a new folder, then point CURRENT at it and delete the others."""
+    folder = new_folder(views_dir)
+    views = _folded(folder, log, progress)
+    point_at(folder, is_closed=False)
+    return views
+
+
+def new_folder(views_dir: Path) -> Path:
+    """Where to make views anew, beside the live ones; what an earlier attempt left behind is deleted."""
     views_dir.mkdir(parents=True, exist_ok=True)
     folder = max([int(path.name) for path in views_dir.iterdir() if path.name.isdecimal()], default=0) + 1
     current = read_current(views_dir)
-    # What an earlier rebuild left behind when it failed.
     _remove_all_but(views_dir, None if current is None else current.folder)
-    views = _folded(views_dir, folder, log, progress)
-    _write_current(views_dir, folder, is_closed=False)
-    _remove_all_but(views_dir, folder)
-    return views
+    return views_dir / str(folder)
+
+
+def point_at(folder: Path, *, is_closed: bool) -> None:
+    """Make the views in `folder` the live ones, by one rename, and delete the others."""
+    _write_current(folder.parent, int(folder.name), is_closed=is_closed)
+    _remove_all_but(folder.parent, int(folder.name))
 
 
 def close_current(views_dir: Path, views: Views) -> None:
@@ -179,13 +189,20 @@ def read_current(views_dir: Path) -> Current | None:
         return None
 
 
-def is_trusted(current: Current) -> bool:
-    """Whether the live views may be opened: of these projections' versions, and not gone down with the machine."""
-    return current.versions == _versions() and _is_whole(current)
+def is_trusted(current: Current, *, but_for: Collection[str] = ()) -> bool:
+    """Whether the live views may be opened: of these projections' versions, and not gone down with the machine.
+
+    What is said of the projections `but_for` does not count.
+    """
+    is_of_now = all(
+        current.versions.get(name) == version for name, version in _versions().items() if name not in but_for
+    )
+    is_of_these = current.versions.keys() - set(but_for) <= _versions().keys()
+    return is_of_now and is_of_these and _is_whole(current)
 
 
-def _folded(views_dir: Path, folder: int, log: Log, progress: Progress) -> Views:
-    views = Views(views_dir / str(folder))
+def _folded(folder: Path, log: Log, progress: Progress) -> Views:
+    views = Views(folder)
     try:
         views.fold_forward(log, log.head().size, progress)
     except BaseException:
