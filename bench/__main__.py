@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 
-from bench import load, pages, parts, pulls, report, served, stages, yardstick
+from bench import load, pages, parts, pulls, replay, report, served, stages, yardstick
 
 NEEDS_WRK = frozenset({"node", "reference", "exchange"})
-KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync", "exchange")
+KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync", "exchange", "replay")
 
 
 def main() -> int:
@@ -67,6 +67,9 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
             _note(figures, pulls.pull_figures(folder, seconds))
         with _fresh_folder() as folder:
             _note(figures, pages.page_figures(folder))
+    if "replay" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, replay.replay_figures(folder))
 
 
 def _yardstick(size: int, seconds: float) -> float:

@@ -9,6 +9,12 @@ TARGET = 0.30
 SERVED_TARGET = 25_000
 INGEST_TARGET = 0.40
 PULLED_TARGET = 3.0
+REPLAY_TARGETS = (
+    ("checked(1)/Ed25519", 0.80),
+    ("checked(2)/checked(1)", 1.7),
+    ("quick(2)", 300_000),
+    ("rebuilt", 60_000),
+)
 SIZES = (1, 16, 64)
 Figures = dict[str, list[float]]
 
@@ -32,7 +38,7 @@ def verdicts(figures: Figures) -> list[str]:
         lines.append(
             f"a seal costs {seal:.0f} us, {seal / write:.0%} of the {write:.0f} us that a write takes at 64 connections"
         )
-    return lines + _exchange_verdicts(figures | ratios)
+    return lines + _exchange_verdicts(figures | ratios) + _replay_verdicts(figures | ratios)
 
 
 def _exchange_verdicts(figures: Figures) -> list[str]:
@@ -58,6 +64,13 @@ def _exchange_verdicts(figures: Figures) -> list[str]:
     return lines
 
 
+def _replay_verdicts(figures: Figures) -> list[str]:
+    found = [(name, median(figures[name]), target) for name, target in REPLAY_TARGETS if name in figures]
+    return [
+        f"{name} = {_number(seen)}, target >= {_number(target)}: {_met(seen >= target)}" for name, seen, target in found
+    ]
+
+
 def _met(is_met: bool) -> str:
     return "met" if is_met else "missed"
 
@@ -66,6 +79,8 @@ def _ratios(figures: Figures) -> Figures:
     pairs = {f"N({n})/G({n})": (f"N({n})", f"G({n})") for n in SIZES} | {
         "N(64)/plain(64)": ("N(64)", "plain(64)"),
         "ingested/verified": ("ingested", "verified"),
+        "checked/Ed25519": ("checked(1) CPU", "Ed25519 CPU"),
+        "checked(2)/checked(1)": ("checked(2)", "checked(1)"),
     }
     return {
         name: [a / b for a, b in zip(figures[over], figures[under], strict=True)]
