@@ -10,7 +10,7 @@ SERVED_TARGET = 25_000
 INGEST_TARGET = 0.40
 PULLED_TARGET = 3.0
 REPLAY_TARGETS = (
-    ("checked(1)/Ed25519", 0.80),
+    ("checked/Ed25519", 0.80),
     ("checked(2)/checked(1)", 1.7),
     ("quick(2)", 300_000),
     ("rebuilt", 60_000),

@@ -28,6 +28,8 @@ from replay.chain import Damage
 from replay.signed_inside import Evidence, KnownKeys
 
 _CLEAR = b"\x00"
+# LMDB has no empty keys.
+_NO_ROW = (b"", b"")
 _Row = tuple[bytes, bytes]
 
 
@@ -348,20 +350,21 @@ class _Items:
 
     def __init__(self, rows: Iterator[_Row]) -> None:
         self._rows = rows
-        self._next = next(rows, None)
+        self._next = next(rows, _NO_ROW)
 
     def take(self, offset: int, count: int) -> tuple[Item, ...]:
         """The items of an entry. Raises LogDamaged unless exactly its own are there."""
         items = []
-        last = OFFSET_KEY.pack(offset)
-        while self._next is not None and self._next[0][:8] <= last:
-            key, row = self._next
-            if key != ITEM_KEY.pack(offset, len(items)):
+        expected, behind = ITEM_KEY.pack(offset, 0), OFFSET_KEY.pack(offset + 1)
+        key, row = self._next
+        while key < behind and key:
+            if key != expected:
                 raise LogDamaged(f"item {len(items)} is missing, or a row of items belongs to no entry")
-            if row[:1] != _CLEAR:
+            if not row.startswith(_CLEAR):
                 raise LogDamaged(f"item {len(items)} has a form that this version does not read")
             items.append(Item(row[1:17], row[17:]))
-            self._next = next(self._rows, None)
+            self._next = key, row = next(self._rows, _NO_ROW)
+            expected = ITEM_KEY.pack(offset, len(items))
         if len(items) != count:
             raise LogDamaged(f"{len(items)} items are stored, the header commits to {count}")
         return tuple(items)
