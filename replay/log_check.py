@@ -14,23 +14,17 @@ from pathlib import Path
 from msgspec import Struct
 
 from node.canonical import b64url_encode
-from node.clock import parse_hlc
 from node.errors import LogDamaged
-from node.events.entry import FIRST_PREV, Header, Item, is_signed_by, open_header, open_items
+from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, open_items
 from node.events.event import Event
 from node.events.identity import NodeCreated
-from node.events.log import ITEM_KEY, NODE_KEY, OFFSET_KEY, TABLES
+from node.events.log import NODE_KEY, OFFSET_KEY, TABLES
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import inner_hash, leaf_hash, root_at
 from node.keys import key_id_of
-from node.times import parse_rfc3339
 from replay.chain import Damage
+from replay.item_rows import ItemRows, Row, out_of_place, times_of
 from replay.signed_inside import Evidence, KnownKeys
-
-_CLEAR = b"\x00"
-# LMDB has no empty keys.
-_NO_ROW = (b"", b"")
-_Row = tuple[bytes, bytes]
 
 
 class Checked(Struct, frozen=True):
@@ -171,7 +165,7 @@ class LogCheck:
             stretch.cut([*found, False].index(False), "the entry is missing")
         return stretch
 
-    def _rows(self, table: str, start: bytes) -> Iterator[_Row]:
+    def _rows(self, table: str, start: bytes) -> Iterator[Row]:
         """Rows from a key on; from an empty one, all of them."""
         cursor = self._txn.cursor(db=self._db[table])
         found = cursor.set_range(start) if start else cursor.first()
@@ -195,7 +189,7 @@ class LogCheck:
             offset = stretch.first + index
             # The start of the one byte form that a header has: cheaper than to decode it, and stricter.
             if not stored.startswith(b'{"v":1,"offset":%d,"prev":"%s","hlc":"' % (offset, prev.hex().encode())):
-                stretch.cut(index, _out_of_place(stored, offset, prev))
+                stretch.cut(index, out_of_place(stored, offset, prev))
                 return
             prev = leaf
 
@@ -239,7 +233,7 @@ class LogCheck:
 
     def _check_items(self, stretch: _Stretch) -> None:
         """Items against commitments, and what is signed inside them."""
-        items = _Items(self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
+        items = ItemRows(self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
         for index, header in enumerate(stretch.headers):
             try:
                 taken = items.take(header.offset, len(header.items))
@@ -254,7 +248,7 @@ class LogCheck:
         hlc, at_ms = self._times_before(stretch.first)
         for index, header in enumerate(stretch.headers):
             try:
-                now, now_ms = _times_of(header)
+                now, now_ms = times_of(header)
                 if now <= hlc:
                     raise LogDamaged("hlc does not increase")
                 if now_ms < at_ms:
@@ -269,7 +263,7 @@ class LogCheck:
         if offset == 0:
             return before
         try:
-            return _times_of(open_header(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b""))
+            return times_of(open_header(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b""))
         except LogDamaged:
             # The stretch before names it.
             return before
@@ -341,54 +335,5 @@ class LogCheck:
                     continue
 
     def _event_of(self, offset: int, header: Header) -> Event:
-        rows = _Items(self._rows("items", OFFSET_KEY.pack(offset) if offset else b""))
+        rows = ItemRows(self._rows("items", OFFSET_KEY.pack(offset) if offset else b""))
         return open_items(header, rows.take(offset, len(header.items)))[1]
-
-
-class _Items:
-    """The rows of items from some entry on, taken entry by entry."""
-
-    def __init__(self, rows: Iterator[_Row]) -> None:
-        self._rows = rows
-        self._next = next(rows, _NO_ROW)
-
-    def take(self, offset: int, count: int) -> tuple[Item, ...]:
-        """The items of an entry. Raises LogDamaged unless exactly its own are there."""
-        items = []
-        expected, behind = ITEM_KEY.pack(offset, 0), OFFSET_KEY.pack(offset + 1)
-        key, row = self._next
-        while key < behind and key:
-            if key != expected:
-                raise LogDamaged(f"item {len(items)} is missing, or a row of items belongs to no entry")
-            if not row.startswith(_CLEAR):
-                raise LogDamaged(f"item {len(items)} has a form that this version does not read")
-            items.append(Item(row[1:17], row[17:]))
-            self._next = key, row = next(self._rows, _NO_ROW)
-            expected = ITEM_KEY.pack(offset, len(items))
-        if len(items) != count:
-            raise LogDamaged(f"{len(items)} items are stored, the header commits to {count}")
-        return tuple(items)
-
-
-def _out_of_place(stored: bytes, offset: int, prev: bytes) -> str:
-    """What is wrong with an entry that does not begin as the one at this place must."""
-    try:
-        header = open_header(stored)
-    except LogDamaged as damage:
-        return damage.detail
-    if header.offset != offset:
-        return f"the header says offset {header.offset}"
-    if header.prev != prev.hex():
-        return "prev is not the leaf hash of the entry before"
-    return "the header is not written in the one form that it has"
-
-
-def _times_of(header: Header) -> tuple[tuple[int, int], int]:
-    try:
-        hlc = parse_hlc(header.hlc)
-    except ValueError as error:
-        raise LogDamaged(f"hlc {header.hlc!r} is no hybrid logical clock") from error
-    try:
-        return hlc, parse_rfc3339(header.at)
-    except ValueError as error:
-        raise LogDamaged(f"at {header.at!r} is no time: {error}") from error
