@@ -9,7 +9,7 @@ import pytest
 from node.events.log import Log
 from node.folder_lock import FolderLock
 from node.projections import PROJECTIONS
-from node.projections.views import Views, open_current, read_current
+from node.projections.views import Views, open_live, read_current
 from tests.replay.folders import REPOSITORY, edit, files_of, flip, fold, key, make_folder, replay
 from tests.replay.sound import sound_events
 
@@ -172,7 +172,7 @@ def test_a_rebuild_killed_at_any_moment_leaves_views_that_a_node_can_use(data_di
                 process.kill()
         assert _live_digests(data_dir) == sound
         log = Log(data_dir / "log", is_readonly=True)
-        open_current(data_dir / "views", log).close()
+        open_live(data_dir / "views", log).close()
         log.close()
     assert replay("rebuild", data_dir).code == 0
     assert len([path for path in (data_dir / "views").iterdir() if path.is_dir()]) == 1
