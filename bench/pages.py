@@ -162,7 +162,9 @@ async def _introduce(speaker: Node, listener: Node) -> None:
         node_id=speaker.node_id,
         public_key=speaker.signer.public_key_b64,
         manifest=own.manifest,
-        log_entry=manifest_log_entry(speaker.log, own.offset, size, own.published_ms, speaker.node_id, speaker.signer),
+        log_entry=manifest_log_entry(
+            speaker.log, own.offset, size, own.published_ms, speaker.log_origin(size), speaker.signer
+        ),
     )
     registered = RegisterPeer(
         principal=Principal(via="admin", entity=listener.node_id),

@@ -327,8 +327,20 @@ class TokenRevoked(Forbidden):
     code = "token_revoked"
 
 
+class TokenAsleep(Forbidden):
+    """Issued before this node was restored from a snapshot, and no admin has confirmed the restore."""
+
+    code = "token_asleep"
+
+
 class InsufficientCapability(Forbidden):
     code = "insufficient_capability"
+
+
+class NothingToConfirm(Conflict):
+    """No restore waits to be confirmed."""
+
+    code = "nothing_to_confirm"
 
 
 class TokenAlreadyRevoked(Conflict):
@@ -512,6 +524,12 @@ class IatInFuture(Unauthenticated):
 
 class PeerTokenLifetimeExceeded(Unauthenticated):
     code = "token_lifetime_exceeded"
+
+
+class TokenBeforeRestore(Unauthenticated):
+    """A peer token issued before this node was restored: whether its nonce was taken is not known any more."""
+
+    code = "token_before_restore"
 
 
 class MissingNonce(Unauthenticated):

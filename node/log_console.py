@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from node.canonical import b64url_decode
 from node.client import NodeRefused, ask
-from node.events.checkpoint import Checkpoint, log_key, origin_in
+from node.events.checkpoint import Checkpoint, log_key, stated_origin
 from node.events.proof_bundle import Bundle, Consistency, LogKey, check_bundle, check_note, open_bundle
 from node.events.signed_note import parse_note
 from replay.log_source import DoesNotHold, LogHead, LogLine, NotDone, Wanted
@@ -58,7 +58,7 @@ class NodeLog(Struct, frozen=True, kw_only=True):
         return LogHead(
             size=first.tree_size,
             root=bytes.fromhex(first.root_hash),
-            key=None if key is None else log_key(origin_in(first.checkpoint), key.public_key),
+            key=None if key is None else log_key(stated_origin(first.checkpoint), key.public_key),
             note=first.checkpoint,
             cosigned=self._cosigned(key),
         )

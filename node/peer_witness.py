@@ -17,7 +17,7 @@ from node.canonical import b64url_decode
 from node.commands.peer_tokens import mint_token
 from node.commands.witness import RecordFork, Witnessed
 from node.errors import LogUnproven, MalformedJson, PeerAnswerInvalid, PeerBehind, PeerFailed, Refusal
-from node.events.checkpoint import Checkpoint, bare_note, open_checkpoint, origin_of
+from node.events.checkpoint import Checkpoint, bare_note, open_checkpoint, origin_in
 from node.events.cosignature import cosign, witness_name
 from node.events.signed_note import MAX_NOTE_BYTES
 from node.events.tree import roots_from_consistency, roots_from_last_leaf
@@ -31,6 +31,10 @@ NOTE_BYTES = MAX_NOTE_BYTES
 BARE_NOTE_BYTES = 1 << 12
 PROOF_BYTES = 1 << 16
 COSIGN_TIMEOUT_S = 5.0
+_LOST = (
+    "its log goes on from a snapshot, under another name, without all that it had: an admin may take its new line "
+    "(approve, accept_checkpoint)"
+)
 
 _log = structlog.get_logger("stigmem.witness")
 
@@ -58,20 +62,31 @@ async def witness_log(node: Node, client: PeerClient, peer: Peer) -> Witnessed |
 
     Raises PeerBehind, LogUnproven, PeerUnreachable, and LogForked once the fork's evidence is in the log.
     """
-    note, shown = _opened(peer, await _asked(client.get_text(_url(peer, "checkpoint"), max_bytes=NOTE_BYTES)))
+    note, shown = _opened(peer, await _asked_checkpoint(client, peer))
     if peer.seen_checkpoint is None:
         return Witnessed(after=None, note=note)
     held = _open(peer, peer.seen_checkpoint)
     if shown == held:
         return None
+    is_renamed = shown.origin != held.origin
+    if is_renamed and shown.size <= held.size:
+        raise LogUnproven(_LOST)
     if shown.size < held.size:
         raise PeerBehind(f"its log has {shown.size} entries and had {held.size}: an older copy, or not yet caught up")
     pair = _Pair(held, shown, peer.seen_checkpoint, note)
     fork = _fork(peer, pair, ShownProof(hashes=())) if shown.size == held.size else await _measured(client, peer, pair)
+    if fork is not None and is_renamed:
+        # PROTOCOL §12: under another name it is another line, which contradicts nothing that was signed of the old one.
+        raise LogUnproven(_LOST)
     if fork is not None:
         # What this records is what it refuses with.
         await node.execute(fork)
     return Witnessed(after=peer.seen_checkpoint, note=note)
+
+
+async def shown_checkpoint(client: PeerClient, peer: Peer) -> str:
+    """The peer's checkpoint now, as its pinned key signed it. Raises LogUnproven, PeerUnreachable."""
+    return _opened(peer, await _asked_checkpoint(client, peer))[0]
 
 
 async def send_cosignature(node: Node, client: PeerClient, peer: Peer, note: str) -> None:
@@ -115,10 +130,15 @@ def _fork(peer: Peer, pair: _Pair, proof: ShownProof) -> RecordFork:
     )
 
 
+def _asked_checkpoint(client: PeerClient, peer: Peer) -> Awaitable[bytes]:
+    return _asked(client.get_text(_url(peer, "checkpoint"), max_bytes=NOTE_BYTES))
+
+
 def _opened(peer: Peer, raw: bytes) -> tuple[str, Checkpoint]:
     """The note as far as the peer itself signed it, and what it says. Raises LogUnproven."""
     try:
-        note = bare_note(raw.decode(), origin=origin_of(peer.node_id), public_key=_key(peer))
+        text = raw.decode()
+        note = bare_note(text, origin=origin_in(text, peer.node_id), public_key=_key(peer))
         if len(note.encode()) > BARE_NOTE_BYTES:
             raise ValueError("the note is too long")
         return note, _open(peer, note)
@@ -127,7 +147,7 @@ def _opened(peer: Peer, raw: bytes) -> tuple[str, Checkpoint]:
 
 
 def _open(peer: Peer, note: str) -> Checkpoint:
-    return open_checkpoint(note, origin=origin_of(peer.node_id), public_key=_key(peer))
+    return open_checkpoint(note, origin=origin_in(note, peer.node_id), public_key=_key(peer))
 
 
 async def _proof(client: PeerClient, peer: Peer, kind: str, asked: dict[str, int]) -> ShownProof:

@@ -19,9 +19,11 @@ from msgspec import Struct
 from node.clock import Clock
 from node.commands.decision import Context, Principal
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
+from node.commands.restores import RecordRestore
 from node.commands.seals import SealFacts
 from node.config import Config
 from node.errors import LogDamaged, NotReady, Refusal
+from node.events.checkpoint import origin_of
 from node.events.identity import NodeCreated
 from node.events.log import Log
 from node.folder_lock import FolderLock
@@ -67,6 +69,8 @@ class Node:
         self._admin_hash: str | None = None
         self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
         self._sign_of_life: dict[str, asyncio.Event] = {}
+        # From which offset on the log has which name: one for each restore.
+        self._origins: list[tuple[int, str]] | None = None
 
     @classmethod
     async def open(cls, *, config: Config, clock: Clock, signer: Signer) -> "Node":
@@ -162,6 +166,13 @@ class Node:
             hlc="",
         )
 
+    def log_origin(self, size: int) -> str:
+        """The name of the log at that size: what was signed of it before a restore keeps the name that it had then."""
+        if self._origins is None:
+            raise self._not_ready()
+        names = [origin for offset, origin in self._origins if offset < size]
+        return names[-1] if names else origin_of(self.node_id)
+
     def is_admin_key(self, key: str) -> bool:
         """Compared in constant time, and as keyed hashes, so that neither length nor prefix shows."""
         if self._admin_hash is None and self._views is None:
@@ -253,6 +264,12 @@ class Node:
         )
         if not self.log.head().size:
             await self.execute(FoundNode())
+        # Before anything else is written behind a snapshot, and again at the next start if this one goes down first.
+        head = self.log.head()
+        if self.log.restored_size() == head.size:
+            await self.execute(RecordRestore(size=head.size, root=head.root.hex()))
+        with self.view() as view:
+            self._origins = [(restore.offset, restore.origin) for restore in view.identity.restores()]
         await self._set_up_admin_key()
         while self.config.federation_enabled and (await self.execute(SealFacts())).reply:
             pass  # each turn seals one batch of what was written while federation was off

@@ -35,6 +35,7 @@ from replay.log_source import DoesNotHold, LogHead, LogLine, NotDone, Wanted
 from replay.verify import require_log
 
 _COSIGNED = ("checkpoint.cosigned.1",)
+_RESTORED = ("node.restored.1",)
 # Witnesses sign one size soon after each other, so the lines of one size stand close together.
 _COSIGNATURES_READ = 64
 _NO_LIMIT = 2**62
@@ -89,6 +90,9 @@ class FolderLog:
         birth = _birth(log)
         self._public_key = b64url_decode(birth.public_key)
         self._origin = origin_of(birth.node_id)
+        restores, _ = log.read_back(0, self._size, types=_RESTORED, limit=_NO_LIMIT, max_reads=_NO_LIMIT)
+        # What was signed of the log before a restore keeps the name that it had then.
+        self._names = [(restore.offset, restore.event.origin) for restore in reversed(restores)]
         if signer is not None and signer.public_key != self._public_key:
             raise NotDone("the key is not the one that signs this log")
         self._signer = signer
@@ -99,7 +103,7 @@ class FolderLog:
         return LogHead(
             size=head.size,
             root=head.root,
-            key=log_key(self._origin, self._public_key),
+            key=log_key(self._name_at(head.size), self._public_key),
             note=None if self._signer is None else self._note(head.size),
             cosigned=None if size == 0 else self._note(size, lines),
         )
@@ -146,6 +150,10 @@ class FolderLog:
             items=items,
             problems=tuple(words for words in problems if words),
         )
+
+    def _name_at(self, size: int) -> str:
+        names = [origin for offset, origin in self._names if offset < size]
+        return names[-1] if names else self._origin
 
     def _require_tree(self) -> None:
         """Raise Damaged where the stored tree is not that of the entries."""
@@ -227,7 +235,7 @@ class FolderLog:
 
     def _checkpoint(self, size: int) -> Checkpoint:
         with self._log.tree() as read:
-            return Checkpoint(origin=self._origin, size=size, root=root_at(size, read))
+            return Checkpoint(origin=self._name_at(size), size=size, root=root_at(size, read))
 
     def _note(self, size: int, lines: list[str] | None = None) -> str:
         """The note of a size: signed where the key is there, and with the witnesses' lines."""

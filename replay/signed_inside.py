@@ -14,13 +14,13 @@ import msgspec
 
 from node.canonical import b64url_decode, canonical_json, fact_hash
 from node.errors import LogDamaged, Refusal
-from node.events.checkpoint import open_checkpoint, origin_of
+from node.events.checkpoint import open_checkpoint, origin_in, origin_of
 from node.events.conflicts import ConflictResolved
 from node.events.cosignature import check_cosignature, witness_name
 from node.events.event import Event, type_of
 from node.events.facts import Fact, FactAsserted, Seal, body_of, sealed_bytes
 from node.events.gardens import FactQuarantined
-from node.events.identity import ManifestPublished
+from node.events.identity import ManifestPublished, NodeRestored
 from node.events.peers import (
     AttestationSigned,
     BatchReceived,
@@ -37,7 +37,7 @@ from node.keys import verify
 from node.uris import authority_of
 
 EventsOf = Callable[[int, int, frozenset[str]], Iterator[tuple[int, Event]]]
-_NAMING_KEYS = frozenset({type_of(PeerVerified), type_of(ManifestIntroduced)})
+_NAMING = frozenset({type_of(PeerVerified), type_of(ManifestIntroduced), type_of(NodeRestored)})
 
 
 class KnownKeys:
@@ -52,6 +52,7 @@ class KnownKeys:
         self._read_to = 0
         self._pinned: dict[str, list[bytes]] = {}
         self._introduced: dict[str, list[bytes]] = {}
+        self._names: list[tuple[int, str]] = []
 
     @property
     def own(self) -> tuple[str, list[bytes]]:
@@ -67,15 +68,23 @@ class KnownKeys:
         self._read_on(offset)
         return self.own[1] if node_id == self.own[0] else self._pinned.get(node_id, [])
 
+    def log_name(self, size: int, offset: int) -> str:
+        """What this log was called at a size, as the entry at `offset` may know it."""
+        self._read_on(offset)
+        names = [origin for at, origin in self._names if at < size]
+        return names[-1] if names else origin_of(self.own[0])
+
     def _read_on(self, offset: int) -> None:
         if offset < self._read_to:
-            self._read_to, self._pinned, self._introduced = 0, {}, {}
-        for _, event in self._events(self._read_to, offset, _NAMING_KEYS):
+            self._read_to, self._pinned, self._introduced, self._names = 0, {}, {}, []
+        for at, event in self._events(self._read_to, offset, _NAMING):
             match event:
                 case PeerVerified(node_id=node_id, public_key=key):
                     self._pinned.setdefault(node_id, []).append(b64url_decode(key))
                 case ManifestIntroduced(entity_uri=entity_uri, public_key=key):
                     self._introduced.setdefault(entity_uri, []).append(b64url_decode(key))
+                case NodeRestored(origin=origin):
+                    self._names.append((at, origin))
         self._read_to = offset
 
 
@@ -161,7 +170,7 @@ class Evidence:
     def _check_cosigned(self, offset: int, cosigned: CheckpointCosigned) -> None:
         _require(0 < cosigned.size <= offset, "a checkpoint is cosigned that the log had not reached")
         root = base64.b64encode(self._root_at(cosigned.size)).decode()
-        note = f"{origin_of(self._keys.own[0])}\n{cosigned.size}\n{root}\n\n"
+        note = f"{self._keys.log_name(cosigned.size, offset)}\n{cosigned.size}\n{root}\n\n"
         name = witness_name(cosigned.node_id)
         for key in self._keys.vouching(cosigned.node_id, offset):
             try:
@@ -210,7 +219,7 @@ def _check_manifest(manifest: bytes, node_id: str, keys: list[bytes]) -> None:
 def _check_note(note: str, node_id: str, keys: list[bytes]) -> None:
     for key in keys:
         try:
-            open_checkpoint(note, origin=origin_of(node_id), public_key=key)
+            open_checkpoint(note, origin=origin_in(note, node_id), public_key=key)
         except ValueError:
             continue
         return

@@ -27,6 +27,7 @@ class ShownLog:
         self.spoilt: dict[str, tuple[int, str]] = {}
         self.facts: list[dict[str, object]] = []
         self.pages_asked = 0
+        self.origin = origin_of(organisation.node_id)
         self.url = ""
         self._runner: web.AppRunner
 
@@ -49,8 +50,7 @@ class ShownLog:
         frontier = Frontier(0, [])
         for leaf in self.leaves if leaves is None else leaves:
             frontier.append(leaf)
-        origin = origin_of(self._organisation.node_id)
-        checkpoint = Checkpoint(origin=origin, size=frontier.size, root=frontier.root())
+        checkpoint = Checkpoint(origin=self.origin, size=frontier.size, root=frontier.root())
         return sign_checkpoint(checkpoint, self._organisation.signer)
 
     async def _checkpoint(self, request: web.Request) -> web.Response:

@@ -45,7 +45,9 @@ class Organisation:
         node = self.home.node
         with node.view() as view:
             own = view.identity.manifest()
-        proof = manifest_log_entry(node.log, own.offset, self.home.size, own.published_ms, node.node_id, node.signer)
+        proof = manifest_log_entry(
+            node.log, own.offset, self.home.size, own.published_ms, node.log_origin(self.home.size), node.signer
+        )
         given = {
             "node_id": self.node_id,
             "public_key": self.signer.public_key_b64,

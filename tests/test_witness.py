@@ -238,3 +238,66 @@ async def test_others_signatures_on_a_checkpoint_are_neither_believed_nor_kept(h
     (await pull(http)).expect(200)
 
     assert (await peer_of(http))["checkpoint"] == log.note()
+
+
+# A log that goes on from a snapshot, under another name (PROTOCOL §12).
+
+RESTORED = "/0123456789abcdef"
+
+
+async def test_a_restored_log_that_holds_all_that_was_seen_is_taken_as_going_on(http: Served, log: ShownLog):
+    (await pull(http)).expect(200)
+    log.leaves, log.origin = line("one", 14), log.origin + RESTORED
+    http.clock.advance(SEEN_EVERY_MS)
+
+    (await pull(http)).expect(200)
+
+    assert (await peer_of(http))["checkpoint"] == log.note()
+
+
+@pytest.mark.parametrize("leaves", [line("one", 6), line("one", 12), line("one", 6) + line("two", 9)], ids=len)
+async def test_a_restored_log_that_lost_what_was_seen_is_no_fork_and_unproven(
+    http: Served, log: ShownLog, leaves: Leaves
+):
+    (await pull(http)).expect(200)
+    size, held = http.size, log.note()
+    log.leaves, log.origin = leaves, log.origin + RESTORED
+
+    (await pull(http)).expect(200)
+    peer = await peer_of(http)
+    assert (peer["status"], peer["reason"], peer["fork"], peer["checkpoint"]) == ("active", "unproven", None, held)
+    assert "accept_checkpoint" in peer["last_error"]
+    assert http.size == size
+
+    await be_strict(http)
+    (await pull(http)).refused(503, "log_unproven")
+
+
+async def test_an_admin_takes_the_line_of_a_restored_log(http: Served, log: ShownLog):
+    (await pull(http)).expect(200)
+    log.leaves, log.origin = line("one", 6) + line("two", 9), log.origin + RESTORED
+    size, approve = http.size, f"{PEERS}/{(await peer_of(http))['peer_id']}/approve"
+
+    (await http.post(approve, {"accept_checkpoint": True})).expect(200)
+
+    assert types_from(http, size)[0] == "peer.checkpoint_accepted.1"
+    assert (await peer_of(http))["checkpoint"] == log.note()
+
+
+async def test_the_line_of_a_log_that_kept_its_name_is_not_taken_without_a_fork(http: Served, log: ShownLog):
+    (await pull(http)).expect(200)
+    size, approve = http.size, f"{PEERS}/{(await peer_of(http))['peer_id']}/approve"
+
+    (await http.post(approve, {"accept_checkpoint": True})).refused(409, "not_awaiting_approval")
+
+    assert http.size == size
+
+
+@pytest.mark.parametrize("suffix", ["/", "/0123", "/0123456789ABCDEF", "x", "/0123456789abcdef/0123456789abcdef"])
+async def test_a_name_that_no_restore_gives_is_that_of_another_log(http: Served, log: ShownLog, suffix: str):
+    (await pull(http)).expect(200)
+    log.leaves, log.origin = line("one", 14), log.origin + suffix
+
+    (await pull(http)).expect(200)
+
+    assert "another log" in (await peer_of(http))["last_error"]

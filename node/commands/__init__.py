@@ -12,6 +12,7 @@ from node.commands import (
     introductions,
     peers,
     pushes,
+    restores,
     seals,
     tokens,
     witness,
@@ -47,6 +48,8 @@ DECIDE: dict[type[Struct], Decide] = {
     identity.PublishManifest: identity.decide_publish_manifest,
     identity.RenewManifest: identity.decide_renew_manifest,
     identity.ChangeSettings: identity.decide_change_settings,
+    restores.RecordRestore: restores.decide_record_restore,
+    restores.ConfirmRestore: restores.decide_confirm_restore,
     identity.RecordRefusal: identity.decide_record_refusal,
     identity.RecordRefusalCount: identity.decide_record_refusal_count,
 }

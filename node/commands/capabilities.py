@@ -16,6 +16,7 @@ from node.errors import (
     InsufficientCapability,
     SubjectNotDelegated,
     TimestampFutureDated,
+    TokenAsleep,
     TokenMalformed,
     TokenRevoked,
     TokenSignatureInvalid,
@@ -113,7 +114,7 @@ def check_dates(token: CapabilityToken, now_ms: int) -> None:
 
 
 def check_standing(grant: Grant, view: View, now_ms: int, node_id: str) -> None:
-    """What can change while a token lives: expiry, its subject's peer, its revocation. Checked again in the writer."""
+    """What can change while a token lives: expiry, its subject's peer, its revocation, a restore. Checked again in the writer."""
     if parse_rfc3339(grant.expiry) <= now_ms:
         raise CapabilityExpired("the token has expired")
     authority = authority_of(grant.subject)
@@ -124,6 +125,10 @@ def check_standing(grant: Grant, view: View, now_ms: int, node_id: str) -> None:
     issued = view.tokens.issued(grant.token_id)
     if issued is None or issued.revoked_at is not None:
         raise TokenRevoked("the token was revoked")
+    restore = view.identity.last_restore()
+    if restore is not None and not restore.is_confirmed and issued.offset < restore.offset:
+        # PROTOCOL §12: what revoked it may be what the snapshot does not hold.
+        raise TokenAsleep("the node was restored since it was issued: an admin confirms that first")
 
 
 def require_write(grant: Grant, *, scope: Scope, entity: str, garden_uri: str | None) -> None:

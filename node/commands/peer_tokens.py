@@ -20,6 +20,7 @@ from node.errors import (
     NonceAlreadySeen,
     PeerTokenExpired,
     PeerTokenLifetimeExceeded,
+    TokenBeforeRestore,
     UnknownOrInactivePeer,
 )
 from node.keys import Signer, verify
@@ -104,6 +105,10 @@ def check_claims(claims: Claims, view: View, context: Context) -> None:
         raise PeerTokenLifetimeExceeded()
     if not isinstance(claims.nonce, str) or not is_uuid(claims.nonce):
         raise MissingNonce()
+    restore = view.identity.last_restore()
+    if restore is not None and claims.iat <= restore.at_ms:
+        # PROTOCOL §12: its nonce may have been taken by an event that the snapshot does not hold.
+        raise TokenBeforeRestore("issued before this node was restored from a snapshot")
     # PROTOCOL §5.2: by nonce value alone, not by token.
     if view.nonces.is_seen(claims.nonce, context.at_ms):
         raise NonceAlreadySeen()

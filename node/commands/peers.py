@@ -23,7 +23,7 @@ from node.errors import (
     Refusal,
     ScopeNotPermitted,
 )
-from node.events.checkpoint import bare_note, origin_of
+from node.events.checkpoint import bare_note, origin_in
 from node.events.event import NODE_ITSELF, Event
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, check_log_entry
@@ -259,7 +259,8 @@ def _proven(documents: PeerDocuments, manifest: Manifest, key: bytes) -> str:
     if documents.log_entry is None:
         raise ValueError("none is published")
     check_log_entry(documents.log_entry, manifest=manifest.canonical(), node_id=documents.node_id, public_key=key)
-    return bare_note(documents.log_entry.checkpoint, origin=origin_of(documents.node_id), public_key=key)
+    note = documents.log_entry.checkpoint
+    return bare_note(note, origin=origin_in(note, documents.node_id), public_key=key)
 
 
 def _sound_key(text: str) -> bytes:

@@ -15,6 +15,8 @@ EVENT_TYPES: dict[str, type[Event]] = {
         identity.SettingsChanged,
         identity.RequestRefused,
         identity.RefusalsCounted,
+        identity.NodeRestored,
+        identity.RestoreConfirmed,
         gardens.GardenCreated,
         gardens.GardenDeleted,
         gardens.FactQuarantined,

@@ -7,6 +7,7 @@ Does not compute roots (see `tree.py`).
 """
 
 import base64
+import re
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ from node.events.signed_note import (
 from node.keys import Signer
 
 _MAX_SIZE_DIGITS = 18
+_RESTORED = re.compile(r"/[0-9a-f]{16}")
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
@@ -47,13 +49,31 @@ def note_text(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.origin}\n{checkpoint.size}\n{base64.b64encode(checkpoint.root).decode()}\n"
 
 
+def restored_origin(node_id: str, suffix: bytes) -> str:
+    """The name of a log that goes on from a snapshot: `{authority}/stigmem-log/` and 16 hex digits (PROTOCOL §12)."""
+    return f"{origin_of(node_id)}/{suffix.hex()}"
+
+
+def origin_in(note: str, node_id: str) -> str:
+    """The name that a note gives the node's log, restored or not. ValueError where it is of nobody's or another's."""
+    origin = note.partition("\n")[0]
+    if not is_name_of(origin, origin_of(node_id)):
+        raise ValueError("the checkpoint is of another log")
+    return origin
+
+
+def is_name_of(origin: str, first: str) -> bool:
+    """Whether a log that was called `first` may be called that: so, or as it is after a restore."""
+    return origin == first or (origin.startswith(first) and _RESTORED.fullmatch(origin.removeprefix(first)) is not None)
+
+
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
     text = note_text(checkpoint)
     line = signature_line(log_key(checkpoint.origin, signer.public_key), signer.sign(text.encode()))
     return f"{text}\n{line}\n"
 
 
-def origin_in(note: str) -> str:
+def stated_origin(note: str) -> str:
     """The first line of a note: whose log it says it is of, which holds once the note verified under that name."""
     return parse_note(note).text.partition("\n")[0]
 

@@ -15,6 +15,23 @@ class NodeCreated(Event, tag="node.created.1"):
     software: str
 
 
+class NodeRestored(Event, tag="node.restored.1"):
+    """The log goes on from a snapshot of its first `size` entries, under a new name; what came behind them may be lost.
+
+    Always the first entry behind a restore. `root` (hex) is over those entries, `origin` the log's name from here on.
+    """
+
+    size: int
+    root: str
+    origin: str
+
+
+class RestoreConfirmed(Event, tag="restore.confirmed.1"):
+    """An admin stands in for what was lost by the restore at `offset`: credentials issued before it count again."""
+
+    offset: int
+
+
 class AdminKeyCreated(Event, tag="admin_key.created.1"):
     """The node made its own admin key; `key_hash` is a keyed hash of it, hex."""
 

@@ -28,6 +28,9 @@ from node.keys import key_id_of
 from node.times import parse_rfc3339
 
 FORMAT = b"1"
+RESTORED = b"restored"
+# Beside `log/`: what a restore was writing when it was interrupted.
+PARTIAL_FOLDER = "log.partial"
 TABLES = ("meta", "keys", "headers", "items", "tree")
 _CLEAR = b"\x00"
 OFFSET_KEY = struct.Struct(">Q")
@@ -81,6 +84,12 @@ class Log:
             self._frontier = Frontier.load(size, self._node_reader(txn))
             self._leaf = self._node_reader(txn)(0, size - 1) if size else bytes(32)
         return self.head()
+
+    def restored_size(self) -> int | None:
+        """How many entries the log was last restored with from a snapshot; None where it never was."""
+        with storage_errors(), self._store.begin() as txn:
+            row = txn.get(RESTORED, db=self._store.table("meta"))
+        return None if row is None else OFFSET_KEY.unpack(row)[0]
 
     def announced(self) -> Head:
         """The head up to which the views stand: what checkpoints and proofs may speak of."""
@@ -183,6 +192,33 @@ class Log:
             return self._announced.size
         finally:
             self._followers.discard(news)
+
+    def rows(self, from_offset: int, to_offset: int, max_bytes: int) -> list[tuple[bytes, list[bytes]]]:
+        """Entries of [from_offset, to_offset) as they lie here, with the rows of their items, until they come to `max_bytes`.
+
+        At least one. Nothing is checked but that they are there: raises LogDamaged where the first is not, ends before a later one.
+        """
+        headers = self._store.table("headers")
+        rows: list[tuple[bytes, list[bytes]]] = []
+        with storage_errors(), self._store.begin() as txn, txn.cursor(db=self._store.table("items")) as items:
+            has_item = items.set_range(OFFSET_KEY.pack(from_offset))
+            while from_offset < to_offset and max_bytes > 0:
+                stored, own = txn.get(OFFSET_KEY.pack(from_offset), db=headers), []
+                if stored is None:
+                    break
+                while has_item and items.key() == ITEM_KEY.pack(from_offset, len(own)):
+                    own.append(items.value())
+                    has_item = items.next()
+                rows.append((stored, own))
+                max_bytes -= len(stored) + sum(map(len, own))
+                from_offset += 1
+        if not rows:
+            raise LogDamaged(f"offset {from_offset}: the entry is missing", offset=from_offset)
+        return rows
+
+    def public_key(self, key_id: str) -> bytes:
+        with storage_errors(), self._store.begin() as txn:
+            return self._public_key(txn, key_id)
 
     def stored(self, offset: int) -> bytes:
         """Header ‖ signature of one entry, as signed."""

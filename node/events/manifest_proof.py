@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from node.errors import LogDamaged
-from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of, sign_checkpoint
+from node.events.checkpoint import Checkpoint, open_checkpoint, origin_in, sign_checkpoint
 from node.events.entry import FIRST_PREV, Item, open_header
 from node.events.log import Log
 from node.events.tree import consistency_path, inclusion_path, leaf_hash, root_at, root_from_inclusion
@@ -48,30 +48,30 @@ class LogEntry(Struct, frozen=True, kw_only=True):
     item_salt: str
 
 
-def checkpoint_at(log: Log, size: int, node_id: str, signer: Signer) -> str:
-    """The signed checkpoint of the log's first `size` entries."""
+def checkpoint_at(log: Log, size: int, origin: str, signer: Signer) -> str:
+    """The signed checkpoint of the log's first `size` entries, under the name that the log had then."""
     with log.tree() as read:
         root = root_at(size, read)
-    return sign_checkpoint(Checkpoint(origin=origin_of(node_id), size=size, root=root), signer)
+    return sign_checkpoint(Checkpoint(origin=origin, size=size, root=root), signer)
 
 
-def inclusion_proof(log: Log, offset: int, size: int, node_id: str, signer: Signer) -> Proof:
+def inclusion_proof(log: Log, offset: int, size: int, origin: str, signer: Signer) -> Proof:
     """Needs 0 <= offset < size <= the log's announced size."""
     with log.tree() as read:
         path, root, leaf = inclusion_path(offset, size, read), root_at(size, read), read(0, offset)
-    return _proof(offset, leaf, size, root, path, checkpoint_at(log, size, node_id, signer))
+    return _proof(offset, leaf, size, root, path, checkpoint_at(log, size, origin, signer))
 
 
-def consistency_proof(log: Log, first: int, second: int, node_id: str, signer: Signer) -> Proof:
+def consistency_proof(log: Log, first: int, second: int, origin: str, signer: Signer) -> Proof:
     """Needs 0 < first <= second <= the log's announced size; `leaf_hash` is of the last entry of the smaller tree."""
     with log.tree() as read:
         path, root, leaf = consistency_path(first, second, read), root_at(second, read), read(0, first - 1)
-    return _proof(first, leaf, second, root, path, checkpoint_at(log, second, node_id, signer))
+    return _proof(first, leaf, second, root, path, checkpoint_at(log, second, origin, signer))
 
 
-def manifest_log_entry(log: Log, offset: int, size: int, at_ms: int, node_id: str, signer: Signer) -> LogEntry:
+def manifest_log_entry(log: Log, offset: int, size: int, at_ms: int, origin: str, signer: Signer) -> LogEntry:
     """The `log_entry` of the manifest published at `offset`, against the tree of the first `size` entries."""
-    proof, item = inclusion_proof(log, offset, size, node_id, signer), log.item(offset, MANIFEST_ITEM)
+    proof, item = inclusion_proof(log, offset, size, origin, signer), log.item(offset, MANIFEST_ITEM)
     return LogEntry(
         **msgspec.structs.asdict(proof),
         log_id=signer.key_id,
@@ -98,7 +98,8 @@ def check_log_entry(entry: LogEntry, *, manifest: bytes, node_id: str, public_ke
     root = root_from_inclusion(leaf, entry.log_index, entry.tree_size, hashes)
     if root is None or root.hex() != entry.root_hash:
         raise ValueError("the path does not lead to the root")
-    checkpoint = open_checkpoint(entry.checkpoint, origin=origin_of(node_id), public_key=public_key)
+    origin = origin_in(entry.checkpoint, node_id)
+    checkpoint = open_checkpoint(entry.checkpoint, origin=origin, public_key=public_key)
     if (checkpoint.size, checkpoint.root) != (entry.tree_size, root):
         raise ValueError("the checkpoint names another size or root")
     return checkpoint

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from node.errors import LogDamaged, MalformedJson
-from node.events.checkpoint import Checkpoint, open_checkpoint, origin_in
+from node.events.checkpoint import Checkpoint, is_name_of, open_checkpoint, stated_origin
 from node.events.entry import SALT_BYTES, SIGNATURE_BYTES, Header, Item, is_signed_by, open_header
 from node.events.facts import Fact
 from node.events.log import Log
@@ -68,7 +68,7 @@ class Bundle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 
 
 class LogKey(Struct, frozen=True, kw_only=True):
-    """Whose word counts. `origin` None: any log of this key, by the name that the key itself signed."""
+    """Whose word counts. `origin` is the log's first name; None: any log of this key, by the name that the key itself signed."""
 
     public_key: bytes
     origin: str | None = None
@@ -178,7 +178,9 @@ def check_bundle(bundle: Bundle, key: LogKey) -> Proven:
 
 def check_note(note: str, key: LogKey) -> Checkpoint:
     """The checkpoint that the log's key signed. ValueError where it is none."""
-    origin = origin_in(note) if key.origin is None else key.origin
+    origin = stated_origin(note)
+    if key.origin is not None and not is_name_of(origin, key.origin):
+        raise ValueError("the checkpoint is of another log")
     return open_checkpoint(note, origin=origin, public_key=key.public_key)
 
 

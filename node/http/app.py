@@ -25,6 +25,7 @@ ROUTES = (
     web.get("/v1/me", identity.me),
     web.get("/v1/admin/config", identity.get_settings),
     web.patch("/v1/admin/config", identity.patch_settings),
+    web.post("/v1/admin/restore/confirm", identity.confirm_restore),
     web.get("/v1/admin/audit-log", audit.audit_log),
     web.post("/v1/facts", facts.assert_fact),
     web.get("/v1/facts", facts.list_facts),

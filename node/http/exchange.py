@@ -23,7 +23,7 @@ from node.errors import (
     RelayLagExceeded,
     TooLarge,
 )
-from node.events.checkpoint import open_checkpoint, origin_of
+from node.events.checkpoint import open_checkpoint, origin_in
 from node.events.facts import Scope
 from node.events.manifest_proof import checkpoint_at
 from node.http.auth import is_capability_write, peer_claims
@@ -164,12 +164,12 @@ async def take_cosignature(request: web.Request) -> web.Response:
 def _own_size(node: Node, note: str) -> int:
     """Of how many entries of this log the note is a checkpoint. Raises CosignatureInvalid where it is of none."""
     try:
-        said = open_checkpoint(note, origin=origin_of(node.node_id), public_key=node.signer.public_key)
+        said = open_checkpoint(note, origin=origin_in(note, node.node_id), public_key=node.signer.public_key)
     except ValueError as error:
         raise CosignatureInvalid(f"checkpoint: {error}") from error
     # Our own signature is not enough: a copy of our folder may have gone another way under the same key.
     if not 0 < said.size <= node.log.announced().size or note != checkpoint_at(
-        node.log, said.size, node.node_id, node.signer
+        node.log, said.size, node.log_origin(said.size), node.signer
     ):
         raise CosignatureInvalid("checkpoint: not of this log as it stands")
     return said.size

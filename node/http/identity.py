@@ -11,9 +11,9 @@ from node.commands.decision import rules_in_force
 from node.commands.identity import ChangeSettings, PublishManifest
 from node.commands.introductions import held_manifest
 from node.commands.manifests import Manifest, parse_stored
+from node.commands.restores import ConfirmRestore
 from node.commands.trust import judge
 from node.errors import InvalidParameter, InvalidUri, ManifestNotFound, MissingField
-from node.events.checkpoint import origin_of
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, manifest_log_entry
 from node.http.auth import operator_of, principal_of
@@ -120,6 +120,13 @@ async def patch_settings(request: web.Request) -> web.Response:
         return json_response(_settings(node, view))
 
 
+async def confirm_restore(request: web.Request) -> web.Response:
+    """An admin stands in for what a restore may have lost: credentials issued before it count again (PROTOCOL §12)."""
+    node, principal = request.app[NODE], operator_of(request)
+    outcome = await node.execute(ConfirmRestore(principal=principal))
+    return json_response({"restored_at_offset": outcome.reply, "status": "confirmed"})
+
+
 async def me(request: web.Request) -> web.Response:
     principal = principal_of(request)
     permissions = ["read", "write", "federate", "admin"] if principal.is_operator else [principal.grant.verb]
@@ -167,7 +174,9 @@ def _standing(node: Node) -> OwnManifest:
 
 def _log_entry(standing: OwnManifest, node: Node) -> LogEntry:
     size = node.log.announced().size
-    return manifest_log_entry(node.log, standing.offset, size, standing.published_ms, node.node_id, node.signer)
+    return manifest_log_entry(
+        node.log, standing.offset, size, standing.published_ms, node.log_origin(size), node.signer
+    )
 
 
 def _settings(node: Node, view: View) -> dict[str, object]:
@@ -200,6 +209,7 @@ def _discovery(node: Node, view: View) -> dict[str, object]:
         "spec": SPEC,
     }
     if config.federation_enabled:
+        origin = node.log_origin(node.log.announced().size)
         document |= {
             "federation_pubkey": b64url_encode(node.signer.public_key),
             "federation_version": FEDERATION_VERSION,
@@ -217,6 +227,6 @@ def _discovery(node: Node, view: View) -> dict[str, object]:
                     zip(("identity", "history", "scope_authority", "attestation"), rules.weights, strict=True)
                 ),
             },
-            "log": {"checkpoint_url": f"{config.node_url}/v1/log/checkpoint", "origin": origin_of(node.node_id)},
+            "log": {"checkpoint_url": f"{config.node_url}/v1/log/checkpoint", "origin": origin},
         }
     return document

@@ -35,7 +35,8 @@ async def checkpoint(request: web.Request) -> web.Response:
     node, asked = request.app[NODE], decode_query(request, CheckpointQuery)
     with node.view() as view:
         size, lines = view.peers.cosigned() if asked.cosigned else (0, [])
-    note = checkpoint_at(node.log, size or node.log.announced().size, node.node_id, node.signer)
+    size = size or node.log.announced().size
+    note = checkpoint_at(node.log, size, node.log_origin(size), node.signer)
     note += "".join(f"{line}\n" for line in lines)
     return web.Response(text=note, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
 
@@ -49,7 +50,7 @@ async def inclusion(request: web.Request) -> web.Response:
     size = head if asked.size is None else asked.size
     if not asked.offset < size <= head:
         raise ProofOutOfRange(f"offset < size <= {head} is needed")
-    return json_response(inclusion_proof(node.log, asked.offset, size, node.node_id, node.signer))
+    return json_response(inclusion_proof(node.log, asked.offset, size, node.log_origin(size), node.signer))
 
 
 async def consistency(request: web.Request) -> web.Response:
@@ -61,4 +62,4 @@ async def consistency(request: web.Request) -> web.Response:
     second = head if asked.second is None else asked.second
     if not 0 < asked.first <= second <= head:
         raise ProofOutOfRange(f"0 < from <= to <= {head} is needed")
-    return json_response(consistency_proof(node.log, asked.first, second, node.node_id, node.signer))
+    return json_response(consistency_proof(node.log, asked.first, second, node.log_origin(second), node.signer))

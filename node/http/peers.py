@@ -17,6 +17,7 @@ from node.http.keys import NODE, PEERS, SYNC
 from node.http.moments import asked_moment, refuse_as_of
 from node.http.peer_records import past_peers, registered, shown_peer, shown_peers
 from node.peer_checks import check_peer
+from node.peer_witness import shown_checkpoint
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
@@ -103,11 +104,17 @@ async def declare(request: web.Request) -> web.Response:
 
 
 async def approve_peer(request: web.Request) -> web.Response:
-    """Take the terms that wait, or with `accept_checkpoint` the new line of a forked log; then check the peer."""
+    """Take the terms that wait, or with `accept_checkpoint` the new line of a forked or restored log; then check the peer."""
     node, client, principal = request.app[NODE], request.app[PEERS], operator_of(request)
     raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
     body, peer_id = decode(raw, ApproveRequest), request.match_info["peer_id"]
-    await node.execute(ApprovePeer(principal=principal, peer_id=peer_id, accept_checkpoint=body.accept_checkpoint))
+    with node.view() as view:
+        peer = find_peer(peer_id, view)
+    may_be_restored = body.accept_checkpoint and peer.status == "active" and peer.seen_checkpoint is not None
+    shown = await shown_checkpoint(client, peer) if may_be_restored else None
+    await node.execute(
+        ApprovePeer(principal=principal, peer_id=peer_id, accept_checkpoint=body.accept_checkpoint, shown=shown)
+    )
     with node.view() as view:
         peer = find_peer(peer_id, view)
     await check_peer(node, client, peer)

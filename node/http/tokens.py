@@ -15,6 +15,7 @@ from node.errors import (
     MalformedJson,
     Refusal,
     SubjectNotDelegated,
+    TokenAsleep,
     TokenNotFound,
     TokenRevoked,
     TokenSignatureInvalid,
@@ -32,6 +33,7 @@ from node.strict_json import decode, scan_json
 MAX_BYTES = 1 << 16
 _REASONS: tuple[tuple[type[Refusal], str], ...] = (
     (TokenRevoked, "revoked"),
+    (TokenAsleep, "asleep"),
     (CapabilityExpired, "expired"),
     (TokenSignatureInvalid, "signature"),
     (UnknownIssuer, "unknown_issuer"),

@@ -1,12 +1,22 @@
-"""The node itself: whose log this is, its manifest, its settings, the hash of an admin key it made (PROTOCOL §3, §4, §6.2)."""
+"""The node itself: whose log this is, its manifest, its settings, the hash of an admin key it made, and when it was restored
+(PROTOCOL §3, §4, §6.2, §12)."""
 
+import struct
 from typing import ClassVar
 
 from msgspec import Struct
 
 from node.events.entry import Entry
 from node.events.event import Event
-from node.events.identity import AdminKeyCreated, ManifestPublished, NodeCreated, Settings, SettingsChanged
+from node.events.identity import (
+    AdminKeyCreated,
+    ManifestPublished,
+    NodeCreated,
+    NodeRestored,
+    RestoreConfirmed,
+    Settings,
+    SettingsChanged,
+)
 from node.projections.base import Projection, TableSpec
 from node.projections.manifest_dates import dates_of
 
@@ -38,18 +48,37 @@ class OwnManifest(Struct, frozen=True, array_like=True):
     expires_ms: int
 
 
+class Restore(Struct, frozen=True, array_like=True):
+    """The log went on from a snapshot at `offset`, under the name `origin`; `is_confirmed` once an admin stood in for it."""
+
+    offset: int
+    at_ms: int
+    origin: str
+    is_confirmed: bool
+
+
 _BIRTH = TableSpec("identity/birth", Birth)
 _MANIFEST = TableSpec("identity/manifest", OwnManifest)
 _SETTINGS = TableSpec("identity/settings", Settings)
 _ADMIN_KEY = TableSpec("identity/admin_key", str)
+_RESTORES = TableSpec("identity/restores", Restore)
 _ONLY = b"only"
+_OFFSET = struct.Struct(">Q")
+_AFTER_ALL = b"\xff" * 9
 
 
 class Identity(Projection):
     name: ClassVar[str] = "identity"
-    version: ClassVar[int] = 1
-    events: ClassVar[tuple[type[Event], ...]] = (NodeCreated, ManifestPublished, SettingsChanged, AdminKeyCreated)
-    tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY)
+    version: ClassVar[int] = 2
+    events: ClassVar[tuple[type[Event], ...]] = (
+        NodeCreated,
+        ManifestPublished,
+        SettingsChanged,
+        AdminKeyCreated,
+        NodeRestored,
+        RestoreConfirmed,
+    )
+    tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY, _RESTORES)
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
@@ -76,6 +105,13 @@ class Identity(Projection):
     def admin_key_hash(self) -> str | None:
         return self.table(_ADMIN_KEY).get(_ONLY)
 
+    def restores(self) -> list[Restore]:
+        """Every restore that this log went through, in order."""
+        return [restore for _, restore in self.table(_RESTORES).scan()]
+
+    def last_restore(self) -> Restore | None:
+        return next((restore for _, restore in self.table(_RESTORES).scan_back(b"", before=_AFTER_ALL)), None)
+
     def fold(self, entry: Entry) -> None:
         match entry.event:
             case NodeCreated(node_id=node_id, public_key=public_key):
@@ -88,6 +124,14 @@ class Identity(Projection):
             case SettingsChanged(settings=settings):
                 self._settings = settings
                 self.table(_SETTINGS).put(_ONLY, settings)
+            case NodeRestored(origin=origin):
+                restore = Restore(entry.offset, entry.at_ms, origin, False)
+                self.table(_RESTORES).put(_OFFSET.pack(entry.offset), restore)
+            case RestoreConfirmed():
+                # Whoever confirms the last restore has looked at all that the ones before it lost, too.
+                for restore in self.restores():
+                    confirmed = Restore(restore.offset, restore.at_ms, restore.origin, True)
+                    self.table(_RESTORES).put(_OFFSET.pack(restore.offset), confirmed)
             case AdminKeyCreated(key_hash=key_hash):
                 self.table(_ADMIN_KEY).put(_ONLY, key_hash)
             case _:

@@ -276,7 +276,16 @@ async def test_a_repeated_declaration_that_asks_for_no_more_takes_effect_at_once
     assert (less["reason"], less["allowed_scopes"]) == ("unreachable", ["public"])
 
 
-@pytest.mark.parametrize("body", [None, {}, {"accept_checkpoint": False}, {"accept_checkpoint": True}])
+async def test_no_line_is_taken_of_a_peer_that_cannot_be_asked_for_it(http: Served, org_b: Organisation):
+    peer_id = await org_b.join(http)
+    size = http.size
+
+    (await http.post(f"{PEERS}/{peer_id}/approve", {"accept_checkpoint": True})).refused(503, "peer_unreachable")
+
+    assert http.size == size
+
+
+@pytest.mark.parametrize("body", [None, {}, {"accept_checkpoint": False}])
 async def test_where_nothing_waits_there_is_nothing_to_approve(http: Served, org_b: Organisation, body: object):
     peer_id = await org_b.join(http)
     size = http.size

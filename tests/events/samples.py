@@ -15,8 +15,10 @@ from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
     NodeCreated,
+    NodeRestored,
     RefusalsCounted,
     RequestRefused,
+    RestoreConfirmed,
     Settings,
     SettingsChanged,
 )
@@ -114,6 +116,7 @@ def samples() -> list[Event]:
         *_of_pushes(),
         *_of_witness(),
         *_of_relays(),
+        *_of_restores(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -377,6 +380,14 @@ def _of_witness() -> list[Event]:
             size=30,
             cosignature="\u2014 org-b.example Y29zaWduYXR1cmU=",
         ),
+    ]
+
+
+def _of_restores() -> list[Event]:
+    return [
+        NodeRestored(size=60, root="0b" * 32, origin="org-a.example/stigmem-log/0123456789abcdef"),
+        RestoreConfirmed(offset=60),
+        NodeRestored(size=64, root="0c" * 32, origin="org-a.example/stigmem-log/fedcba9876543210"),
     ]
 
 

@@ -32,12 +32,15 @@ async def answer(at: SimulatedNode, request: Request) -> bytes | PeerRefused | P
 def look_up(node: Node, path: str, params: dict[str, str]) -> bytes:
     """The node's log as anybody may see it: its checkpoint and the proofs between two."""
     if path == "/v1/log/checkpoint":
-        return checkpoint_at(node.log, node.log.announced().size, node.node_id, node.signer).encode()
+        size = node.log.announced().size
+        return checkpoint_at(node.log, size, node.log_origin(size), node.signer).encode()
     asked = {name: int(text) for name, text in params.items()}
     if path == "/v1/log/proof/consistency":
-        return msgspec.json.encode(consistency_proof(node.log, asked["from"], asked["to"], node.node_id, node.signer))
+        origin = node.log_origin(asked["to"])
+        return msgspec.json.encode(consistency_proof(node.log, asked["from"], asked["to"], origin, node.signer))
     if path == "/v1/log/proof/inclusion":
-        return msgspec.json.encode(inclusion_proof(node.log, asked["offset"], asked["size"], node.node_id, node.signer))
+        origin = node.log_origin(asked["size"])
+        return msgspec.json.encode(inclusion_proof(node.log, asked["offset"], asked["size"], origin, node.signer))
     raise PeerRefused(404, "not_found")
 
 
