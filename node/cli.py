@@ -11,9 +11,11 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
 import uvloop
 
 from node import VERSION, client
+from node.clock import Clock
 from node.commands.drafts import StatedValue
 from node.config import SETTINGS, Config, ConfigError, from_environ
 from node.errors import Refusal
@@ -24,12 +26,17 @@ from node.log_console import NodeLog
 from node.logging import configure_logging
 from node.peer_console import Console
 from node.runtime import StartupError
-from node.serve import serve
+from node.serve import open_signer, serve
+from replay.chain import Damaged
 from replay.cli import add_replay_commands
 from replay.log_cli import add_log_commands
+from replay.snapshots.cli import TROUBLE, Defaults, add_snapshot_commands
+from replay.snapshots.restore import restore
 
 FAILED, MISUSED = 1, 2
 DEFAULT_URL = "http://localhost:8765"
+
+_log = structlog.get_logger("stigmem.cli")
 _PEER_VERBS = {
     "add": "register a peer",
     "declare": "our signed declaration, which another node registers us by; with --to brought there",
@@ -59,13 +66,23 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_facts(commands)
     _add_tokens(commands)
     _add_peers(commands)
+    _add_restore(commands)
     add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
     add_log_commands(commands, lambda: _node_log(environ), environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"))
+    add_snapshot_commands(commands, _snapshot_defaults(environ))
     return parser
 
 
 def _node_log(environ: Mapping[str, str]) -> NodeLog:
     return NodeLog(url=environ.get("STIGMEM_URL", DEFAULT_URL), bearer=environ.get("STIGMEM_API_KEY") or None)
+
+
+def _snapshot_defaults(environ: Mapping[str, str]) -> Defaults:
+    return Defaults(
+        data_dir=environ.get("STIGMEM_DATA_DIR"),
+        key_file=environ.get("STIGMEM_NODE_PRIVATE_KEY_FILE"),
+        passphrase=environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"),
+    )
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
@@ -126,6 +143,14 @@ def _add_peers(commands: argparse._SubParsersAction) -> None:
         verb.set_defaults(handler=_at_peers)
 
 
+def _add_restore(commands: argparse._SubParsersAction) -> None:
+    restore = commands.add_parser("restore", help="after a restore, at a running node (STIGMEM_URL, STIGMEM_API_KEY)")
+    parser = restore.add_subparsers(dest="restore_command", required=True, metavar="COMMAND").add_parser(
+        "confirm", help="let credentials that were issued before the restore count again"
+    )
+    parser.set_defaults(handler=_confirm_restore)
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     flags = {s.name: getattr(arguments, s.name) for s in SETTINGS if getattr(arguments, s.name) is not None}
     try:
@@ -133,11 +158,33 @@ def _serve(arguments: argparse.Namespace) -> int:
         for warning in warnings:
             print(f"stigmem: warning: {warning}", file=sys.stderr)
         configure_logging(config.log_level)
+        _begin_from_snapshot(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config))
     except _CANNOT_START as error:
         return _fail(error)
     return 0
+
+
+def _begin_from_snapshot(config: Config) -> None:
+    """Restore what `from_snapshot` names into an empty folder; where there is a log already, leave both alone."""
+    if config.from_snapshot is None:
+        return
+    folder = Path(config.data_dir)
+    if (folder / "log").exists():
+        _log.info("from_snapshot_unread", reason="the data folder has a log", snapshot=config.from_snapshot)
+        return
+    if config.node_private_key_file is None and not (folder / "node.key").exists():
+        raise StartupError(
+            "STIGMEM_FROM_SNAPSHOT: the node's key is not in a snapshot: name its file, or put it into node.key"
+        )
+    # Another key's log could not be served with ours: say so before there is one.
+    key = open_signer(config, Clock.system()).public_key_b64
+    try:
+        head = restore(folder, [Path(config.from_snapshot)], {key}, lambda line: _log.info("from_snapshot", found=line))
+    except (*TROUBLE, Damaged) as error:
+        raise StartupError(f"STIGMEM_FROM_SNAPSHOT: {error.detail if isinstance(error, Refusal) else error}") from error
+    _log.info("restored", snapshot=config.from_snapshot, size=head.size, root=head.root.hex())
 
 
 def _config(flags: dict[str, str]) -> tuple[Config, list[str]]:
@@ -167,6 +214,10 @@ def _assert_fact(arguments: argparse.Namespace) -> int:
 
 def _accept_token(arguments: argparse.Namespace) -> int:
     return _at_node(lambda url, bearer: client.accept_token(url, bearer, arguments.token_id))
+
+
+def _confirm_restore(arguments: argparse.Namespace) -> int:
+    return _at_node(client.confirm_restore)
 
 
 def _at_peers(arguments: argparse.Namespace) -> int:

@@ -48,6 +48,10 @@ def accept_token(url: str, bearer: str, token_id: str) -> bytes:
     return ask(url, bearer, "POST", f"/v1/federation/capability-tokens/{token_id}/accept", b"{}")
 
 
+def confirm_restore(url: str, bearer: str) -> bytes:
+    return ask(url, bearer, "POST", "/v1/admin/restore/confirm", b"{}")
+
+
 def _attestation(statement: Statement, key_file: str, passphrase: str | None) -> dict[str, object]:
     signer = load_signer(key_file, passphrase)
     source = normal_uri(statement.source)

@@ -36,6 +36,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     entity_uri: str | None = None
     node_private_key_file: str | None = None
     node_private_key_passphrase: str | None = None
+    from_snapshot: str | None = None
     admin_key: str | None = None
     auth_required: bool = True
     trust_mode: Literal["strict", "relaxed", "off"] = "relaxed"
@@ -225,6 +226,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="entity_uri", parse=_authority, help="the organisation, stigmem://authority; fixed in event 0"),
     Setting(name="node_private_key_file", parse=_text, help="Ed25519 key in PEM; default: made in the data folder"),
     Setting(name="node_private_key_passphrase", parse=_text, help="passphrase of an encrypted key file"),
+    Setting(name="from_snapshot", parse=_text, help="a snapshot to begin from, where the data folder is empty"),
     Setting(name="admin_key", parse=_text, help="bearer of the operator; default: made and shown once at first start"),
     Setting(name="auth_required", parse=_boolean, help="false only where host and node_url are loopback"),
     Setting(name="trust_mode", parse=_one_of("strict", "relaxed", "off"), help="what unverified facts and peers meet"),

@@ -20,6 +20,7 @@ from node import VERSION
 from node.clock import Clock
 from node.config import Config, is_loopback_host
 from node.errors import Refusal
+from node.events.log import PARTIAL_FOLDER
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
 from node.keys import Signer, create_key_file, load_signer
@@ -37,6 +38,7 @@ async def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT. Raises StartupError and its kin before anything is served."""
     stop = _stop_on_signals()
     _make_data_folder(Path(config.data_dir))
+    _require_no_half_restore(Path(config.data_dir))
     clock = Clock.system()
     signer = open_signer(config, clock)
     node = await Node.open(config=config, clock=clock, signer=signer)
@@ -107,6 +109,14 @@ def _make_data_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StartupError(f"STIGMEM_DATA_DIR: cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _require_no_half_restore(folder: Path) -> None:
+    if (folder / PARTIAL_FOLDER).exists():
+        # A new log beside it would be another node under the same name.
+        raise StartupError(
+            f"{folder}: a restore was interrupted: run it again, or delete {PARTIAL_FOLDER} to begin anew"
+        )
 
 
 def _peer_client(config: Config) -> PeerClient:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,8 @@ from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
 from replay.diff_cli import add_diff_command
 from replay.rebuild import Rebuilt, rebuild_views, try_rebuild
+from replay.snapshots.manifest import NotASnapshot, NotTrusted
+from replay.snapshots.restore import materialised
 from replay.verify import Extent, NoSuchRange, NotExtended, SizeAndRoot, verify
 from replay.workers import NotDone
 
@@ -51,22 +54,27 @@ def run_verify(arguments: argparse.Namespace) -> int:
     extent = Extent(arguments.first, arguments.end, arguments.quick)
     report = _json_report(arguments, extent, notes) if arguments.json else _plain_report
     try:
-        head = verify(
-            arguments.data_dir,
-            arguments.expect_head,
-            notes.append if arguments.json else print,
-            extent=extent,
-            workers=arguments.workers,
-        )
+        with _folder(arguments) as data_dir:
+            head = verify(
+                data_dir,
+                arguments.expect_head,
+                notes.append if arguments.json else print,
+                extent=extent,
+                workers=arguments.workers,
+            )
     except Damaged as damage:
         return report(DAMAGED, damage)
     except NotExtended as error:
         return report(DAMAGED, error)
     except KeyboardInterrupt:
         return report(NOT_DONE, NotDone("interrupted"))
-    except (NotALog, NotDone, NoSuchRange, CopyFailed, Refusal, OSError) as error:
+    except (NotALog, NotDone, NoSuchRange, NotASnapshot, NotTrusted, CopyFailed, Refusal, OSError) as error:
         return report(NOT_DONE, error)
     return report(OK, head)
+
+
+def _folder(arguments: argparse.Namespace) -> AbstractContextManager[Path]:
+    return materialised(arguments.snapshot) if arguments.snapshot else nullcontext(arguments.data_dir)
 
 
 def run_rebuild(arguments: argparse.Namespace) -> int:
@@ -102,7 +110,9 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     checks = commands.add_parser(
         "verify", help="check the log and its views; changes nothing, works beside a running node"
     )
-    _add_data_dir(checks, default_data_dir)
+    what = checks.add_mutually_exclusive_group(required=default_data_dir is None)
+    _add_data_dir(what, default_data_dir, is_required=False)
+    what.add_argument("--snapshot", type=Path, nargs="+", metavar="FILE", help="or a snapshot, with those it continues")
     checks.add_argument(
         "--expect-head", type=parse_head, metavar="SIZE:ROOT", help="fail unless the log continues this head"
     )
@@ -129,13 +139,13 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="end", type=_offset, metavar="N", help="end before this offset")
 
 
-def _add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
+def _add_data_dir(parser: argparse._ActionsContainer, default: str | None, *, is_required: bool = True) -> None:
     parser.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
         default=default and Path(default),
-        required=default is None,
+        required=is_required and default is None,
         help="the node's data folder",
     )
 

@@ -3,6 +3,7 @@
 Always: a command runs as its own process, so that what would take it down does not take the tests down with it.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,3 +94,14 @@ def node(level: int, index: int) -> bytes:
 
 def files_of(data_dir: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(data_dir.rglob("*")) if path.is_file()}
+
+
+def stigmem(*arguments: str | Path) -> Result:
+    """A `stigmem` command as its own process, without a setting of this machine; never a traceback."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STIGMEM_")}
+    command = [sys.executable, "-m", "node.cli", *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY, env=inherited
+    )
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    return Result(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,113 @@
+"""The log as a snapshot takes it: from one offset to the head that stood when reading began, checked entry by entry.
+
+Always: transactions are short. What an append-only log held then it holds still, so they need not be one.
+Always: an entry is given on only once its place, its commitments and its link to the one before hold; the last one only where
+the root over all is the log's own.
+
+Does not check signatures: that is for whoever takes the snapshot's word (see restore.py).
+"""
+
+from collections.abc import Iterator
+
+from node.canonical import b64url_decode
+from node.errors import LogDamaged
+from node.events.checkpoint import origin_of
+from node.events.entry import Item, open_header
+from node.events.event import type_of
+from node.events.identity import NodeCreated, NodeRestored
+from node.events.log import Log
+from node.events.tree import Frontier, leaf_hash, root_at
+from node.keys import key_id_of
+from replay.chain import Damaged, damage_of
+from replay.snapshots.manifest import Head, Manifest, NotASnapshot
+from replay.snapshots.rows import Rows
+
+_READ_ENTRIES, _READ_BYTES = 256, 1 << 20
+_CLEAR, _SALT_END = b"\x00", 17
+_RESTORED = type_of(NodeRestored)
+
+
+class Reading:
+    """One reading of a log: whose it is, from `first` to `head`, and what it continues. Raises NotASnapshot, LogDamaged."""
+
+    def __init__(self, log: Log, since: int | Manifest) -> None:
+        self._log = log
+        self.head = log.head()
+        self.first = since if isinstance(since, int) else since.size
+        if self.first >= self.head.size:
+            raise NotASnapshot(f"the log has {self.head.size} entries, none at offset {self.first} or behind")
+        birth = log.read(0, 1)[0]
+        if not isinstance(birth.event, NodeCreated):
+            raise LogDamaged("offset 0: the first entry does not say whose log it is", offset=0)
+        self.node_id, self.log_key = birth.event.node_id, b64url_decode(birth.event.public_key)
+        with log.tree() as read:
+            self._frontier = Frontier.load(self.first, read)
+            root, self._leaf = root_at(self.first, read), read(0, self.first - 1) if self.first else bytes(32)
+        self.continues = Head(size=self.first, root=root.hex()) if self.first else None
+        self._key_ids: set[str] = set()
+        self._restored_at: int | None = None
+        if isinstance(since, Manifest):
+            self._require_same_log(since)
+
+    def rows(self) -> Iterator[Rows]:
+        """The entries in order. Raises Damaged at the first that does not hold."""
+        while (offset := self._frontier.size) < self.head.size:
+            try:
+                batch = self._log.rows(offset, min(self.head.size, offset + _READ_ENTRIES), _READ_BYTES)
+            except LogDamaged as damage:
+                raise damage_of(damage) from damage
+            for stored, items in batch:
+                self._check(stored, items)
+                yield stored, items
+
+    def origin(self) -> str:
+        """The log's name at its head, once all rows were read: that of its last restore, where there was one."""
+        offset = self._restored_before() if self._restored_at is None else self._restored_at
+        if offset is None:
+            return origin_of(self.node_id)
+        event = self._log.read(offset, 1)[0].event
+        if not isinstance(event, NodeRestored):
+            raise Damaged(offset, "the header's type is not the entry's")
+        return event.origin
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The public keys that the entries were signed with, as far as they were read."""
+        keys = [self._log.public_key(key_id) for key_id in sorted(self._key_ids)]
+        if [key_id_of(key) for key in keys] != sorted(self._key_ids):
+            raise Damaged(None, "a public key is stored under another one's name")
+        return keys
+
+    def _check(self, stored: bytes, items: list[bytes]) -> None:
+        offset = self._frontier.size
+        try:
+            header = open_header(stored)
+        except LogDamaged as damage:
+            raise Damaged(offset, damage.detail) from damage
+        if header.offset != offset or header.prev != self._leaf.hex():
+            raise Damaged(offset, "the entry does not follow from the one before")
+        if any(row[:1] != _CLEAR for row in items):
+            raise Damaged(offset, "an item has a form that this version does not read")
+        found = tuple(Item(row[1:_SALT_END], row[_SALT_END:]).commitment() for row in items)
+        if found != header.items:
+            raise Damaged(offset, "the items are not those that the header commits to")
+        self._leaf = leaf_hash(stored)
+        self._frontier.append(self._leaf)
+        self._key_ids.add(header.key_id)
+        if header.type == _RESTORED:
+            self._restored_at = offset
+        if self._frontier.size == self.head.size and self._frontier.root() != self.head.root:
+            raise Damaged(None, "the entries do not lead to the root that the log's tree has")
+
+    def _restored_before(self) -> int | None:
+        """The last restore before `first`, looked for in short transactions."""
+        end = self.first
+        while end > 0:
+            found, end = self._log.read_back(0, end, types={_RESTORED}, limit=1, max_reads=_READ_ENTRIES)
+            if found:
+                return found[0].offset
+        return None
+
+    def _require_same_log(self, since: Manifest) -> None:
+        if self.continues != Head(size=since.size, root=since.root):
+            raise NotASnapshot(f"this log does not go on from that snapshot, which stands at {since.size}:{since.root}")

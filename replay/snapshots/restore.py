@@ -1,0 +1,233 @@
+"""From snapshots back to a log: materialise, verify whole, restore into an empty folder (docs/snapshots.md).
+
+Always: a folder is restored only from what has passed `verify_snapshots`, and the log appears in it at once, by one rename, on
+disk before it has its name: an interrupted restore leaves `log.partial`, which no node starts on and the next restore replaces.
+Always: the bytes written are those verified: each chunk is read again under the hash that its signed manifest names.
+
+How a log is checked is known to replay/verify.py alone. Views are left to the node, which folds them at its start.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import lmdb
+
+from node.canonical import b64url_decode
+from node.errors import LogDamaged, StorageFailed
+from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
+from node.events.event import type_of
+from node.events.identity import NodeCreated, NodeRestored
+from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, TABLES, Log
+from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from node.events.tree import Frontier, leaf_hash
+from node.folder_lock import FolderLock
+from node.keys import key_id_of
+from replay.chain import Damaged, damage_of
+from replay.snapshots.container import SnapshotFile
+from replay.snapshots.create import sync_folder
+from replay.snapshots.manifest import Head, Manifest, NotASnapshot, require_trusted
+from replay.snapshots.rows import unpack_rows
+from replay.verify import SizeAndRoot, verify
+
+# What a folder may hold and still count as empty: the node's own key, what a failed restore left, what file systems put there.
+_HARMLESS = frozenset({"node.key", "lock", PARTIAL_FOLDER, "lost+found"})
+_RESTORED_MARK = f'"type":"{type_of(NodeRestored)}"'.encode()
+Note = Callable[[str], None]
+
+
+@contextmanager
+def opened(files: Sequence[Path]) -> Iterator[list[SnapshotFile]]:
+    """The snapshots in the order in which they follow one another, a full one first.
+
+    Raises NotASnapshot where one is none or they do not follow, Damaged where a manifest does not hold.
+    """
+    with ExitStack() as stack:
+        snapshots = [stack.enter_context(SnapshotFile(path)) for path in files]
+        snapshots.sort(key=lambda snapshot: snapshot.manifest.first)
+        _require_chain(snapshots)
+        yield snapshots
+
+
+def verify_snapshots(snapshots: Sequence[SnapshotFile], trusted: Collection[str], note: Note) -> SizeAndRoot:
+    """The head of a chain of snapshots that holds: manifests, contents, and the whole log that they make.
+
+    Raises NotTrusted where a signer's word is not taken, Damaged at the first offset where something is wrong.
+    """
+    for snapshot in snapshots:
+        require_trusted(snapshot.manifest, trusted)
+    with tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
+        restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
+        note(f"files: {len(snapshots)}, manifests signed, contents as they name them")
+        head = verify(Path(scratch), None, note)
+        _require_said(snapshots, Path(scratch) / "log", restored_at)
+        return head
+
+
+@contextmanager
+def materialised(files: Sequence[Path], trusted: Collection[str] = ()) -> Iterator[Path]:
+    """A data folder with the log of these snapshots, gone afterwards. Manifests and contents hold; the log is not yet checked."""
+    with opened(files) as snapshots, tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
+        for snapshot in snapshots:
+            require_trusted(snapshot.manifest, trusted)
+        restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
+        _require_said(snapshots, Path(scratch) / "log", restored_at)
+        yield Path(scratch)
+
+
+def restore(data_dir: Path, files: Sequence[Path], trusted: Collection[str], note: Note) -> SizeAndRoot:
+    """Restore a log into a folder that is empty or not there; nothing is written before everything has been verified.
+
+    Raises what `opened` and `verify_snapshots` raise, NotASnapshot where the folder is not empty, FolderInUse.
+    """
+    require_empty(data_dir)
+    with opened(files) as snapshots:
+        head = verify_snapshots(snapshots, trusted, note)
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FolderLock(data_dir / "lock"):
+            # Again: a node may have begun here while we verified.
+            require_empty(data_dir)
+            _build(data_dir, snapshots)
+    return head
+
+
+def require_empty(data_dir: Path) -> None:
+    """Raise NotASnapshot unless a log may be restored into the folder."""
+    if not data_dir.exists():
+        return
+    if not data_dir.is_dir():
+        raise NotASnapshot(f"{data_dir} is not a folder")
+    held = sorted({path.name for path in data_dir.iterdir()} - _HARMLESS)
+    if held:
+        raise NotASnapshot(f"{data_dir} is not empty: it holds {held[0]}; restore into a folder of its own")
+
+
+def write_log(snapshots: Sequence[SnapshotFile], log_dir: Path, *, is_durable: bool) -> int | None:
+    """Write the snapshots' log into the new folder `log_dir`; the offset of its last `node.restored.1`, None for none.
+
+    Raises Damaged where a chunk does not hold, or the entries do not lead to the roots that the manifests name.
+    """
+    log_dir.mkdir(parents=True, mode=0o700)
+    with storage_errors():
+        store = Store(log_dir, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_synced=False)
+    try:
+        writing = _Writing(store)
+        for snapshot in snapshots:
+            writing.take(snapshot)
+        writing.finish(snapshots[-1].manifest.size)
+        if is_durable:
+            store.sync()
+    finally:
+        store.close()
+    return writing.restored_at
+
+
+class _Writing:
+    """The rows of a log, chunk by chunk, with the tree over them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._frontier = Frontier(0, [])
+        self.restored_at: int | None = None
+
+    def take(self, snapshot: SnapshotFile) -> None:
+        manifest = snapshot.manifest
+        self._put("keys", [(bytes.fromhex(key_id_of(key)), key) for key in map(b64url_decode, manifest.keys)])
+        for index, chunk in enumerate(manifest.chunks):
+            try:
+                self._take_chunk(snapshot.chunk(index))
+            except ValueError as error:
+                raise Damaged(chunk.first, f"{snapshot.path}: {error}") from error
+            if self._frontier.size != chunk.first + chunk.entries:
+                raise Damaged(
+                    chunk.first, f"{snapshot.path}: a chunk holds another number of entries than its manifest says"
+                )
+        if self._frontier.root().hex() != manifest.root:
+            raise Damaged(None, f"{snapshot.path}: its entries do not lead to the root that its manifest names")
+
+    def finish(self, size: int) -> None:
+        self._put("meta", [(b"format", FORMAT), (RESTORED, OFFSET_KEY.pack(size))])
+
+    def _take_chunk(self, raw: bytes) -> None:
+        headers, items, tree = [], [], []
+        for stored, rows in unpack_rows(raw):
+            offset = self._frontier.size
+            headers.append((OFFSET_KEY.pack(offset), stored))
+            items += [(ITEM_KEY.pack(offset, index), row) for index, row in enumerate(rows)]
+            tree += [(NODE_KEY.pack(level, at), node) for level, at, node in self._frontier.append(leaf_hash(stored))]
+            if _RESTORED_MARK in stored:
+                self.restored_at = offset
+        with storage_errors(), self._store.begin(write=True) as txn:
+            for table, found in (("headers", headers), ("items", items), ("tree", tree)):
+                self._put_in(txn, table, found)
+
+    def _put(self, table: str, rows: list[tuple[bytes, bytes]]) -> None:
+        with storage_errors(), self._store.begin(write=True) as txn:
+            self._put_in(txn, table, rows)
+
+    def _put_in(self, txn: lmdb.Transaction, table: str, rows: list[tuple[bytes, bytes]]) -> None:
+        with txn.cursor(db=self._store.table(table)) as cursor:
+            consumed, _ = cursor.putmulti(rows)
+        if consumed != len(rows):
+            raise StorageFailed(f"{table}: {len(rows) - consumed} rows were not taken")
+
+
+def _require_chain(snapshots: Sequence[SnapshotFile]) -> None:
+    before: Manifest | None = None
+    for snapshot in snapshots:
+        manifest = snapshot.manifest
+        if before is None:
+            if manifest.continues is not None:
+                raise NotASnapshot(
+                    f"{snapshot.path} continues a log from offset {manifest.first} on: name the files before it too"
+                )
+        elif (manifest.node_id, manifest.log_key) != (before.node_id, before.log_key):
+            raise NotASnapshot(f"{snapshot.path} is of another log than the files before it")
+        elif manifest.continues != Head(size=before.size, root=before.root):
+            raise NotASnapshot(f"{snapshot.path} does not continue the file before it, which ends at {before.size}")
+        before = manifest
+
+
+def _require_said(snapshots: Sequence[SnapshotFile], log_dir: Path, restored_at: int | None) -> None:
+    """Raise Damaged where the log is not the one that its manifests speak of."""
+    try:
+        log = Log(log_dir, is_readonly=True)
+        try:
+            birth = log.read(0, 1)[0].event
+            restored = None if restored_at is None else log.read(restored_at, 1)[0].event
+        finally:
+            log.close()
+    except LogDamaged as damage:
+        raise damage_of(damage) from damage
+    last = snapshots[-1].manifest
+    if not isinstance(birth, NodeCreated) or (birth.node_id, birth.public_key) != (last.node_id, last.log_key):
+        raise Damaged(0, f"{snapshots[-1].path}: the manifest speaks of another node than the log's first entry")
+    origin = restored.origin if isinstance(restored, NodeRestored) else origin_of(last.node_id)
+    if last.origin != origin:
+        raise Damaged(None, f"{snapshots[-1].path}: the manifest gives the log another name than the log itself")
+    if last.checkpoint is not None:
+        _require_checkpoint(snapshots[-1], last.checkpoint)
+
+
+def _require_checkpoint(snapshot: SnapshotFile, note: str) -> None:
+    manifest = snapshot.manifest
+    expected = Checkpoint(origin=manifest.origin, size=manifest.size, root=bytes.fromhex(manifest.root))
+    try:
+        said = open_checkpoint(note, origin=manifest.origin, public_key=b64url_decode(manifest.log_key))
+    except ValueError as error:
+        raise Damaged(None, f"{snapshot.path}: the checkpoint does not hold: {error}") from error
+    if said != expected:
+        raise Damaged(None, f"{snapshot.path}: the checkpoint is of another size or root")
+
+
+def _build(data_dir: Path, snapshots: Sequence[SnapshotFile]) -> None:
+    partial = data_dir / PARTIAL_FOLDER
+    if partial.exists():
+        shutil.rmtree(partial)
+    write_log(snapshots, partial, is_durable=True)
+    sync_folder(partial)
+    partial.rename(data_dir / "log")
+    sync_folder(data_dir)
+    sync_folder(data_dir.parent)

@@ -1,0 +1,51 @@
+"""What a chunk holds: entries with their items, one behind the other, as the log stores them.
+
+Always: what is read back is what was written, byte for byte; a length that does not fit is damage, never an allocation.
+
+Does not look into an entry (see replay/chain.py).
+"""
+
+import struct
+from collections.abc import Iterator
+
+_LENGTH = struct.Struct(">I")
+
+# Header ‖ signature, and the rows of `items` in order of index.
+Rows = tuple[bytes, list[bytes]]
+
+
+def pack_rows(stored: bytes, items: list[bytes]) -> bytes:
+    """One entry as it lies in a chunk."""
+    parts = [_LENGTH.pack(len(stored)), stored, _LENGTH.pack(len(items))]
+    for item in items:
+        parts += (_LENGTH.pack(len(item)), item)
+    return b"".join(parts)
+
+
+def unpack_rows(raw: bytes) -> Iterator[Rows]:
+    """The entries of a chunk. ValueError where its bytes are not such entries to the last one."""
+    position = 0
+    while position < len(raw):
+        stored, position = _taken(raw, position)
+        count, position = _number(raw, position)
+        if count > (len(raw) - position) // _LENGTH.size:
+            raise ValueError("an entry has more items than the chunk has room for")
+        items = []
+        for _ in range(count):
+            item, position = _taken(raw, position)
+            items.append(item)
+        yield stored, items
+
+
+def _number(raw: bytes, position: int) -> tuple[int, int]:
+    end = position + _LENGTH.size
+    if end > len(raw):
+        raise ValueError("the chunk ends within an entry")
+    return _LENGTH.unpack_from(raw, position)[0], end
+
+
+def _taken(raw: bytes, position: int) -> tuple[bytes, int]:
+    length, start = _number(raw, position)
+    if start + length > len(raw):
+        raise ValueError("the chunk ends within an entry")
+    return raw[start : start + length], start + length
