@@ -16,19 +16,20 @@ ANSWERED_BEFORE_THE_KILL = 60
 
 
 class Writer(threading.Thread):
-    """Asserts facts about entities that nobody else uses until its node is gone; keeps what was answered 201."""
+    """Asserts facts about entities that nobody else uses until it is stopped or its node gone; keeps what was answered 201."""
 
     def __init__(self, node: RunningNode, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self.answered: dict[str, str] = {}
         self.failure: AssertionError | None = None
+        self.stop = threading.Event()
         self._client = node.client()
 
     def run(self) -> None:
         number = 0
         # The node dies under this connection: no more answers, and none that came half counts.
         try:
-            while True:
+            while not self.stop.is_set():
                 entity = f"stigmem://org-a.example/{self.name}/{number}"
                 answer = self._client.send("POST", "/v1/facts", fact_about(entity))
                 self.answered[entity] = answer.expect(201)["id"]
