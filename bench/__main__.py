@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 
-from bench import load, pages, parts, pulls, replay, report, served, stages, yardstick
+from bench import load, pages, parts, pulls, replay, report, served, snapshots, stages, yardstick
 
-NEEDS_WRK = frozenset({"node", "reference", "exchange"})
-KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync", "exchange", "replay")
+NEEDS_WRK = frozenset({"node", "reference", "exchange", "snapshot"})
+KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync", "exchange", "replay", "snapshot")
 
 
 def main() -> int:
@@ -70,6 +70,9 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
     if "replay" in kinds:
         with _fresh_folder() as folder:
             _note(figures, replay.replay_figures(folder))
+    if "snapshot" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, snapshots.snapshot_figures(folder))
 
 
 def _yardstick(size: int, seconds: float) -> float:

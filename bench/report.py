@@ -15,6 +15,7 @@ REPLAY_TARGETS = (
     ("quick(2)", 300_000),
     ("rebuilt", 60_000),
 )
+ADDED_TARGET_MS = 50
 SIZES = (1, 16, 64)
 Figures = dict[str, list[float]]
 
@@ -37,6 +38,12 @@ def verdicts(figures: Figures) -> list[str]:
         write = 1e6 / median(figures["N(64)"])
         lines.append(
             f"a seal costs {seal:.0f} us, {seal / write:.0%} of the {write:.0f} us that a write takes at 64 connections"
+        )
+    if "longest added" in figures:
+        added = median(figures["longest added"])
+        lines.append(
+            f"the longest write beside a snapshot waits {added:.0f} ms more than without, target <= {ADDED_TARGET_MS}: "
+            f"{_met(added <= ADDED_TARGET_MS)}"
         )
     return lines + _exchange_verdicts(figures | ratios) + _replay_verdicts(figures | ratios)
 
@@ -94,7 +101,7 @@ def _unit(name: str) -> str:
         return ""
     if ":" in name:
         return "us"
-    return "ms" if name.startswith(("p50", "p99")) else "a second"
+    return "ms" if name.startswith(("p50", "p99", "longest")) else "a second"
 
 
 def _number(value: float) -> str:

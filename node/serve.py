@@ -160,6 +160,10 @@ def _announce(node: Node) -> None:
         federation=node.config.federation_enabled,
         trust_mode=node.config.trust_mode,
     )
+    with node.view() as view:
+        restore = view.identity.last_restore()
+    if restore is not None and not restore.is_confirmed:
+        _log.warning("restore_unconfirmed", offset=restore.offset, confirm_with="stigmem restore confirm")
 
 
 def rest_collector() -> None:

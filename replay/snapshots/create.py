@@ -154,6 +154,9 @@ def _make(wanted: Wanted, draft: Path, said: Connection) -> None:
         said.send(("not done", str(error)))
     except Refusal as refusal:
         said.send(("not done", refusal.detail))
+    except BrokenPipeError:
+        # Whoever asked for the file is gone, and so is the one who would have given it its name.
+        draft.unlink(missing_ok=True)
     except OSError as error:
         said.send(("not done", f"{draft.parent}: {error.strerror}"))
 

@@ -114,7 +114,8 @@ def require_trusted(manifest: Manifest, trusted: Collection[str]) -> None:
             raise NotTrusted(f"the snapshot is signed by {manifest.signed_by} (key_id {key_id}), no key that was named")
     elif manifest.signed_by != manifest.log_key:
         raise NotTrusted(
-            f"the snapshot is signed by {manifest.signed_by}, not by the log's own key: name it with --trust-key to take its word"
+            f"the snapshot is signed by {manifest.signed_by}, not by the log's own key: "
+            "`stigmem snapshot verify --trust-key` takes its word"
         )
 
 
