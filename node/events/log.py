@@ -89,7 +89,11 @@ class Log:
         """How many entries the log was last restored with from a snapshot; None where it never was."""
         with storage_errors(), self._store.begin() as txn:
             row = txn.get(RESTORED, db=self._store.table("meta"))
-        return None if row is None else OFFSET_KEY.unpack(row)[0]
+        if row is None:
+            return None
+        if len(row) != OFFSET_KEY.size:
+            raise LogDamaged("the table meta does not say with how many entries the log was restored")
+        return OFFSET_KEY.unpack(row)[0]
 
     def announced(self) -> Head:
         """The head up to which the views stand: what checkpoints and proofs may speak of."""

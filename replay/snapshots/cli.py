@@ -170,7 +170,9 @@ def _run_restore(arguments: argparse.Namespace) -> int:
         return _report_damage(damage)
     except TROUBLE as error:
         return _report_trouble(error)
-    print(f"restored {arguments.data_dir}; the node's key is not in a snapshot: it belongs into node.key there")
+    print(f"restored {arguments.data_dir}")
+    if not (arguments.data_dir / "node.key").exists():
+        print("the node's key is not in a snapshot: put it into node.key there, or name its file")
     print(f"head {head}")
     return OK
 

@@ -9,6 +9,7 @@ Does not check signatures of entries (see replay/verify.py).
 
 import multiprocessing
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -92,8 +93,8 @@ def create_snapshot(wanted: Wanted, note: Callable[[int, int], None]) -> tuple[P
 
 def name_of(manifest: Manifest) -> str:
     """A file name that sorts as the snapshots follow one another."""
-    authority = manifest.node_id.removeprefix("stigmem://").replace(":", "_").replace("/", "_")
-    return f"{authority}-{manifest.size:012d}-from-{manifest.first:012d}.snapshot"
+    authority = re.sub(r"[^a-z0-9.-]", "_", manifest.node_id.removeprefix("stigmem://"))
+    return f"{authority[:100]}-{manifest.size:012d}-from-{manifest.first:012d}.snapshot"
 
 
 def _require_free(path: Path) -> None:

@@ -56,25 +56,16 @@ def verify_snapshots(snapshots: Sequence[SnapshotFile], trusted: Collection[str]
 
     Raises NotTrusted where a signer's word is not taken, Damaged at the first offset where something is wrong.
     """
-    for snapshot in snapshots:
-        require_trusted(snapshot.manifest, trusted)
-    with tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
-        restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
+    with _scratch(snapshots, trusted) as data_dir:
         note(f"files: {len(snapshots)}, manifests signed, contents as they name them")
-        head = verify(Path(scratch), None, note)
-        _require_said(snapshots, Path(scratch) / "log", restored_at)
-        return head
+        return verify(data_dir, None, note)
 
 
 @contextmanager
-def materialised(files: Sequence[Path], trusted: Collection[str] = ()) -> Iterator[Path]:
+def materialised(files: Sequence[Path]) -> Iterator[Path]:
     """A data folder with the log of these snapshots, gone afterwards. Manifests and contents hold; the log is not yet checked."""
-    with opened(files) as snapshots, tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
-        for snapshot in snapshots:
-            require_trusted(snapshot.manifest, trusted)
-        restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
-        _require_said(snapshots, Path(scratch) / "log", restored_at)
-        yield Path(scratch)
+    with opened(files) as snapshots, _scratch(snapshots, ()) as data_dir:
+        yield data_dir
 
 
 def restore(data_dir: Path, files: Sequence[Path], trusted: Collection[str], note: Note) -> SizeAndRoot:
@@ -172,6 +163,16 @@ class _Writing:
             consumed, _ = cursor.putmulti(rows)
         if consumed != len(rows):
             raise StorageFailed(f"{table}: {len(rows) - consumed} rows were not taken")
+
+
+@contextmanager
+def _scratch(snapshots: Sequence[SnapshotFile], trusted: Collection[str]) -> Iterator[Path]:
+    for snapshot in snapshots:
+        require_trusted(snapshot.manifest, trusted)
+    with tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
+        restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
+        _require_said(snapshots, Path(scratch) / "log", restored_at)
+        yield Path(scratch)
 
 
 def _require_chain(snapshots: Sequence[SnapshotFile]) -> None:

@@ -3,7 +3,9 @@
 import shutil
 
 import msgspec
+import pytest
 
+from node.errors import LogDamaged
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
 from node.events.log import OFFSET_KEY, RESTORED
 from tests.organisations import Organisation, issue
@@ -145,3 +147,14 @@ async def test_a_second_restore_puts_tokens_to_sleep_again(http: Served, org_b: 
     await restore(http)
 
     (await write(http, token)).refused(403, "token_asleep")
+
+
+async def test_a_log_that_says_nonsense_of_its_restore_is_damaged(http: Served):
+    await http.stop()
+    edit(http.folder / "log", "meta", lambda txn: txn.put(RESTORED, b"7"))
+
+    with pytest.raises(LogDamaged, match="how many entries"):
+        await http.node.open(config=http.config, clock=http.clock, signer=http.signer)
+
+    edit(http.folder / "log", "meta", lambda txn: txn.delete(RESTORED))
+    await http.start()

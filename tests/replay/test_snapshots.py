@@ -23,7 +23,7 @@ from node.keys import Signer, create_key_file
 from replay.chain import Damaged
 from replay.snapshots import container
 from replay.snapshots.container import BLOCK, SnapshotFile, chunk_name, deflate, write_end, write_member
-from replay.snapshots.create import Wanted, create_snapshot
+from replay.snapshots.create import Wanted, create_snapshot, name_of
 from replay.snapshots.manifest import Manifest, NotASnapshot, NotTrusted, encode_manifest, sign_manifest
 from replay.snapshots.restore import opened, restore, verify_snapshots
 from replay.snapshots.rows import pack_rows, unpack_rows
@@ -523,3 +523,20 @@ def test_the_commands_tell_damage_from_what_could_not_be_done(made: Made, tmp_pa
     assert (spoilt.code, said["state"], said["offset"]) == (6, "damaged", 0)
     assert [(done.code, len(done.stderr.splitlines())) for done in (gone, keyless)] == [(2, 1), (2, 1)]
     assert "node.key" in keyless.stderr
+
+
+def test_a_node_s_name_never_leads_out_of_the_folder(made: Made):
+    named = msgspec.structs.replace(made.manifest, node_id="stigmem://../../a\x00b\x1b[2J" + "x" * 400)
+
+    assert name_of(named) == f".._.._a_b__2_{'x' * 87}-{SIZE:012d}-from-{0:012d}.snapshot"
+
+
+def test_a_damaged_snapshot_is_listed_beside_the_sound_ones(made: Made, tmp_path: Path):
+    shutil.copy(made.file, tmp_path / "a.snapshot")
+    (tmp_path / "b.snapshot").write_bytes(made.file.read_bytes()[:-1])
+
+    listed = stigmem("snapshot", "list", tmp_path)
+
+    sound, damaged = listed.stdout.splitlines()[1:]
+    assert (listed.code, sound.split()[:2], damaged.split()[0]) == (6, ["a.snapshot", f"0-{SIZE}"], "b.snapshot")
+    assert "the log's own key" in sound and "does not end" in damaged
