@@ -53,6 +53,8 @@ from replay.verify import require_log
 
 # Behind the node's own work where the two want one processor.
 _NICENESS = 10
+# So near to it the offset lies that is named where the file takes the reader down.
+_TOLD_EVERY = 64
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -133,7 +135,7 @@ def _made(wanted: Wanted, draft: Path, note: Callable[[int, int], None]) -> tupl
     finally:
         maker.kill()
         maker.join()
-    raise Damaged(reached, "the file is damaged: reading it ends here; `stigmem replay verify` says more")
+    raise Damaged(reached, "the file is damaged: reading it ends soon after; `stigmem replay verify` says more")
 
 
 def _make(wanted: Wanted, draft: Path, said: Connection) -> None:
@@ -182,6 +184,8 @@ def _write_chunks(reading: Reading, file: BinaryIO, said: Connection) -> list[Ch
     for stored, items in reading.rows():
         packed.append(pack_rows(stored, items))
         held += len(packed[-1])
+        if (first + len(packed)) % _TOLD_EVERY == 0:
+            said.send(("read", first + len(packed), reading.head.size))
         if held >= CHUNK_BYTES or first + len(packed) == reading.head.size:
             if len(chunks) == MAX_CHUNKS:
                 raise NotASnapshot("the log is too long for one snapshot: continue an earlier one with --since")

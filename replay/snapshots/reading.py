@@ -52,11 +52,7 @@ class Reading:
     def rows(self) -> Iterator[Rows]:
         """The entries in order. Raises Damaged at the first that does not hold."""
         while (offset := self._frontier.size) < self.head.size:
-            try:
-                batch = self._log.rows(offset, min(self.head.size, offset + _READ_ENTRIES), _READ_BYTES)
-            except LogDamaged as damage:
-                raise damage_of(damage) from damage
-            for stored, items in batch:
+            for stored, items in self._batch(offset):
                 self._check(stored, items)
                 yield stored, items
 
@@ -77,6 +73,19 @@ class Reading:
         if [key_id_of(key) for key in keys] != sorted(self._key_ids):
             raise Damaged(None, "a public key is stored under another one's name")
         return keys
+
+    def _batch(self, offset: int) -> list[Rows]:
+        try:
+            return self._log.rows(offset, min(self.head.size, offset + _READ_ENTRIES), _READ_BYTES)
+        except LogDamaged:
+            # A page that cannot be read hides which entry lies on it: the first that cannot be read alone does.
+            return self._alone(offset)
+
+    def _alone(self, offset: int) -> list[Rows]:
+        try:
+            return self._log.rows(offset, offset + 1, _READ_BYTES)
+        except LogDamaged as damage:
+            raise Damaged(offset, damage_of(damage).words) from damage
 
     def _check(self, stored: bytes, items: list[bytes]) -> None:
         offset = self._frontier.size
