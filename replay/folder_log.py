@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from node.canonical import b64url_decode
 from node.errors import LogDamaged
 from node.events.checkpoint import Checkpoint, log_key, note_text, origin_of, sign_checkpoint
 from node.events.entry import Entry, Header, is_signed_by, open_header
-from node.events.identity import NodeCreated
+from node.events.identity import NodeCreated, NodeRestored
 from node.events.log import Log
 from node.events.peers import CheckpointCosigned
 from node.events.proof_bundle import Bundle, LogKey, check_bundle, check_note, fact_in, make_bundle
@@ -35,7 +36,7 @@ from replay.log_source import DoesNotHold, LogHead, LogLine, NotDone, Wanted
 from replay.verify import require_log
 
 _COSIGNED = ("checkpoint.cosigned.1",)
-_RESTORED = ("node.restored.1",)
+_RESTORED = b'"type":"node.restored.1"'
 # Witnesses sign one size soon after each other, so the lines of one size stand close together.
 _COSIGNATURES_READ = 64
 _NO_LIMIT = 2**62
@@ -90,9 +91,6 @@ class FolderLog:
         birth = _birth(log)
         self._public_key = b64url_decode(birth.public_key)
         self._origin = origin_of(birth.node_id)
-        restores, _ = log.read_back(0, self._size, types=_RESTORED, limit=_NO_LIMIT, max_reads=_NO_LIMIT)
-        # What was signed of the log before a restore keeps the name that it had then.
-        self._names = [(restore.offset, restore.event.origin) for restore in reversed(restores)]
         if signer is not None and signer.public_key != self._public_key:
             raise NotDone("the key is not the one that signs this log")
         self._signer = signer
@@ -150,6 +148,13 @@ class FolderLog:
             items=items,
             problems=tuple(words for words in problems if words),
         )
+
+    @cached_property
+    def _names(self) -> list[tuple[int, str]]:
+        """What the log is called from which offset on: what was signed of it before a restore keeps the name that it had then."""
+        found = [offset for offset, stored in enumerate(self._log.all_stored()) if _RESTORED in stored]
+        events = [(entry.offset, entry.event) for offset in found for entry in self._log.read(offset, 1)]
+        return [(offset, event.origin) for offset, event in events if isinstance(event, NodeRestored)]
 
     def _name_at(self, size: int) -> str:
         names = [origin for offset, origin in self._names if offset < size]

@@ -16,9 +16,9 @@ from msgspec import Struct
 from node.canonical import b64url_encode
 from node.errors import LogDamaged
 from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, open_items
-from node.events.event import Event
-from node.events.identity import NodeCreated
-from node.events.log import NODE_KEY, OFFSET_KEY, TABLES
+from node.events.event import Event, type_of
+from node.events.identity import NodeCreated, NodeRestored
+from node.events.log import NODE_KEY, OFFSET_KEY, RESTORED, TABLES
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import inner_hash, leaf_hash, root_at
 from node.keys import key_id_of
@@ -317,10 +317,21 @@ class LogCheck:
         yield from (
             f"the table meta has a row that no log has: {key!r}"
             for key, _ in self._rows("meta", b"")
-            if key != b"format"
+            if key not in (b"format", RESTORED)
         )
+        if not self._knows_of_its_restore():
+            yield "the table meta tells of a restore that the log does not"
         tables = {name.encode() for name in TABLES}
         yield from (f"a log has no table {name!r}" for name, _ in self._txn.cursor() if name not in tables)
+
+    def _knows_of_its_restore(self) -> bool:
+        """Whether the entry behind a restore says so; a log that no node has opened since says nothing yet."""
+        row = self._txn.get(RESTORED, db=self._db["meta"])
+        if row is None:
+            return True
+        behind = self._txn.get(row, db=self._db["headers"]) if len(row) == OFFSET_KEY.size else None
+        is_said = behind is not None and open_header(behind).type == type_of(NodeRestored)
+        return is_said or row == OFFSET_KEY.pack(self.size)
 
     # Reading for others
 

@@ -18,8 +18,10 @@ from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
     NodeCreated,
+    NodeRestored,
     RefusalsCounted,
     RequestRefused,
+    RestoreConfirmed,
     SettingsChanged,
 )
 from node.events.peers import (
@@ -222,6 +224,18 @@ TELLINGS: dict[type[Event], Telling] = {
         "published",
         _one("manifest", "manifest_id", "published"),
         lambda e: f"published manifest {e.manifest_id}",
+    ),
+    NodeRestored: Telling(
+        "restored",
+        lambda event, view: iter([Thing(kind="node", id=event.origin, role="restored")]),
+        lambda e: f"goes on from a snapshot of {e.size} entries, as {e.origin}",
+        ("size", "root"),
+    ),
+    RestoreConfirmed: Telling(
+        "confirmed_restore",
+        lambda event, view: iter([Thing(kind="node", id=str(event.offset), role="restore_confirmed")]),
+        lambda e: f"confirmed the restore of offset {e.offset}: older credentials count again",
+        ("offset",),
     ),
     SettingsChanged: Telling("changed_settings", _settings, lambda e: "changed the settings", ("settings",)),
     RequestRefused: Telling(

@@ -7,7 +7,9 @@ an answer too. The process that asks never opens the file with LMDB.
 import faulthandler
 import gc
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -107,6 +109,7 @@ def whoever_speaks(workers: list[Worker]) -> list[Worker]:
 def _serve(job: Job, connection: Connection) -> None:
     # An interrupt at the keyboard reaches all processes: the one that asked ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_one_that_asked, daemon=True).start()
     # How this process ends is told by the one that asked, in a line.
     faulthandler.disable()
     # Rows are held by the thousand and no cycles are made: the collector of cycles would look through them all in vain.
@@ -124,6 +127,12 @@ def _serve(job: Job, connection: Connection) -> None:
             connection.send(answer)
     except (EOFError, BrokenPipeError):
         return
+
+
+def _end_with_the_one_that_asked() -> None:
+    """Nobody waits for a worker whose parent was killed, and it holds what it inherited: the lock of a folder among it."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _failure_of(error: Exception) -> Failed | Trouble:

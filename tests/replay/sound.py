@@ -24,13 +24,18 @@ from node.events.tree import Frontier
 from node.keys import Signer
 from tests.clocks import fixed_clock
 from tests.events.logs import signed
-from tests.events.samples import NODE_ID, PEER_NODE_ID, PEER_SIGNER, SIGNER, samples
+from tests.events.samples import NODE_ID, PEER_NODE_ID, PEER_SIGNER, SIGNER, fact, samples
 
 
 def sealed(fact: Fact, signer: Signer | None = None) -> Fact:
     """The fact with its CID, its hash and, where it has a seal, its origin's over it."""
     named = structs.replace(fact, cid=cid_of(fact), fact_hash=fact_hash(body_of(fact)))
     return named if fact.seal is None else structs.replace(named, seal=seal_of(named, signer))
+
+
+def sound_fact(number: int, *, is_foreign: bool = False, **changed: object) -> Fact:
+    """`fact` with what is signed in it sound; one of the peer's has no seal, for which a log would have to name a key."""
+    return sealed(fact(number, is_foreign=is_foreign, **({"seal": None} if is_foreign else {}) | changed))
 
 
 def seal_of(fact: Fact, signer: Signer | None = None) -> str:

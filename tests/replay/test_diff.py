@@ -12,8 +12,9 @@ from node.events.facts import FactAsserted, Value
 from node.events.identity import AdminKeyCreated
 from node.events.tokens import CapabilityIssued
 from tests.events.logs import write_log
-from tests.events.samples import fact, samples
+from tests.events.samples import samples
 from tests.replay.folders import edit, files_of, flip, key, make_folder
+from tests.replay.sound import sound_fact
 from tests.replay.story import ESCAPES, ORG_A, ORG_B, Story, lines, live_through, told, written
 
 
@@ -68,9 +69,9 @@ def test_a_resolution_adds_a_fact_and_what_it_puts_aside_went_with_the_conflict(
 def test_a_conflict_goes_when_a_side_no_longer_stands_though_nobody_settled_it(tmp_path: Path):
     claim = {"entity": f"{ORG_A}/service/billing", "relation": "memory:state", "scope": "public"}
     up, down = (
-        fact(n, **claim, value=Value(type="string", v=v, interpret_as="content")) for n, v in ((1, "a"), (2, "b"))
+        sound_fact(n, **claim, value=Value(type="string", v=v, interpret_as="content")) for n, v in ((1, "a"), (2, "b"))
     )
-    end = fact(3, **claim, value=down.value, confidence=0.0)
+    end = sound_fact(3, **claim, value=down.value, confidence=0.0)
     write_log(tmp_path, [samples()[0], *(FactAsserted(judgement=None, fact=said) for said in (up, down, end))])
 
     (opened,) = became(diff(tmp_path, 0, 3), "conflicts")

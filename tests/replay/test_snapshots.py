@@ -31,6 +31,7 @@ from tests.clocks import fixed_clock
 from tests.events.logs import signed
 from tests.events.samples import NODE_ID, PEER_SIGNER, SIGNER, fact, samples
 from tests.replay.folders import edit, files_of, flip, key, make_folder, replay, stigmem
+from tests.replay.sound import sound_fact
 
 SIZE = len(samples())
 
@@ -83,7 +84,7 @@ def rows_of(data_dir: Path) -> dict[str, list[tuple[bytes, bytes]]]:
 
 def grow(data_dir: Path, count: int, *, text: str = "later") -> None:
     log = Log(data_dir / "log")
-    facts = [fact(900 + number, value=_text(text)) for number in range(count)]
+    facts = [sound_fact(900 + number, value=_text(text)) for number in range(count)]
     last = log.read(log.head().size - 1, 1)[0]
     clock = fixed_clock(step_ms=7)
     clock.resume(last.hlc, last.at_ms)

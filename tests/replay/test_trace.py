@@ -13,9 +13,10 @@ from replay.prov import TERMS
 from replay.trace_report import WORDS
 from replay.trace_steps import Verb
 from tests.events.logs import write_log
-from tests.events.samples import FORGET_MS, QUARANTINE_ID, fact, samples
+from tests.events.samples import FORGET_MS, QUARANTINE_ID, samples
 from tests.independent.merkle import check_inclusion
 from tests.replay.folders import REPOSITORY
+from tests.replay.sound import sound_fact
 from tests.replay.story import ATLAS, BOT, ORG_A, ORG_B, Story, lines, live_through, told
 
 PROV, STIGMEM = Namespace("http://www.w3.org/ns/prov#"), Namespace(TERMS)
@@ -212,7 +213,7 @@ def test_a_trace_is_a_provenance_graph(story: Story):
 
 
 def test_a_fact_sealed_later_becomes_servable_with_its_seal(tmp_path: Path):
-    plain = fact(1, seal=None, scope="public")
+    plain = sound_fact(1, seal=None, scope="public")
     seal = FactsSealed(origin=plain.origin, seals=(Seal(fact_id=plain.id, seal="c2VhbA"),))
     write_log(tmp_path, [samples()[0], FactAsserted(judgement=None, fact=plain), seal])
 
@@ -220,7 +221,7 @@ def test_a_fact_sealed_later_becomes_servable_with_its_seal(tmp_path: Path):
 
 
 def test_a_cursor_of_another_log_and_a_peer_that_is_none_prove_nothing(tmp_path: Path):
-    shown = fact(1, scope="public")
+    shown = sound_fact(1, scope="public")
     served = PageServed(node_id=ORG_B, nonce="n", forget_ms=FORGET_MS, scope=None, cursor="AAAA", limit=10)
     write_log(tmp_path, [samples()[0], FactAsserted(judgement=None, fact=shown), served])
 
@@ -234,18 +235,19 @@ def test_an_unknown_fact_is_one_line_and_exit_code_1(story: Story):
 
 
 def test_more_facts_than_a_trace_tells_are_refused_by_name(tmp_path: Path):
-    twins = [FactAsserted(judgement=None, fact=fact(number, cid="sha256:" + "0" * 64)) for number in range(1, 103)]
+    same = {"entity": f"{ORG_A}/thing", "value": sound_fact(1).value}
+    twins = [FactAsserted(judgement=None, fact=sound_fact(number, **same)) for number in range(1, 103)]
     write_log(tmp_path, [samples()[0], *twins])
 
-    done = told(tmp_path, "audit", "--trace", "sha256:" + "0" * 64)
+    done = told(tmp_path, "audit", "--trace", twins[0].fact.cid)
 
     assert done.code == 1 and "more than 100" in done.stderr
 
 
 def test_a_retraction_that_came_first_is_told_when_the_fact_comes(tmp_path: Path):
     claim = {"entity": f"{ORG_B}/thing", "is_foreign": True}
-    said = fact(1, **claim, hlc="1777896000000.001")
-    ended = fact(2, **claim, hlc="1777896000000.002", value=said.value, confidence=0.0)
+    said = sound_fact(1, **claim, hlc="1777896000000.001")
+    ended = sound_fact(2, **claim, hlc="1777896000000.002", value=said.value, confidence=0.0)
     write_log(tmp_path, [samples()[0], *(_received(one) for one in (ended, said))])
 
     records = traced(tmp_path, said.id)
@@ -256,7 +258,7 @@ def test_a_retraction_that_came_first_is_told_when_the_fact_comes(tmp_path: Path
 
 def test_what_a_held_fact_ends_it_ends_when_it_is_admitted(tmp_path: Path):
     claim = {"entity": f"{ORG_B}/thing", "is_foreign": True}
-    said, ending = fact(1, **claim), fact(2, **claim, supersedes=(fact(1).id,))
+    said, ending = sound_fact(1, **claim), sound_fact(2, **claim, supersedes=(sound_fact(1).id,))
     held = _received(ending, quarantine_garden_id=QUARANTINE_ID, quarantine_reason="first_contact")
     admitted = FactPromoted(
         fact_id=ending.id, origin=ORG_B, garden_id=QUARANTINE_ID, target_garden_id=None, reason="known"
@@ -270,7 +272,7 @@ def test_what_a_held_fact_ends_it_ends_when_it_is_admitted(tmp_path: Path):
 
 def test_a_contradiction_that_an_admission_brings_about_is_told_at_the_admission(tmp_path: Path):
     claim = {"entity": f"{ORG_B}/thing", "is_foreign": True}
-    here, other = fact(1, **claim), fact(2, **claim)
+    here, other = sound_fact(1, **claim), sound_fact(2, **claim)
     held = _received(other, quarantine_garden_id=QUARANTINE_ID, quarantine_reason="first_contact")
     admitted = FactPromoted(
         fact_id=other.id, origin=ORG_B, garden_id=QUARANTINE_ID, target_garden_id=None, reason="known"
