@@ -1,16 +1,19 @@
 """Believing a manifest that a relay hands over, as far as it may be believed (PROTOCOL §5.5).
 
 Always: it opens the seals of relayed facts and nothing else: no peer is made, no key is pinned.
+Always: an organisation that is registered here but was never verified is a stranger: what others say of it is judged as of any.
 """
 
 from msgspec import Struct
 
-from node.canonical import canonical_json
+from node.canonical import b64url_decode, canonical_json
 from node.commands.decision import Context, Decision
 from node.commands.manifests import check_form, check_no_rotations, check_signature, parse_foreign
 from node.errors import ManifestConflict, ManifestEntityForeign, ManifestValidity, UnknownOrInactivePeer
 from node.events.event import NODE_ITSELF
 from node.events.peers import ManifestIntroduced
+from node.projections.introductions import Introduction
+from node.projections.peers import Peer
 from node.projections.view import View
 from node.strict_json import scan_json
 from node.times import parse_rfc3339
@@ -60,7 +63,9 @@ def decide_introduce_manifest(command: IntroduceManifest, view: View, context: C
 
 def needs_introduction(entity_uri: str, introducer: str, view: View, context: Context) -> bool:
     """Whether the introducer's word on an organisation is still to be asked for: it is a stranger, and not known from it."""
-    if not is_organisation(entity_uri) or entity_uri == context.node_id or view.peers.of_node(entity_uri) is not None:
+    if not is_organisation(entity_uri) or entity_uri == context.node_id:
+        return False
+    if not _is_stranger(view.peers.of_node(entity_uri)):
         return False
     held = view.introductions.by(entity_uri, introducer)
     return held is None or held.expires_ms <= context.at_ms
@@ -69,24 +74,25 @@ def needs_introduction(entity_uri: str, introducer: str, view: View, context: Co
 def sealing_key(origin: str, view: View, context: Context) -> str | None:
     """The key that seals of `origin` must hold under: ours, a peer's pinned one, or the one all introducers name.
 
-    None where it is not known, or belongs to a peer that is not active. Raises ManifestConflict.
+    None where it is not known, or belongs to a peer that is revoked or rejected. Raises ManifestConflict.
     """
     if origin == context.node_id:
         return context.signer.public_key_b64
     peer = view.peers.of_node(origin)
-    if peer is not None:
-        return peer.public_key if peer.status == "active" else None
-    keys = {row.public_key for row in view.introductions.of(origin) if row.expires_ms > context.at_ms}
-    if len(keys) > 1:
-        raise ManifestConflict("origin: relays name different keys of it")
-    return next(iter(keys), None)
+    if not _is_stranger(peer):
+        return None if _is_shut_out(peer) else peer.public_key
+    keys = {b64url_decode(row.public_key): row.public_key for row in _valid_introductions(origin, view, context)}
+    declared = None if peer is None else peer.declared_key
+    if len(keys) > 1 or (keys and declared is not None and b64url_decode(declared) not in keys):
+        raise ManifestConflict("origin: relays, or its own declaration, name different keys of it")
+    return next(iter(keys.values()), None)
 
 
 def held_manifest(entity_uri: str, view: View, context: Context) -> bytes | None:
     """The manifest of another organisation as we would hand it over: a registered peer's, or the one that all relays agree on."""
     peer = view.peers.of_node(entity_uri)
-    if peer is not None:
-        return peer.manifest if peer.status == "active" else None
+    if not _is_stranger(peer):
+        return None if _is_shut_out(peer) else peer.manifest
     try:
         key = sealing_key(entity_uri, view, context)
     except ManifestConflict:
@@ -97,3 +103,17 @@ def held_manifest(entity_uri: str, view: View, context: Context) -> bytes | None
 def is_organisation(entity_uri: str) -> bool:
     """Whether it is an organisation's own URI, in normal form."""
     return is_normal(entity_uri) and authority_of(entity_uri) == entity_uri
+
+
+def _is_shut_out(peer: Peer) -> bool:
+    """Whether nothing is taken in its name, by whatever way: what is pending may yet be approved, what is refused may not."""
+    return peer.status in ("revoked", "rejected")
+
+
+def _is_stranger(peer: Peer | None) -> bool:
+    """Whether its key is for others to name: it is no peer, or one that waits and whose key was never pinned."""
+    return peer is None or (peer.public_key is None and not _is_shut_out(peer))
+
+
+def _valid_introductions(origin: str, view: View, context: Context) -> list[Introduction]:
+    return [row for row in view.introductions.of(origin) if row.expires_ms > context.at_ms]

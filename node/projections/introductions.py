@@ -1,7 +1,7 @@
 """Manifests of organisations that are no peers of ours, as relays handed them over (PROTOCOL §5.5).
 
-Always: an introduction is kept per introducer and is never a pin: it goes when that organisation registers itself, and when its
-introducer is a peer no longer. Where introducers name different keys, none of them counts.
+Always: an introduction is kept per introducer and is never a pin: it goes when that organisation is registered and verified, and
+when its introducer is a peer no longer. Where introducers name different keys, none of them counts.
 """
 
 from typing import ClassVar
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from node.events.entry import Entry
 from node.events.event import Event
-from node.events.peers import ManifestIntroduced, PeerRegistered, PeerStatusSet
+from node.events.peers import ManifestIntroduced, PeerStatusSet, PeerVerified
 from node.projections.base import Projection, TableSpec, text_key
 from node.projections.manifest_dates import dates_of
 
@@ -31,8 +31,8 @@ _BY_INTRODUCER = TableSpec("introductions/by_introducer", bytes)
 
 class Introductions(Projection):
     name: ClassVar[str] = "introductions"
-    version: ClassVar[int] = 1
-    events: ClassVar[tuple[type[Event], ...]] = (ManifestIntroduced, PeerRegistered, PeerStatusSet)
+    version: ClassVar[int] = 2
+    events: ClassVar[tuple[type[Event], ...]] = (ManifestIntroduced, PeerStatusSet, PeerVerified)
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ENTITY, _BY_INTRODUCER)
 
     def of(self, entity_uri: str) -> list[Introduction]:
@@ -55,7 +55,8 @@ class Introductions(Projection):
         match entry.event:
             case ManifestIntroduced() as introduced:
                 self._add(introduced)
-            case PeerRegistered(node_id=node_id):
+            case PeerVerified(node_id=node_id):
+                # Not before: whoever brings a name to us is not yet known to own it.
                 for row in self.of(node_id):
                     self._remove(row)
             case PeerStatusSet(node_id=node_id, status="revoked"):

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from node.commands.introductions import IntroduceManifest
+from node.commands.peers import Declaration, RecordPeerCheck, RegisterPeer
 from node.errors import Refusal
 from node.sync import PeerState
+from node.times import format_ms
 from tests.organisations import Organisation, b64url, be_strict, seal_message
 from tests.served import NODE_ID, Served
 
@@ -302,3 +304,101 @@ async def test_from_whom_a_fact_came_is_read_as_a_fact_about_it(http, org_b, org
     assert (said["relation"], said["value"]["v"]) == ("stigmem:received_from", org_b.node_id)
     assert (said["source"], said["scope"]) == ("system:stigmem", "public")
     assert (await http.get("/v1/facts", entity=ours["id"])).expect(200)["facts"] == []
+
+
+async def name_peer(http: Served, org: Organisation) -> str:
+    """Registered as an operator would, and not verified yet; returns its peer_id."""
+    registered = RegisterPeer(
+        principal=http.admin,
+        node_id=org.node_id,
+        node_url="http://localhost:1",
+        allowed_scopes=("public",),
+        declaration=None,
+    )
+    return (await http.node.execute(registered)).reply
+
+
+async def test_an_organisation_that_waits_to_be_verified_is_a_stranger_whose_word_a_relay_brings(http, org_b, org_c):
+    await org_b.join(http)
+    await name_peer(http, org_c)
+    await introduce(http, org_b, org_c)
+
+    assert await codes(http, org_b, org_c.served_fact()) == []
+
+    (record,) = await held(http, org_c)
+    assert (record["origin"], record["received_from"]) == (ORG_C, org_b.node_id)
+
+
+async def test_what_introduced_an_organisation_stays_until_it_is_verified(http, org_b, org_c):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+
+    peer_id = await name_peer(http, org_c)
+
+    assert await codes(http, org_b, org_c.served_fact(number=1)) == []
+    verified = RecordPeerCheck(peer_id=peer_id, documents=org_c.documents(), failure="")
+    await http.node.execute(verified)
+    with http.node.view() as view:
+        assert view.introductions.of(ORG_C) == []
+    assert await codes(http, org_b, org_c.served_fact(number=2)) == []
+
+
+async def test_a_key_once_pinned_opens_seals_while_its_organisation_waits_and_no_other_does(http, serve, org_b, org_c):
+    impostor = Organisation(await serve(seed=bytes(range(90, 122)), entity_uri=ORG_C))
+    await org_b.join(http)
+    await org_c.join(http)
+    await name_peer(http, org_c)
+    await introduce(http, org_b, impostor)
+
+    assert await codes(http, org_b, impostor.served_fact(number=1)) == ["source_not_owned"]
+    assert await codes(http, org_b, org_c.served_fact(number=2)) == []
+
+
+async def test_a_declared_key_and_an_introduced_one_that_differ_open_no_seal(http, serve, org_b, org_c):
+    impostor = Organisation(await serve(seed=bytes(range(90, 122)), entity_uri=ORG_C))
+    await org_b.join(http)
+    declared = Declaration(
+        public_key=impostor.signer.public_key_b64,
+        signed_at=format_ms(http.clock.now_ms()),
+        signature=b64url(impostor.signer.sign(b"{}")),
+        signed=b"{}",
+    )
+    registered = RegisterPeer(
+        principal=http.admin,
+        node_id=ORG_C,
+        node_url="http://localhost:1",
+        allowed_scopes=("public",),
+        declaration=declared,
+    )
+    await http.node.execute(registered)
+    await introduce(http, org_b, org_c)
+
+    assert await codes(http, org_b, org_c.served_fact()) == ["manifest_conflict"]
+
+
+@pytest.mark.parametrize("how", ["revoked", "rejected"])
+async def test_nothing_passes_in_the_name_of_a_peer_that_was_shut_out(http, org_b, org_c, how: str):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+    peer_id = await name_peer(http, org_c)
+    if how == "revoked":
+        (await http.send("DELETE", f"/v1/federation/peers/{peer_id}")).expect(204)
+    else:
+        foreign = org_c.documents(node_id="stigmem://org-x.example")
+        await http.node.execute(RecordPeerCheck(peer_id=peer_id, documents=foreign, failure=""))
+    await introduce(http, org_b, org_c)
+
+    assert org_c.peer_at(http).status == how
+    assert await codes(http, org_b, org_c.served_fact()) == ["source_not_owned"]
+
+
+async def test_in_strict_mode_the_word_of_an_organisation_that_waits_goes_into_quarantine(http, org_b, org_c):
+    await be_strict(http)
+    await org_b.join(http)
+    await name_peer(http, org_c)
+    await introduce(http, org_b, org_c)
+
+    assert await codes(http, org_b, org_c.served_fact()) == []
+
+    assert len((await http.get("/v1/quarantine")).expect(200)["items"]) == 1
+    assert await held(http, org_c) == []
