@@ -3,6 +3,7 @@
 Always: what reaches a struct has passed `scan_json`, so no reader behind it can take it for something else: msgspec silently keeps
 the last of two equal keys, and other readers keep the first.
 A refusal names the field, never its value: values may be secrets.
+However deep what comes is nested, nobody's stack runs out.
 
 Does not check what a value means.
 """
@@ -22,6 +23,8 @@ T = TypeVar("T")
 MAX_DEPTH = 32
 MAX_INT_CHARS = 40
 
+# A string, closed or not, or a bracket outside of one: nothing in it backtracks, whatever the text.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{\]}]', re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `([^`]*)`(?: - at `([^`]*)`)?")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `([^`]*)`)?", re.DOTALL)
 _INVALID = re.compile(r"(.*?)(?: - at `([^`]*)`)?", re.DOTALL)
@@ -47,6 +50,24 @@ def scan_json(raw: bytes) -> object:
     except RecursionError:
         raise MalformedJson(f"nested deeper than {MAX_DEPTH}") from None
     return scanned
+
+
+def without_depth(text: str) -> str:
+    """JSON text in which `NaN`, which no scan passes, stands for whatever is nested deeper than MAX_DEPTH."""
+    kept, depth, start, cut = [], 0, 0, 0
+    for token in _TOKEN.finditer(text):
+        match text[token.start()]:
+            case "{" | "[":
+                depth += 1
+                cut = token.start() if depth == MAX_DEPTH + 1 else cut
+            case "}" | "]":
+                if depth == MAX_DEPTH + 1:
+                    kept += (text[start:cut], "NaN")
+                    start = token.end()
+                depth -= 1
+    # What is never closed is nested too deep up to the end.
+    rest = (text[start:cut], "NaN") if depth > MAX_DEPTH else (text[start:],)
+    return "".join((*kept, *rest))
 
 
 def decode(raw: bytes, type: type[T]) -> T:

@@ -5,8 +5,6 @@ Always: a peer's trouble is its own: each is pulled, checked and waited for by i
 """
 
 import asyncio
-import json
-import math
 import re
 from collections.abc import Coroutine
 from typing import Annotated
@@ -20,6 +18,7 @@ from node.backoff import MAX_BACKOFF_S, backoff_s, jittered, longest_wait_s, wai
 from node.clock import parse_hlc
 from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
+from node.commands.fact_lists import with_readable_facts
 from node.commands.ingest import Examined, examine
 from node.commands.introductions import MAX_INTRODUCED, IntroduceManifest, needs_introduction
 from node.commands.peer_tokens import mint_token
@@ -44,7 +43,6 @@ from node.projections.peers import Peer
 from node.projections.view import View
 from node.push import Pusher
 from node.runtime import Node
-from node.strict_json import MAX_INT_CHARS, scan_json
 from node.times import format_ms
 
 PAGE_BYTES = 8 << 20
@@ -450,51 +448,13 @@ def _clock_of(page: Page) -> int | None:
 def read_page(raw: bytes) -> Page:
     """A page as a peer answered it. Raises PeerAnswerInvalid."""
     try:
-        page = _strictly(raw)
-    except MalformedJson:
-        # A fact that is no strict JSON is refused alone: it must not keep those beside it from us (PROTOCOL §5.5).
-        page = _without_unreadable(raw)
+        page = msgspec.json.decode(with_readable_facts(raw), type=Page)
+    except (MalformedJson, msgspec.MsgspecError) as error:
+        words = error.detail if isinstance(error, MalformedJson) else str(error)
+        raise PeerAnswerInvalid(f"its page cannot be read: {words}") from error
     if len(page.facts) > MAX_PAGE_FACTS:
         raise PeerAnswerInvalid(f"its page holds {len(page.facts)} facts")
     return page
-
-
-def _strictly(raw: bytes) -> Page:
-    """Raises MalformedJson for what is no strict JSON, PeerAnswerInvalid for what is no page."""
-    scan_json(raw)
-    try:
-        return msgspec.json.decode(raw, type=Page)
-    except msgspec.MsgspecError as error:
-        raise PeerAnswerInvalid(f"its page cannot be read: {error}") from error
-
-
-def _without_unreadable(raw: bytes) -> Page:
-    """A page in which nothing but its id is left of each unreadable fact, so that it is refused. Raises PeerAnswerInvalid."""
-    try:
-        page = json.loads(raw.decode(errors="surrogateescape"), object_pairs_hook=_marked, parse_int=_marked_integer)
-        if not isinstance(page, dict) or not isinstance(page.get("facts"), list):
-            raise PeerAnswerInvalid("its page cannot be read: no list of facts")
-        return _strictly(json.dumps(page | {"facts": [_readable(fact) for fact in page["facts"]]}).encode())
-    except (MalformedJson, ValueError, RecursionError) as error:
-        raise PeerAnswerInvalid(f"its page cannot be read: {error}") from error
-
-
-def _marked(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """What no scan passes is put where two keys are the same: the one that is left would look sound."""
-    return dict(pairs) if len({key for key, _ in pairs}) == len(pairs) else dict(pairs) | {"": math.nan}
-
-
-def _marked_integer(literal: str) -> int | float:
-    return int(literal) if len(literal) <= MAX_INT_CHARS else math.nan
-
-
-def _readable(fact: object) -> object:
-    try:
-        scan_json(json.dumps(fact, ensure_ascii=False).encode())
-    except (MalformedJson, UnicodeEncodeError, RecursionError):
-        fact_id = fact.get("id") if isinstance(fact, dict) else None
-        return {"id": fact_id} if isinstance(fact_id, str) and fact_id.isascii() else {}
-    return fact
 
 
 def _to_resume_from(cursor: str | None) -> str | None:

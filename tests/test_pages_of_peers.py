@@ -101,6 +101,8 @@ def written(peer: Scribe, number: int) -> dict[str, Any]:
 UNREADABLE = {
     "a key twice": lambda text: text[:-1] + ',"extra":1,"extra":2}',
     "nested too deep": lambda text: text[:-1] + ',"extra":' + "[" * 40 + "]" * 40 + "}",
+    "nested too deep for its page": lambda text: text[:-1] + ',"extra":' + "[" * 30 + "]" * 30 + "}",
+    "nested without end": lambda text: text[:-1] + ',"extra":' + '{"a":["]",' * 50_000 + "1" + "]}" * 50_000 + "}",
     "a lone surrogate": lambda text: text.replace('"test:value"', '"test:\\ud800"'),
     "no number": lambda text: text.replace('"confidence": 1.0', '"confidence": NaN'),
     "a number too large": lambda text: text.replace('"confidence": 1.0', '"confidence": 1e999'),

@@ -41,12 +41,17 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 async def read_json(request: web.Request, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
     """The body's bytes, known to be strict JSON."""
+    raw = await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s)
+    scan_json(raw)
+    return raw
+
+
+async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
+    """The body's bytes, said to be JSON; whether they are is for the caller to see to."""
     _check_headers(request, max_bytes)
     content = request.content
     # Most bodies come along with their header, and a timer costs as much as the scan.
-    raw = await (_read(content, max_bytes) if content.is_eof() else _read_in_time(content, max_bytes, timeout_s))
-    scan_json(raw)
-    return raw
+    return await (_read(content, max_bytes) if content.is_eof() else _read_in_time(content, max_bytes, timeout_s))
 
 
 def decode_query(request: web.Request, type: type[T]) -> T:

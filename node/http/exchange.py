@@ -3,6 +3,7 @@
 Always: the token's signature is checked here; whatever follows is decided where its nonce is taken.
 """
 
+import asyncio
 from typing import Annotated
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, structs
 
 from node.clock import parse_hlc
 from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation, TakeCosignature
+from node.commands.fact_lists import with_readable_facts
 from node.commands.peer_tokens import Claims
 from node.commands.pushes import TakePush, examine_push
 from node.commands.served_facts import ServedFact, served_fact
@@ -27,7 +29,7 @@ from node.events.checkpoint import open_checkpoint, origin_in
 from node.events.facts import Scope
 from node.events.manifest_proof import checkpoint_at
 from node.http.auth import is_capability_write, peer_claims
-from node.http.body import decode_query, encoded_response, json_response, read_json
+from node.http.body import decode_query, encoded_response, json_response, read_body, read_json
 from node.http.keys import NODE, SYNC
 from node.http.tokens import token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, page_for
@@ -119,7 +121,8 @@ async def push(request: web.Request) -> web.Response:
         raise PushDisabled("capability tokens write with POST /v1/facts")
     claims = _peer(request)
     try:
-        body = decode(await read_json(request, max_bytes=MAX_PUSH_BYTES), PushBody)
+        raw = await read_body(request, max_bytes=MAX_PUSH_BYTES)
+        body = decode(await asyncio.to_thread(with_readable_facts, raw), PushBody)
     except TooLarge:
         raise
     except Refusal as refusal:

@@ -296,8 +296,9 @@ async def test_more_than_500_facts_are_refused_before_the_nonce_is_taken(
     ("body", "status", "code"),
     [
         (b"{", 400, "malformed_json"),
-        (b'{"facts":[{"id":1,"id":2}]}', 400, "malformed_json"),
-        (b'{"facts":[NaN]}', 400, "malformed_json"),
+        (b'{"facts":[],"facts":[]}', 400, "malformed_json"),
+        (b'{"facts":[],"sender_hlc":NaN}', 400, "malformed_json"),
+        (b'{"facts":[],"extra":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "malformed_json"),
         (b"[]", 422, "invalid_field"),
         (b"{}", 422, "missing_field"),
         (b'{"facts":{}}', 422, "invalid_field"),
@@ -317,6 +318,20 @@ async def test_a_push_of_no_form_is_refused_and_takes_its_nonce(
     assert (entry.type, entry.event.event_type, entry.event.reason) == ("exchange.refused.1", "rejected_request", code)
     (await push(http, org_b, token=token)).refused(401, "nonce_already_seen")
     assert await kept(http) == before
+
+
+@pytest.mark.parametrize("extra", ["[" * 100_000 + "]" * 100_000, '{"a":1,"a":2}', "NaN"])
+async def test_a_fact_that_cannot_be_read_is_refused_and_those_beside_it_are_taken(
+    http: Served, org_b: Organisation, peer_id: str, extra: str
+):
+    good, bad = (json.dumps(org_b.served_fact(number=number)) for number in (1, 2))
+    body = f'{{"facts":[{bad[:-1]},"extra":{extra}}},{good}],"sender_hlc":"{START_MS}.0"}}'
+
+    answer = (await http.send("POST", PUSH, body.encode(), bearer=org_b.token(http))).expect(202)
+
+    refused = {"fact_id": json.loads(bad)["id"], "error": "invalid_fact"}
+    assert answer == {"accepted": 1, "rejected": 1, "errors": [refused]}
+    assert await listed(http) == [json.loads(good)["id"]]
 
 
 async def test_what_else_a_peer_says_is_ignored_and_its_clock_may_be_left_out(
