@@ -51,6 +51,8 @@ SIGN_REST_S = 60.0
 MAX_CURSOR_CHARS = 1024
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
+# Half a million facts of a page each: whatever a peer makes up, an operator's pull and our next look at its manifest come to pass.
+MAX_CYCLE_PAGES = 1000
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
 _EARLY_TRIES = 23
 # What a reference node's cursor looks like: the HLC of the last fact it served.
@@ -280,7 +282,7 @@ class Sync:
             held = state.cursor if state.terms_from == peer.terms_from else None
             cursor = None if from_start else _to_resume_from(held or peer.cursor)
             total, barren = Cycle(ingested=0, known=0, refused=0, cursor=cursor), 0
-            while True:
+            for _ in range(MAX_CYCLE_PAGES):
                 page = await self._fetch(peer, state, total.cursor)
                 reached = total.cursor if page.cursor is None else page.cursor
                 await self._meet(peer, page)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
+from node.sync import MAX_CYCLE_PAGES
 from tests.conftest import Serve
 from tests.interop_peer import ReferencePeer, join
 from tests.organisations import b64url, seal_message
@@ -149,6 +150,27 @@ async def test_what_is_no_page_is_refused_whole_and_leaves_nothing(relaxed, scri
     (await pull(relaxed, scribe)).refused(503, "peer_answer_invalid")
 
     assert relaxed.size == size
+
+
+class Endless(Scribe):
+    """A peer that has one and the same fact at every place of its log, and always more of it."""
+
+    answered = 0
+
+    async def _serve_facts(self, request: web.Request) -> web.Response:
+        self.answered += 1
+        return web.json_response({"facts": self.facts, "cursor": str(self.answered), "has_more": True})
+
+
+async def test_a_peer_that_never_comes_to_an_end_is_left_for_the_next_cycle(relaxed):
+    endless = await Endless(now_ms=relaxed.clock.now_ms).start()
+    await join(relaxed, endless)
+    written(endless, 1)
+
+    done = (await pull(relaxed, endless)).expect(200)
+    await endless.stop()
+
+    assert done == {"ingested": 1, "known": MAX_CYCLE_PAGES - 1, "refused": 0, "cursor": f"{MAX_CYCLE_PAGES}"}
 
 
 async def test_of_a_peer_that_is_removed_while_it_is_read_nothing_is_taken_and_the_operator_is_told(relaxed, scribe):
