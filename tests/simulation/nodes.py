@@ -17,6 +17,7 @@ from node.clock import Clock
 from node.commands.decision import Principal
 from node.commands.gardens import CreateGarden
 from node.commands.identity import ChangeSettings
+from node.commands.peers import RegisterPeer
 from node.events.entry import Entry
 from node.events.log import Head
 from node.keys import Signer
@@ -124,6 +125,17 @@ class SimulatedNode:
     async def join(self, at: "SimulatedNode", scopes: tuple[str, ...]) -> None:
         """Have another node take this one for its peer, to exchange these scopes."""
         await Organisation(self).join(at, scopes=scopes, node_url=self.url)
+
+    async def name_peer(self, other: "SimulatedNode", scopes: tuple[str, ...]) -> None:
+        """Register another node that is not reached yet: it waits to be verified, and is a stranger meanwhile."""
+        command = RegisterPeer(
+            principal=self.admin,
+            node_id=other.node_id,
+            node_url=other.url,
+            allowed_scopes=scopes,
+            declaration=None,
+        )
+        await self.execute(command)
 
     def peer(self, node_id: str) -> Peer:
         with self.node.view() as view:

@@ -108,6 +108,8 @@ class Schedule:
                 self._lose_patience: 1,
                 self._repeat: 2,
             }
+        if self._may_meet():
+            acts[self._meet] = 1
         if self._world.waiting():
             acts[self._promote] = 3
         if not all(node.is_up for node in self._world.nodes.values()):
@@ -185,6 +187,13 @@ class Schedule:
                 delegated_sources=None,
             )
             await self._execute(node, command, f"changes what it exchanges with {of}")
+
+    def _may_meet(self) -> list[tuple[SimulatedNode, SimulatedNode]]:
+        """Both there, and neither about to go down over it."""
+        return [pair for pair in self._world.unacquainted() if all(node.is_up and not node.cut for node in pair)]
+
+    async def _meet(self) -> None:
+        await self._world.acquaint(*self._rng.choice(self._may_meet()))
 
     async def _execute(self, node: SimulatedNode, command: Struct, words: str) -> Outcome | None:
         """None where the node went down over it."""

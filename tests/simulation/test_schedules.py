@@ -36,6 +36,8 @@ MET = [
     "scope_not_permitted",
     "changes what it exchanges",
     "terms changed",
+    "waits to be verified",
+    " meet\n",
     "connection lost",
     "connection refused",
     "went down before its append",

@@ -6,6 +6,7 @@ Does not choose what happens (see `schedule.py`).
 """
 
 import asyncio
+from itertools import combinations
 from pathlib import Path
 from random import Random
 
@@ -78,6 +79,11 @@ class World:
         for index, node in enumerate(nodes[1:], 1):
             for at in self._known_at_first(shape, index):
                 await self._link(node, nodes[at])
+        for one, other in self.unacquainted():
+            for by, of in ((one, other), (other, one)):
+                if self.rng.random() < 0.3:
+                    self.note(f"{of.name} waits to be verified by {by.name}")
+                    await by.name_peer(of, self.some_scopes())
         self.check()
 
     def _known_at_first(self, shape: str, index: int) -> list[int]:
@@ -126,7 +132,17 @@ class World:
             for identity in sorted(self._ledgers[name].held)
         ]
 
+    def unacquainted(self) -> list[tuple[SimulatedNode, SimulatedNode]]:
+        """The pairs of nodes that exchange nothing yet."""
+        pairs = combinations(self.nodes, 2)
+        return [(self.nodes[one], self.nodes[other]) for one, other in pairs if (one, other) not in self.links]
+
     # Moving on
+
+    async def acquaint(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        """Have two nodes verify each other, which either may have waited for."""
+        self.note(f"{one.name} and {other.name} meet")
+        await self._link(one, other)
 
     def start_pull(self, node: SimulatedNode, of: str, *, from_start: bool) -> None:
         is_first = of not in node.pulled and not from_start
