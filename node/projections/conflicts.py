@@ -114,6 +114,9 @@ _NO_GROUP = Group(only=None, recorded=(), has_past=False)
 _GROUPS = TableSpec("conflicts/groups", Group)
 _BY_VALUE = TableSpec("conflicts/by_value", Member)
 _BY_RANK = TableSpec("conflicts/by_rank", Member)
+# Until when the last of a group's facts of one value is valid, by value; and the values in the order of that.
+_LATEST = TableSpec("conflicts/latest", bytes)
+_BY_LATEST = TableSpec("conflicts/by_latest", bytes)
 _PAST = TableSpec("conflicts/past", Past)
 _RECORDS = TableSpec("conflicts/records", Conflict)
 _BY_DETECTION = TableSpec("conflicts/by_detection", bytes)
@@ -125,13 +128,15 @@ _SETTLED_IDS = TableSpec("conflicts/settled_ids", Place)
 
 class Conflicts(Projection):
     name: ClassVar[str] = "conflicts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     # Whatever changes the facts: `Facts` says what it changed.
     events: ClassVar[tuple[type[Event], ...]] = Facts.events
     tables: ClassVar[tuple[TableSpec, ...]] = (
         _GROUPS,
         _BY_VALUE,
         _BY_RANK,
+        _LATEST,
+        _BY_LATEST,
         _PAST,
         _RECORDS,
         _BY_DETECTION,
@@ -362,6 +367,7 @@ class Conflicts(Projection):
         elif group.only is None and self.table(_BY_RANK).has(_rank_key(key, member)):
             self.table(_BY_VALUE).delete(_value_key(key, member))
             self.table(_BY_RANK).delete(_rank_key(key, member))
+            self._sink_latest(key, member)
         else:
             return
         self.table(_PAST).put(key + place_key(until) + place_key(row.place), Past(member, until))
@@ -371,6 +377,28 @@ class Conflicts(Projection):
     def _insert(self, key: bytes, member: Member) -> None:
         self.table(_BY_VALUE).put(_value_key(key, member), member)
         self.table(_BY_RANK).put(_rank_key(key, member), member)
+        value, expiry = key + member.digest, _MS.pack(member.expires_ms)
+        latest = self.table(_LATEST).get(value)
+        if latest is None or latest < expiry:
+            self._set_latest(key, member.digest, latest, expiry)
+
+    def _sink_latest(self, key: bytes, left: Member) -> None:
+        """A member has left: the value's facts are valid until when the last of the others is."""
+        value, expiry = key + left.digest, _MS.pack(left.expires_ms)
+        if self.table(_LATEST).get(value) == expiry:
+            rest = next(self.table(_BY_VALUE).scan_back(value, before=_end(value)), None)
+            self._set_latest(key, left.digest, expiry, None if rest is None else _MS.pack(rest[1].expires_ms))
+
+    def _set_latest(self, key: bytes, digest: bytes, old: bytes | None, new: bytes | None) -> None:
+        if old == new:
+            return
+        if old is not None:
+            self.table(_BY_LATEST).delete(key + old + digest)
+        if new is None:
+            self.table(_LATEST).delete(key + digest)
+        else:
+            self.table(_LATEST).put(key + digest, new)
+            self.table(_BY_LATEST).put(key + new + digest, b"")
 
     # Groups
 
@@ -424,18 +452,26 @@ class Conflicts(Projection):
             yield member
 
     def _others(self, key: bytes, digest: bytes, at: At) -> Iterator[Member]:
-        """Live members that say something else, value by value: those of one's own value are skipped, however many."""
-        table, found = self.table(_BY_VALUE), key
-        while (item := next(table.scan(key, after=found), None)) is not None:
-            value = item[0][: len(key) + DIGEST_BYTES]
-            found = _end(value)
-            if item[1].digest != digest:
-                # Last in the order of expiry first: where that one has expired all have.
-                for _, member in table.scan_back(value, before=found):
-                    if member.expires_ms <= at.now_ms:
-                        break
-                    if _stands(member, at):
-                        yield member
+        """Live members that say something else, value by value, the one that is valid longest first.
+
+        Those of one's own value are skipped, however many, and values of which all facts have expired are not looked at.
+        """
+        before = _end(key)
+        while (item := next(self.table(_BY_LATEST).scan_back(key, before=before), None)) is not None:
+            before = item[0]
+            latest, found = before[len(key) : -DIGEST_BYTES], before[-DIGEST_BYTES:]
+            if latest <= _MS.pack(at.now_ms):
+                return
+            if found != digest:
+                yield from self._standing_of(key + found, at)
+
+    def _standing_of(self, value: bytes, at: At) -> Iterator[Member]:
+        # Last in the order of expiry first: where that one has expired all have.
+        for _, member in self.table(_BY_VALUE).scan_back(value, before=_end(value)):
+            if member.expires_ms <= at.now_ms:
+                return
+            if _stands(member, at):
+                yield member
 
     def _record(self, key: bytes) -> Conflict:
         conflict = self.table(_RECORDS).get(key)

@@ -240,6 +240,31 @@ async def test_a_group_has_pairwise_records_of_32_facts_and_the_others_are_contr
     assert await conflicts(http, status="unresolved") == []
 
 
+async def test_where_a_full_group_has_room_again_records_go_to_those_that_stand_longest_and_to_none_that_expired(
+    http: Served,
+):
+    first = [await say(http, f"value {number}") for number in range(32)]
+    now_ms = http.clock.now_ms()
+    lasting = [
+        await say(http, f"late {number}", valid_until=format_ms(now_ms + (number * 7 % 20) * 60_000 + 30_000))
+        for number in range(20)
+    ]
+    for number in range(10):
+        await say(http, f"value {number}", confidence=0.0)
+    http.clock.advance(5 * 60_000)
+
+    news = await say(http, "news")
+
+    found = await conflicts(http, limit=1000)
+    of_news = [
+        {conflict["fact_a"]["id"], conflict["fact_b"]["id"]} - {news["id"]}
+        for conflict in found
+        if news["id"] in (conflict["fact_a"]["id"], conflict["fact_b"]["id"])
+    ]
+    longest = sorted(lasting, key=lambda record: record["valid_until"])[-9:]
+    assert set().union(*of_news) == {record["id"] for record in (*first[10:], *longest)}
+
+
 async def test_one_dissenter_among_many_of_one_mind_is_in_conflict_with_them(http: Served):
     for number in range(40):
         await say(http, "up", source=f"agent:{number}")
