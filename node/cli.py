@@ -242,7 +242,7 @@ def _at_peers(arguments: argparse.Namespace) -> int:
                 said = {"check": console.check, "remove": console.remove}[verb](arguments.peer)
         return said.encode()
 
-    return _at_node(run)
+    return _at_node(run, is_raw=arguments.json)
 
 
 def _scopes(arguments: argparse.Namespace) -> list[str]:
@@ -262,13 +262,18 @@ def _value(value_type: str, text: str) -> str | float | bool:
     return text == "true" if value_type == "boolean" else text
 
 
-def _at_node(run) -> int:
+def _at_node(run, *, is_raw: bool = False) -> int:
     bearer = os.environ.get("STIGMEM_API_KEY")
     if not bearer:
         return _fail(ConfigError("STIGMEM_API_KEY: not set; it is the bearer for the node at STIGMEM_URL"))
     try:
         answer = run(os.environ.get("STIGMEM_URL", DEFAULT_URL), bearer)
-    except (client.NodeRefused, ConfigError, KeyFileError, Refusal, ValueError) as error:
+    except client.NodeRefused as refused:
+        if not is_raw or refused.answer is None:
+            return _fail(refused)
+        print(refused.answer.decode(), file=sys.stderr)
+        return FAILED
+    except (ConfigError, KeyFileError, Refusal, ValueError) as error:
         return _fail(error)
     print(answer.decode())
     return 0

@@ -22,7 +22,18 @@ MAX_ANSWER_BYTES = 1 << 26
 
 
 class NodeRefused(Exception):
-    """The node's answer was not a success; the message is one line for the terminal."""
+    """The node's answer was not a success; the message is one line for the terminal, `answer` the JSON it said, where it did."""
+
+    def __init__(self, words: str, *, answer: bytes | None = None) -> None:
+        super().__init__(words)
+        self.answer = answer
+
+
+class _Told(Struct):
+    """How a node of our kind says no; a reference node says `detail` alone (INTEROP §9)."""
+
+    error: str = ""
+    detail: str = ""
 
 
 class Statement(Struct, frozen=True, kw_only=True):
@@ -108,12 +119,27 @@ async def _send(
         ):
             said = await _read(answer, max_bytes)
             if answer.status >= 300:
-                raise NodeRefused(f"{answer.status}: {said.decode(errors='replace')}")
+                raise _refused(answer.status, said)
             return said
     except TimeoutError as error:
         raise NodeRefused(f"{url}: no answer within {timeout_s:g} s") from error
     except aiohttp.ClientError as error:
         raise NodeRefused(f"{url}: {error}") from error
+
+
+def _refused(status: int, said: bytes) -> NodeRefused:
+    """What the node said no with: its code and words, its words alone, or whatever it sent."""
+    try:
+        told = msgspec.json.decode(said, type=_Told)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return NodeRefused(plain(f"{status}: {said.decode(errors='replace')}"))
+    words = [words for words in (told.error or str(status), told.detail) if words]
+    return NodeRefused(plain(": ".join(dict.fromkeys(words))), answer=said)
+
+
+def plain(text: str) -> str:
+    """Printable characters alone: a terminal obeys what it is sent, and a peer's words may not move its cursor."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 async def _read(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:

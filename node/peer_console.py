@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from node.client import NodeRefused, ask
+from node.client import NodeRefused, ask, plain
 
 PEERS = "/v1/federation/peers"
 DECLARATION = "/v1/federation/declaration"
@@ -52,10 +52,10 @@ class Console(Struct, frozen=True, kw_only=True):
             answer = ask(peer_url, peer_bearer, "POST", PEERS, declaration, max_bytes=PEER_ANSWER_BYTES)
             said = msgspec.json.decode(answer, type=Registration)
         except NodeRefused as refused:
-            raise NodeRefused(_plain(str(refused)[:PEER_WORDS])) from refused
+            raise NodeRefused(plain(str(refused)[:PEER_WORDS])) from refused
         except msgspec.DecodeError as error:
             raise NodeRefused(f"{peer_url}: its answer is not that of a registration") from error
-        status = _plain(_status(msgspec.structs.asdict(said))[:PEER_WORDS])
+        status = plain(_status(msgspec.structs.asdict(said))[:PEER_WORDS])
         if said.status not in ("active", "pending_approval", "pending_verification"):
             raise NodeRefused(f"{peer_url}: {status}")
         return answer.decode() if self.is_raw else f"{peer_url}: {status}{_approval(said, declaration)}"
@@ -81,7 +81,7 @@ class Console(Struct, frozen=True, kw_only=True):
     def remove(self, name: str) -> str:
         peer = self._find(name)
         self._ask("DELETE", f"/{quote(str(peer['peer_id']), safe='')}")
-        return "" if self.is_raw else _plain(f"{peer['node_id']}: revoked (removed)")
+        return "" if self.is_raw else plain(f"{peer['node_id']}: revoked (removed)")
 
     def _declaration(self, scopes: Sequence[str]) -> bytes:
         body = {"allowed_scopes": scopes} if scopes else {}
@@ -94,7 +94,7 @@ class Console(Struct, frozen=True, kw_only=True):
         peers = msgspec.json.decode(self._listed(as_of))["peers"]
         found = [peer for peer in peers if name in (peer["peer_id"], peer["node_id"])]
         if not found:
-            raise NodeRefused(f"peer_not_found: there is no peer {_plain(name)}")
+            raise NodeRefused(f"peer_not_found: there is no peer {plain(name)}")
         return found[0]
 
     def _id(self, name: str) -> str:
@@ -114,11 +114,11 @@ def _approval(said: Registration, declaration: bytes) -> str:
         return ""
     key = msgspec.json.decode(declaration)["federation_pubkey"]
     fingerprint = hashlib.sha256(key.encode()).hexdigest()
-    return f"\n  its admin approves {_plain(said.peer_id[:PEER_WORDS])} with pubkey_fingerprint sha256:{fingerprint}"
+    return f"\n  its admin approves {plain(said.peer_id[:PEER_WORDS])} with pubkey_fingerprint sha256:{fingerprint}"
 
 
 def _outcome(peer: Shown) -> str:
-    return "\n".join([_plain(f"{peer['node_id']} {peer['peer_id']}: {_status(peer)}"), *_doubts(peer)])
+    return "\n".join([plain(f"{peer['node_id']} {peer['peer_id']}: {_status(peer)}"), *_doubts(peer)])
 
 
 def _finding(peer: Shown) -> str:
@@ -128,11 +128,11 @@ def _finding(peer: Shown) -> str:
         return _outcome(peer)
     verdict = "its documents hold" if found["status"] == "active" else _status(found)
     stands = "" if peer["status"] == found["status"] else f"; it stays {_status(peer)}"
-    return "\n".join([_plain(f"{peer['node_id']}: {verdict}{stands}"), *_doubts(found)])
+    return "\n".join([plain(f"{peer['node_id']}: {verdict}{stands}"), *_doubts(found)])
 
 
 def _doubts(said: Shown) -> list[str]:
-    return [_plain(f"  warning: {warning}") for warning in said["warnings"]]
+    return [plain(f"  warning: {warning}") for warning in said["warnings"]]
 
 
 def _status(said: Shown) -> str:
@@ -146,7 +146,7 @@ def _members(peer: Shown) -> str:
 
 
 def _value(value: object) -> str:
-    return _plain("-" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    return plain("-" if value is None else value if isinstance(value, str) else msgspec.json.encode(value).decode())
 
 
 def _table(peers: list[Shown]) -> str:
@@ -168,7 +168,7 @@ def _row(peer: Shown) -> tuple[str, ...]:
         peer["next_try_at"] or "-",
         peer["last_error"] or "-",
     )
-    return tuple(_plain(str(text)) for text in texts)
+    return tuple(plain(str(text)) for text in texts)
 
 
 def _owed(lag: Shown | None) -> str:
@@ -186,8 +186,3 @@ def _lacking(lag: Shown | None) -> str:
     lacking = lag["from_peer"]
     age = "" if lacking["seconds"] is None else f", {lacking['seconds']:.0f} s ago"
     return f"{'more' if lacking['has_more'] else 'nothing'}{age}"
-
-
-def _plain(text: str) -> str:
-    # A terminal obeys what it is sent: no peer's words may move its cursor or rename its window.
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -102,6 +102,18 @@ def test_what_an_operator_gets_wrong_is_one_line_and_exit_code_1(orgs):
     assert json.loads(said(peers(org_b, "list", "--json"))) == {"peers": []}
 
 
+def test_a_refusal_is_said_in_words_and_as_it_came_to_whoever_asks_for_json(orgs):
+    _, org_b = orgs
+    local = ("add", "http://localhost:1", "stigmem://org-c.example", "--scope", "local")
+
+    in_words, as_it_came = peers(org_b, *local), peers(org_b, *local, "--json")
+
+    words = "allowed_scopes: local facts never leave the node"
+    assert (in_words.returncode, in_words.stderr) == (1, f"stigmem: scope_not_permitted: {words}\n")
+    assert (as_it_came.returncode, as_it_came.stdout) == (1, "")
+    assert json.loads(as_it_came.stderr) == {"error": "scope_not_permitted", "detail": words}
+
+
 def test_a_peer_that_is_down_is_listed_with_its_error_in_words_and_the_next_try(orgs):
     _, org_b = orgs
     added = said(peers(org_b, "add", "http://localhost:1", "stigmem://org-c.example"))
