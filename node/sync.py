@@ -150,7 +150,8 @@ class Sync:
     def lags_ms(self) -> dict[str, int]:
         """How old the oldest fact is that is known to be missing of each peer that has more for us (PROTOCOL §5.6).
 
-        Of one that is read no more, or under other terms, it is not known what is missing: its facts would be held back for ever.
+        Of one that is read no more, that grants nothing, or that is read under other terms, it is not known what is missing: its
+        facts would be held back for ever.
         """
         now_ms = self._node.clock.now_ms()
         missing = {
@@ -360,6 +361,9 @@ class Sync:
             if refusal.code in ("cursor_foreign", "invalid_cursor") and cursor is not None:
                 # Its log is not the one the cursor was for: start over, what we have already is a no-op.
                 return await self._fetch(peer, state, None)
+            if _is_no_grant(refusal):
+                # What it does not give us is not missing: what it gave us before would be held back for ever.
+                state.missing_from_ms = state.has_more = None
             raise
         state.last_contact_at = format_ms(node.clock.now_ms())
         return await asyncio.to_thread(read_page, raw)
@@ -466,6 +470,11 @@ def _to_resume_from(cursor: str | None) -> str | None:
     """
     match = _HLC_CURSOR.fullmatch(cursor or "")
     return f"{match[1]}." if match else cursor
+
+
+def _is_no_grant(refusal: PeerRefused) -> bool:
+    """Whether a peer says that nothing of what it has is for us, unlike one that is busy or finds fault with a token."""
+    return refusal.status == 403 or refusal.code == UnknownOrInactivePeer.code
 
 
 def _words_of(error: Refusal | PeerRefused) -> str:

@@ -196,6 +196,32 @@ async def test_a_peer_that_was_removed_is_behind_no_longer(relaxed, scribe):
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "is_behind"),
+    [
+        (403, "scope_not_permitted", False),
+        (401, "unknown_or_inactive_peer", False),
+        (401, "token_expired", True),
+        (503, "overloaded", True),
+    ],
+)
+async def test_a_peer_that_grants_nothing_any_more_is_behind_no_longer_and_one_in_trouble_is(
+    relaxed, scribe, status: int, code: str, is_behind: bool
+):
+    scribe.page = json.dumps({"facts": [written(scribe, 1)], "cursor": "on", "has_more": True}).encode()
+    (await pull(relaxed, scribe)).expect(200)
+
+    async def refuse() -> None:
+        answer = web.HTTPForbidden(text=json.dumps({"error": code, "detail": code}), content_type="application/json")
+        answer.set_status(status)
+        raise answer
+
+    scribe.meanwhile = refuse
+    (await pull(relaxed, scribe)).refused(503, "peer_unreachable" if status == 503 else "peer_answer_invalid")
+
+    assert (scribe.node_id in relaxed.sync.lags_ms()) == is_behind
+
+
 async def test_a_page_may_hold_the_word_of_many_whom_nobody_has_met_yet(relaxed):
     names = [f"stigmem://org-{number}.example" for number in range(60)]
     relay = Relay(now_ms=relaxed.clock.now_ms)
