@@ -31,7 +31,7 @@ from node.http.records import held_answer, new_record_of, record_of
 from node.projections.access import Access
 from node.projections.base import Place
 from node.projections.conflicts import At
-from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, page_of
+from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, may_read, page_of
 from node.projections.fact_rows import FactRow, row_at
 from node.projections.told_facts import told_by_id
 from node.projections.view import View
@@ -180,7 +180,7 @@ def _find(name: str, access: Access, view: View, at: At) -> FactRow:
         if row.shown_from is not None or not name.startswith(_CID_PREFIX):
             return row
     told = told_by_id(view, at, name)
-    if told is not None and is_readable(told, access):
+    if told is not None and may_read(told, view, access):
         return told
     raise FactNotFound("there is no such fact")
 

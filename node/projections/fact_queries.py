@@ -81,6 +81,12 @@ def is_readable(row: FactRow, access: Access) -> bool:
     return access.covers(scope=row.fact.scope, entity=normal_uri(row.fact.entity))
 
 
+def may_read(row: FactRow, view: View, access: Access) -> bool:
+    """The same, of what the node itself says too: who may not read what that is about may not know of it either."""
+    subject = told_facts.subject_of(row, view)
+    return is_readable(row, access) and (subject is None or is_readable(subject, access))
+
+
 def is_expired(fact: Fact, now_ms: int) -> bool:
     return fact.valid_until is not None and parse_rfc3339(fact.valid_until) <= now_ms
 
@@ -103,7 +109,7 @@ def _matching(
             row.shown_from is not None
             and row.shown_from[0] < snapshot.size
             and _has_asked_form(row, query)
-            and is_readable(row, access)
+            and may_read(row, view, access)
             and (query.includes_expired or not is_expired(row.fact, snapshot.now_ms))
             and (query.includes_retracted or _stands(view.facts, row, snapshot))
             and (query.includes_contradicted or view.conflicts.standing(row, at).is_shown)
@@ -116,7 +122,7 @@ def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place |
     at = At(snapshot.size, snapshot.now_ms)
     if query.is_ascending:
         said = view.facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
-        told = (row for row in reversed(list(told_facts.told(view, at, **names))) if row.place > (after or (0, 0)))
+        told = told_facts.told_forward(view, at, **names, after=after or (0, 0))
         return heapq.merge(said, told, key=attrgetter("place"))
     before = after or min(LAST_PLACE, (snapshot.size, 0))
     said = view.facts.indexed(**names, before=before)

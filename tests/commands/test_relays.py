@@ -3,10 +3,15 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from node.commands.introductions import IntroduceManifest
 from node.commands.peers import Declaration, RecordPeerCheck, RegisterPeer
 from node.errors import Refusal
+from node.projections.access import EVERYTHING
+from node.projections.conflicts import At
+from node.projections.fact_queries import may_read
+from node.projections.told_facts import told_by_id
 from node.sync import PeerState
 from node.times import format_ms
 from tests.organisations import Organisation, b64url, be_strict, seal_message
@@ -302,8 +307,51 @@ async def test_from_whom_a_fact_came_is_read_as_a_fact_about_it(http, org_b, org
     (said,) = (await http.get("/v1/facts", entity=fact["id"])).expect(200)["facts"]
 
     assert (said["relation"], said["value"]["v"]) == ("stigmem:received_from", org_b.node_id)
-    assert (said["source"], said["scope"]) == ("system:stigmem", "public")
+    # PROTOCOL §5.5: a local fact, whatever the scope of the one it is about.
+    assert (said["source"], said["scope"], said["origin"]) == ("system:stigmem", "local", NODE_ID)
     assert (await http.get("/v1/facts", entity=ours["id"])).expect(200)["facts"] == []
+
+
+async def test_from_whom_facts_came_is_read_by_its_own_id_and_listed_by_its_relation(http, org_b, org_c):
+    await org_b.join(http)
+    await introduce(http, org_b, org_c)
+    for number in (1, 2):
+        await http.write(scope="public")
+        await org_b.receive(http, org_b.served_fact(number=2 * number), org_c.served_fact(number=2 * number + 1))
+    await http.write(scope="public")
+    ids = [f"01890000-0000-7000-8000-{number:012d}" for number in (2, 3, 4, 5)]
+
+    newest = await read_in_pages(http, relation="stigmem:received_from")
+    oldest = await read_in_pages(http, relation="stigmem:received_from", order="asc")
+
+    assert [said["entity"] for said in oldest] == ids and newest == oldest[::-1]
+    assert [said for said in await read_in_pages(http, source="system:stigmem") if "from" in said["relation"]] == newest
+    assert (await read_in_pages(http, source="system:stigmem", order="asc"))[-1] == oldest[-1]
+    for said in newest:
+        assert (await http.get(f"/v1/facts/{said['id']}")).expect(200) == said
+    (await http.get(f"/v1/facts/{(await http.write(scope='public'))['id'][:14]}8000-8000-000000000000")).refused(
+        404, "fact_not_found"
+    )
+
+
+async def read_in_pages(http: Served, **query: str) -> list[dict]:
+    found, cursor = [], {}
+    while cursor is not None:
+        page = (await http.get("/v1/facts", **query, **cursor, limit=1)).expect(200)
+        found += page["facts"]
+        cursor = {"cursor": page["cursor"]} if page["cursor"] else None
+    return found
+
+
+async def test_who_may_not_read_a_fact_may_not_read_from_whom_it_came(http, org_b):
+    await org_b.join(http)
+    await org_b.receive(http, org_b.served_fact())
+    [said] = (await http.get("/v1/facts", relation="stigmem:received_from")).expect(200)["facts"]
+    at_home = structs.replace(EVERYTHING, scopes=("local",))
+
+    with http.node.view() as view:
+        row = told_by_id(view, At(http.size, http.clock.now_ms()), said["id"])
+        assert may_read(row, view, EVERYTHING) and not may_read(row, view, at_home)
 
 
 async def name_peer(http: Served, org: Organisation) -> str:
