@@ -9,7 +9,7 @@ from node.commands.approvals import ApprovePeer
 from node.commands.declarations import own_declaration
 from node.commands.drafts import NAME_BYTES
 from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer
-from node.errors import PeerNotActive, UnsupportedField
+from node.errors import PeerNotActive
 from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
@@ -21,6 +21,9 @@ from node.peer_witness import shown_checkpoint
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
+NO_RATE_LIMIT = (
+    "rate_limit: signed and taken, but nothing here goes by it: it has no unit that two nodes could agree on"
+)
 Url = Annotated[str, Meta(max_length=NAME_BYTES)]
 
 
@@ -33,7 +36,10 @@ class TutorialForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A peer's own signed declaration, brought by an operator."""
+    """A peer's own signed declaration, brought by an operator.
+
+    `rate_limit` is named by PROTOCOL §5.1 and defined nowhere: signed like the rest, and said to change nothing here.
+    """
 
     node_url: Url
     node_id: str
@@ -41,7 +47,7 @@ class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allowed_scopes: tuple[Scope, ...]
     signed_at: str
     declaration_sig: str
-    rate_limit: int | None = None
+    rate_limit: Annotated[int, Meta(ge=1)] | None = None
 
 
 class DeclareRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,12 +79,11 @@ async def register_peer(request: web.Request) -> web.Response:
     members = scan_json(raw)
     if isinstance(members, dict) and "declaration_sig" in members:
         form = decode(raw, DeclarationForm)
-        if form.rate_limit is not None:
-            raise UnsupportedField("rate_limit: not supported by this version")
+        unheeded = (NO_RATE_LIMIT,) if form.rate_limit is not None else ()
         node_id, url, declaration = form.node_id, form.node_url, declaration_of(members)
     else:
         form = decode(raw, TutorialForm)
-        node_id, url, declaration = form.peer_entity_uri, form.peer_url, None
+        node_id, url, declaration, unheeded = form.peer_entity_uri, form.peer_url, None, ()
     outcome = await node.execute(
         RegisterPeer(
             principal=principal,
@@ -93,7 +98,8 @@ async def register_peer(request: web.Request) -> web.Response:
     if peer.reason != "awaiting_approval":
         await check_peer(node, client, peer)
     with node.view() as view:
-        return json_response(registered(find_peer(outcome.reply, view)), 201)
+        peer = find_peer(outcome.reply, view)
+    return json_response(registered(peer) | {"warnings": (*peer.warnings, *unheeded)}, 201)
 
 
 async def declare(request: web.Request) -> web.Response:

@@ -158,8 +158,19 @@ async def test_a_declaration_must_be_later_than_the_last(http: Served, org_b: Or
     (await http.post(PEERS, declaration(org_b.signer, signed_at=format_ms(START_MS + 1)))).expect(201)
 
 
-async def test_a_rate_limit_is_refused_rather_than_ignored(http: Served, org_b: Organisation):
-    (await http.post(PEERS, declaration(org_b.signer, rate_limit=5))).refused(422, "unsupported_field")
+async def test_a_declaration_may_name_a_rate_limit_that_is_signed_with_the_rest_and_said_to_change_nothing(
+    http: Served, org_b: Organisation
+):
+    signed = declaration(org_b.signer, rate_limit=5)
+
+    (await http.post(PEERS, signed | {"rate_limit": 6})).refused(422, "declaration_invalid")
+    (await http.post(PEERS, declaration(org_b.signer, rate_limit=0))).refused(422, "invalid_field")
+    (await http.post(PEERS, declaration(org_b.signer, rate_limit="5"))).refused(422, "invalid_field")
+    answer = (await http.post(PEERS, signed)).expect(201)
+
+    assert [warning for warning in answer["warnings"] if warning.startswith("rate_limit: ")]
+    later = declaration(org_b.signer, signed_at=format_ms(START_MS + 1))
+    assert not [said for said in (await http.post(PEERS, later)).expect(201)["warnings"] if "rate_limit" in said]
 
 
 # Changing and removing.
