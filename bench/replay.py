@@ -24,8 +24,8 @@ from node.events.event import Actor
 from node.events.facts import Fact, FactAsserted, Value, body_of, cid_of
 from node.events.identity import NodeCreated
 from node.events.log import Log
+from node.events.log_file import structural_problem
 from node.keys import Signer
-from replay.copying import structural_problem
 from replay.log_run import LogRun
 from replay.progress import Bar
 from replay.rebuild import rebuild_views

@@ -1,22 +1,14 @@
 """What `stigmem replay` says of a log that does not hold, and of a folder that holds none.
 
-Does not check anything but the format (see log_check.py).
+Does not check anything but the format (see `node/events/log_check.py`).
 """
 
 from pathlib import Path
 
-from msgspec import Struct
-
 from node.errors import LogDamaged
-from node.events.log import FORMAT
+from node.events.log import FORMAT, TABLES
+from node.events.log_check import LogCheck
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
-
-
-class Damage(Struct, frozen=True):
-    """What is wrong, in words, at the first offset where anything is; `offset` None where none can be told."""
-
-    offset: int | None
-    words: str
 
 
 class Damaged(Exception):
@@ -37,6 +29,11 @@ def damage_of(refusal: LogDamaged) -> Damaged:
     if not isinstance(offset, int):
         return Damaged(None, refusal.detail)
     return Damaged(offset, refusal.detail.removeprefix(f"offset {offset}: "))
+
+
+def log_check(log_dir: Path) -> LogCheck:
+    """A look at the log in `log_dir`, which nobody changes meanwhile and this process has not open."""
+    return LogCheck(Store(log_dir, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_readonly=True))
 
 
 def require_format(log_dir: Path) -> None:

@@ -1,8 +1,7 @@
-"""A private copy of an LMDB file, at rest and checked page by page before LMDB itself opens it.
+"""A private copy of an LMDB file, at rest, so that it can be checked before LMDB itself opens it (`node/events/log_file.py`).
 
 Always: the copied folder is only read (beside a node that commits, a reader's slot in LMDB's lock file is taken and given
-back); what LMDB is given to open has passed the structural check, because a torn or
-forged page can take the whole process down.
+back).
 Always: the copy is one committed state of the file, also while a node commits to it.
 
 Does not know what lies in the tables (see chain.py, verify.py).
@@ -14,11 +13,9 @@ import struct
 from pathlib import Path
 
 import lmdb
-from lmdb.verify import VerifyError
-from lmdb.verify import verify as problems_of
 
-DATA_FILE = "data.mdb"
-_META_BYTES = 2 * mmap.PAGESIZE
+from node.events.log_file import DATA_FILE, META_BYTES
+
 _TXNID = _PAGE_NUMBER = struct.Struct("=Q")
 # Behind the page header (16) and magic, version, address, map size, two tables and the last page of LMDB's format 1.
 _TXNID_AT = 16 + 24 + 96 + 8
@@ -34,16 +31,6 @@ def copy_environment(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     if not _copy_unchanged(source / DATA_FILE, target / DATA_FILE):
         _copy_pinned(source, target / DATA_FILE)
-
-
-def structural_problem(folder: Path) -> str | None:
-    """The first thing wrong with the structure of the LMDB file in `folder`, or None. LMDB does not open it."""
-    try:
-        problems = problems_of(str(folder), subdir=True)
-    except (VerifyError, struct.error, ArithmeticError, LookupError, ValueError) as error:
-        # The walker reports what it foresaw; on bytes that nobody foresaw it stumbles, which says as much.
-        return str(error)
-    return problems[0] if problems else None
 
 
 def _copy_unchanged(source: Path, target: Path) -> bool:
@@ -81,7 +68,7 @@ def _pin(environment: lmdb.Environment, source: Path, target: Path) -> bytes:
 
 def _metas(source: Path) -> bytes:
     with source.open("rb") as file:
-        return file.read(_META_BYTES)
+        return file.read(META_BYTES)
 
 
 def _meta_of(txnid: int, metas: bytes) -> bytes | None:

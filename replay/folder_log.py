@@ -25,13 +25,14 @@ from node.events.checkpoint import Checkpoint, log_key, note_text, origin_of, si
 from node.events.entry import Entry, Header, is_signed_by, open_header
 from node.events.identity import NodeCreated, NodeRestored
 from node.events.log import Log
+from node.events.log_file import structural_problem
 from node.events.peers import CheckpointCosigned
 from node.events.proof_bundle import Bundle, LogKey, check_bundle, check_note, fact_in, make_bundle
 from node.events.tree import Frontier, leaf_hash, root_at
 from node.keys import Signer, key_id_of
 from node.times import format_ms
 from replay.chain import Damaged, damage_of, require_format
-from replay.copying import copy_environment, structural_problem
+from replay.copying import copy_environment
 from replay.log_source import DoesNotHold, LogHead, LogLine, NotDone, Wanted
 from replay.verify import require_log
 

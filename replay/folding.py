@@ -10,11 +10,11 @@ from node.errors import LogDamaged
 from node.events.entry import Entry
 from node.events.facts import FactsSealed
 from node.events.log import Log
+from node.events.signed_inside import check_later_seal
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
 from replay.chain import Damaged
-from replay.signed_inside import check_later_seal
 
 _BATCH = 512
 

@@ -2,7 +2,7 @@
 
 Always: the fold goes on to the log's head, so that an entry which cannot be folded is named also behind the live views.
 
-Does not check the log (see log_check.py): where that is damaged, what is found there comes first.
+Does not check the log (see `node/events/log_check.py`): where that is damaged, what is found there comes first.
 """
 
 import struct
@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from node.errors import LogDamaged
 from node.events.log import Log
+from node.events.log_check import Damage
+from node.events.log_file import structural_problem
 from node.projections.views import Views
-from replay.chain import Damage, Damaged
-from replay.copying import structural_problem
+from replay.chain import Damaged
 from replay.folding import fold_to
 from replay.workers import Tell
 

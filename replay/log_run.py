@@ -10,9 +10,9 @@ from pathlib import Path
 
 from msgspec import Struct, structs
 
-from replay.chain import Damage, require_format
+from node.events.log_check import Checked, Damage, LogCheck
+from replay.chain import log_check, require_format
 from replay.live_views import REMEDY, Folded, FoldTask, fold_and_compare
-from replay.log_check import Checked, LogCheck
 from replay.probe import first_unreadable_offset
 from replay.progress import Bar
 from replay.workers import Failed, Gone, Progress, Tell, Worker, whoever_speaks
@@ -213,7 +213,7 @@ def _unread(how: str) -> Folded:
 
 def _make_reader(log_dir: Path) -> object:
     require_format(log_dir)
-    return partial(_read, LogCheck(log_dir))
+    return partial(_read, log_check(log_dir))
 
 
 def _make_folder() -> object:

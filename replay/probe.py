@@ -2,13 +2,14 @@
 
 Always: this process stays alive, and waits no longer than a deadline for the next sign of progress.
 
-Does not say what is wrong (see copying.py): only which offset the reader did not get past.
+Does not say what is wrong (see `node/events/log_file.py`): only which offset the reader did not get past.
 """
 
 from functools import partial
 from pathlib import Path
 
-from replay.log_check import LogCheck
+from node.events.log_check import LogCheck
+from replay.chain import log_check
 from replay.workers import Failed, Gone, Job, NotDone, Progress, Tell, Worker
 
 _PROGRESS_DEADLINE_S = 30.0
@@ -48,7 +49,7 @@ def _reading(log_dir: Path) -> Job:
 
 
 def _make_reader(log_dir: Path) -> object:
-    return partial(_read_through, LogCheck(log_dir))
+    return partial(_read_through, log_check(log_dir))
 
 
 def _read_through(log: LogCheck, task: tuple[int, int | None, int], tell: Tell) -> int | None:

@@ -19,13 +19,13 @@ from msgspec import Struct
 
 from node.errors import LogDamaged
 from node.events.log import Log
+from node.events.log_file import structural_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.folder_lock import FolderLock
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, read_checkpoint
 from node.projections.views import Views, is_trusted, new_folder, point_at, read_current
 from replay.chain import Damaged, damage_of
-from replay.copying import structural_problem
 from replay.folding import fold_to
 from replay.live_views import differing_projections
 from replay.log_run import LogRun, Rest, survey

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from node.events.log_check import Damage
+from node.events.log_file import DATA_FILE, structural_problem
 from node.events.tree import EMPTY_ROOT
 from node.projections.views import is_trusted, read_current
-from replay.chain import Damage, Damaged, NotALog
-from replay.copying import DATA_FILE, copy_environment, structural_problem
+from replay.chain import Damaged, NotALog
+from replay.copying import copy_environment
 from replay.live_views import FoldTask
 from replay.log_run import LogRun, Rest, survey
 from replay.probe import first_unreadable_offset

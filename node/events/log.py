@@ -72,6 +72,11 @@ class Log:
         self._announced = self.head()
         self._followers: set[asyncio.Event] = set()
 
+    @property
+    def store(self) -> Store:
+        """What it lies in, for checking it row by row (see log_check.py)."""
+        return self._store
+
     def head(self) -> Head:
         """The log's durable head."""
         return Head(size=self._frontier.size, root=self._frontier.root(), leaf=self._leaf)

@@ -1,5 +1,7 @@
 """A log checked stretch by stretch, from what is stored alone: chain, signatures, items, times, and the tree over it.
 
+The one checker there is: the offline commands have it look at a copy, and the node at its own log (`node/log_watch.py`).
+
 Always: of a stretch the first bad offset is the one named, whatever else is wrong behind it; stretches may be checked in
 any order and by several processes, because each takes from before it what is stored there, and checks only what is in it.
 Always: memory does not grow with the log. Every row of the tables is accounted for: what belongs to no entry is damage.
@@ -7,10 +9,11 @@ Always: memory does not grow with the log. Every row of the tables is accounted 
 Does not check the views, nor who may have done what.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
+import lmdb
 from msgspec import Struct
 
 from node.canonical import b64url_encode
@@ -18,13 +21,19 @@ from node.errors import LogDamaged
 from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, open_items
 from node.events.event import Event, type_of
 from node.events.identity import NodeCreated, NodeRestored
+from node.events.item_rows import ItemRows, Row, out_of_place, times_of
 from node.events.log import NODE_KEY, OFFSET_KEY, RESTORED, TABLES
-from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from node.events.signed_inside import Evidence, KnownKeys
+from node.events.store import Store, storage_errors
 from node.events.tree import inner_hash, leaf_hash, root_at
 from node.keys import key_id_of
-from replay.chain import Damage
-from replay.item_rows import ItemRows, Row, out_of_place, times_of
-from replay.signed_inside import Evidence, KnownKeys
+
+
+class Damage(Struct, frozen=True):
+    """What is wrong, in words, at the first offset where anything is; `offset` None where none can be told."""
+
+    offset: int | None
+    words: str
 
 
 class Checked(Struct, frozen=True):
@@ -61,67 +70,91 @@ class _Stretch(Struct):
 
 
 class LogCheck:
-    """One process's look at the log in `log_dir`, which nobody else changes."""
+    """A look at the log in `store`, each question from a snapshot of its own. What is asked about must not change meanwhile:
+    of a log that is appended to, ask for entries that it has.
+    """
 
-    def __init__(self, log_dir: Path) -> None:
-        with storage_errors():
-            self._store = Store(log_dir, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_readonly=True)
-            self._txn = self._store.begin()
-        self._db = {name: self._store.table(name) for name in TABLES}
-        self.size = self._count("headers")
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._db = {name: store.table(name) for name in TABLES}
+        self._txn: lmdb.Transaction
         self._own_key: OwnKey | None = None
         self._evidence: Evidence | None = None
 
+    @property
+    def size(self) -> int:
+        """How many rows the table of entries has."""
+        with self._reading():
+            return self._count("headers")
+
     def check(self, first: int, end: int) -> Checked:
         """Check the entries of [first, end) whole."""
-        return self._checked(first, end, is_quick=False)
+        return self._checked(first, end, self._check_whole)
+
+    def check_own(self, first: int, end: int) -> Checked:
+        """Check the entries of [first, end), but not what is signed inside their items: keys for that stand anywhere before."""
+        return self._checked(first, end, self._check_own)
 
     def check_quickly(self, first: int, end: int) -> Checked:
         """Check chain and tree over [first, end) alone. Where `end` is the log's size, the last entry's signature too:
         through the chain it is one over every entry before it.
         """
-        return self._checked(first, end, is_quick=True)
+        return self._checked(first, end, self._check_last_signature)
 
     def check_rest(self, items: int | None) -> Damage | None:
         """Whether the tables hold a row that belongs to no entry, after all entries were found to hold; `items` is how many
         items those have, None where they were not looked at.
         """
-        with storage_errors():
-            words = next(self._left_over(items), None)
-        return None if words is None else Damage(self.size, words)
+        with self._reading():
+            size = self._count("headers")
+            words = next(self._left_over(size, items), None)
+        return None if words is None else Damage(size, words)
 
     def root_at(self, size: int) -> bytes:
         """The root over the first `size` entries, by the tree as it is stored."""
-        with storage_errors():
-            return root_at(size, self._node)
+        with self._reading():
+            return self._root_at(size)
 
     def close(self) -> None:
-        self._txn.abort()
         self._store.close()
 
-    def _checked(self, first: int, end: int, *, is_quick: bool) -> Checked:
-        with storage_errors():
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with storage_errors(), self._store.begin() as self._txn:
+            yield
+
+    def _checked(self, first: int, end: int, look_into: Callable[[_Stretch], None]) -> Checked:
+        with self._reading():
             try:
                 self._known_key()
             except LogDamaged as damage:
                 return Checked(0, Damage(0, damage.detail))
             stretch = self._read(first, end)
             self._check_chain(stretch)
-            if is_quick:
-                self._check_last_signature(stretch)
-            else:
-                self._open_headers(stretch)
-                self._check_signatures(stretch)
-                self._check_items(stretch)
-                self._check_times(stretch)
+            look_into(stretch)
             self._check_tree(stretch)
         return Checked(stretch.items, stretch.damage)
+
+    def _check_whole(self, stretch: _Stretch) -> None:
+        self._check_entries(stretch, self._evidence)
+
+    def _check_own(self, stretch: _Stretch) -> None:
+        self._check_entries(stretch, None)
+
+    def _check_entries(self, stretch: _Stretch, evidence: Evidence | None) -> None:
+        self._open_headers(stretch)
+        self._check_signatures(stretch)
+        self._check_items(stretch, evidence)
+        self._check_times(stretch)
+
+    def _root_at(self, size: int) -> bytes:
+        return root_at(size, self._node)
 
     def _known_key(self) -> OwnKey:
         if self._own_key is None:
             self._own_key = self._born()
             known = KnownKeys(self._own_key.node_id, self._own_key.public_key, self._events)
-            self._evidence = Evidence(known, self.root_at)
+            self._evidence = Evidence(known, self._root_at)
         return self._own_key
 
     def _born(self) -> OwnKey:
@@ -172,8 +205,7 @@ class LogCheck:
         return iter(cursor) if found else iter(())
 
     def _count(self, table: str) -> int:
-        with storage_errors():
-            return self._txn.stat(self._db[table])["entries"]
+        return self._txn.stat(self._db[table])["entries"]
 
     def _node(self, level: int, index: int) -> bytes:
         node = self._txn.get(NODE_KEY.pack(level, index), db=self._db["tree"])
@@ -200,7 +232,7 @@ class LogCheck:
         return leaf_hash(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b"")
 
     def _check_last_signature(self, stretch: _Stretch) -> None:
-        if stretch.first + len(stretch.stored) != self.size:
+        if not stretch.stored or stretch.first + len(stretch.stored) != self._count("headers"):
             return
         try:
             self._require_signed(open_header(stretch.stored[-1]), stretch.stored[-1])
@@ -231,14 +263,15 @@ class LogCheck:
         if not is_signed_by(stored, own.public_key):
             raise LogDamaged("the signature does not verify")
 
-    def _check_items(self, stretch: _Stretch) -> None:
-        """Items against commitments, and what is signed inside them."""
+    def _check_items(self, stretch: _Stretch, evidence: Evidence | None) -> None:
+        """Items against commitments, and by `evidence` what is signed inside them."""
         items = ItemRows(self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
         for index, header in enumerate(stretch.headers):
             try:
                 taken = items.take(header.offset, len(header.items))
                 _, event = open_items(header, taken)
-                self._evidence.check(header.offset, event)
+                if evidence is not None:
+                    evidence.check(header.offset, event)
             except LogDamaged as damage:
                 stretch.cut(index, damage.detail)
                 return
@@ -297,8 +330,7 @@ class LogCheck:
 
     # The tables as a whole
 
-    def _left_over(self, items: int | None) -> Iterator[str]:
-        n = self.size
+    def _left_over(self, n: int, items: int | None) -> Iterator[str]:
         if next(self._rows("items", OFFSET_KEY.pack(n)), None) is not None:
             yield "the entry is missing, its items are there"
         if items is not None and self._count("items") != items:
@@ -319,19 +351,19 @@ class LogCheck:
             for key, _ in self._rows("meta", b"")
             if key not in (b"format", RESTORED)
         )
-        if not self._knows_of_its_restore():
+        if not self._knows_of_its_restore(n):
             yield "the table meta tells of a restore that the log does not"
         tables = {name.encode() for name in TABLES}
         yield from (f"a log has no table {name!r}" for name, _ in self._txn.cursor() if name not in tables)
 
-    def _knows_of_its_restore(self) -> bool:
+    def _knows_of_its_restore(self, size: int) -> bool:
         """Whether the entry behind a restore says so; a log that no node has opened since says nothing yet."""
         row = self._txn.get(RESTORED, db=self._db["meta"])
         if row is None:
             return True
         behind = self._txn.get(row, db=self._db["headers"]) if len(row) == OFFSET_KEY.size else None
         is_said = behind is not None and open_header(behind).type == type_of(NodeRestored)
-        return is_said or row == OFFSET_KEY.pack(self.size)
+        return is_said or row == OFFSET_KEY.pack(size)
 
     # Reading for others
 

@@ -3,7 +3,7 @@
 Always: what the log records as accepted must verify under a key that the log records up to there; what it records as refused,
 held back or not verified need not. Seals of this node's own hold under its own key, wherever they stand.
 
-Does not check seals that were given later (`FactsSealed`): those need the fact, which only the fold finds (see live_views.py).
+Does not check seals that were given later (`FactsSealed`): those need the fact, which only the fold finds.
 Does not decide whether a peer was to be believed then, nor whether a key was current or a manifest unexpired.
 """
 
