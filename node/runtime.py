@@ -24,10 +24,12 @@ from node.commands.seals import SealFacts
 from node.config import Config
 from node.errors import LogDamaged, NotReady, Refusal
 from node.events.checkpoint import origin_of
+from node.events.evidence import damage_at
 from node.events.identity import NodeCreated
 from node.events.log import Log
 from node.folder_lock import FolderLock
 from node.keys import Signer, equal_secrets, keyed_hash
+from node.log_watch import RECENT_ENTRIES, LogWatch, recent_damage, require_chain, require_file
 from node.projections.fact_rows import FactRow
 from node.projections.told_facts import is_told
 from node.projections.view import View
@@ -66,6 +68,7 @@ class Node:
         self._is_closing = threading.Event()
         self._writer: Writer | None = None
         self._damage: LogDamaged | None = None
+        self._watch: LogWatch | None = None
         self._admin_hash: str | None = None
         self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
         self._sign_of_life: dict[str, asyncio.Event] = {}
@@ -76,7 +79,8 @@ class Node:
     async def open(cls, *, config: Config, clock: Clock, signer: Signer) -> "Node":
         """Open the folder and the log, and found it where it is empty; the node then begins by itself (see `begun`).
 
-        Raises StartupError, FolderInUse, UnknownFormat, or LogDamaged.
+        A node whose last entries do not hold comes up and takes no writes. Raises StartupError, FolderInUse, UnknownFormat, or
+        LogDamaged where it cannot even do that: the file, its first entry or its last one is not to be read.
         """
         node = cls(
             config=config,
@@ -90,7 +94,7 @@ class Node:
         try:
             node._open_storage()
             node._begun = asyncio.create_task(node._begin(), name="stigmem-begin")
-            if node._views is not None:
+            if node._views is not None or node._damage is not None:
                 await node.begun()
         except BaseException:
             await node.close()
@@ -98,18 +102,21 @@ class Node:
         return node
 
     async def begun(self) -> None:
-        """Wait until the views stand at the log's head and writes are taken.
+        """Wait until the views stand at the log's head and writes are taken, or the log is found damaged.
 
         That is at once unless the views are made anew from the log: then the node answers what it can meanwhile.
         """
         await asyncio.shield(self._begun)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether `begun` would not wait."""
+        return self._begun is not None and self._begun.done()
+
     def execute(self, command: Struct, prepare: Prepare | None = None) -> asyncio.Future:
         """Carry out a command: its Outcome, or what `prepare` made of it, once that is on disk. Raises its refusal."""
-        if self._writer is None:
-            raise self._not_ready()
-        if self._damage is not None:
-            raise self._damage
+        if self._damage is not None or self._writer is None:
+            raise self._why_not()
         return self._writer.execute(command, prepare)
 
     @contextmanager
@@ -117,7 +124,7 @@ class Node:
         """What the log folds to now. Open it, read it and close it in one `with`, never across an await."""
         if self._views is None:
             if self._stale is None:
-                raise self._not_ready()
+                raise self._why_not()
             with self._stale.view() as view:
                 yield view
             return
@@ -132,11 +139,22 @@ class Node:
         try:
             with self.log.evidence() as evidence:
                 for row in rows:
+                    self.require_undamaged(row.place[0])
                     if not is_told(row):
                         evidence.require(row.place, row.fact)
         except LogDamaged as damage:
             self.note_damage(damage)
             raise
+
+    def require_undamaged(self, offset: int) -> None:
+        """Raise LogDamaged where this entry is the one that was found not to hold, whatever can be read of it."""
+        if self._damage is not None and self._damage.data.get("offset") == offset:
+            raise self._damage
+
+    def watch_log(self) -> None:
+        """Look through the whole log in the background, from now until the node closes or a damage is found; call it once."""
+        self._watch = LogWatch(self.log, self.note_damage, self._is_closing)
+        self._watch.start()
 
     def note_damage(self, damage: LogDamaged) -> None:
         """Take no more writes: what is decided on a damaged log would be built on it."""
@@ -167,16 +185,19 @@ class Node:
         )
 
     def log_origin(self, size: int) -> str:
-        """The name of the log at that size: what was signed of it before a restore keeps the name that it had then."""
-        if self._origins is None:
-            raise self._not_ready()
+        """The name of the log at that size: what was signed of it before a restore keeps the name that it had then.
+
+        Nothing is signed of a log that is damaged, so it has no name: LogDamaged.
+        """
+        if self._damage is not None or self._origins is None:
+            raise self._why_not()
         names = [origin for offset, origin in self._origins if offset < size]
         return names[-1] if names else origin_of(self.node_id)
 
     def is_admin_key(self, key: str) -> bool:
         """Compared in constant time, and as keyed hashes, so that neither length nor prefix shows."""
         if self._admin_hash is None and self._views is None:
-            raise self._not_ready()
+            raise self._why_not()
         return self._admin_hash is not None and equal_secrets(keyed_hash(self._admin_secret, key), self._admin_hash)
 
     @property
@@ -186,10 +207,8 @@ class Node:
 
     def require_ready(self) -> None:
         """Raise NotReady, with how far the node has come, or LogDamaged, with where, where writes are not taken."""
-        if self._damage is not None:
-            raise self._damage
         if not self.is_ready:
-            raise self._not_ready()
+            raise self._why_not()
 
     def sign_of_life(self, node_id: str) -> asyncio.Event:
         """Set whenever a peer makes an authenticated request: whoever waits out a backoff towards it may stop waiting."""
@@ -224,6 +243,8 @@ class Node:
             await asyncio.gather(self._begun, return_exceptions=True)
         if self._writer is not None:
             await self._writer.close()
+        if self._watch is not None:
+            await asyncio.to_thread(self._watch.join)
         if self._views is not None:
             close_current(self._folder / "views", self._views)
         if self._stale is not None:
@@ -233,25 +254,63 @@ class Node:
         self._lock.release()
 
     def _open_storage(self) -> None:
-        self.log = Log(self._folder / "log")
-        head = self.log.head()
-        if head.size:
-            self._check_identity()
-            last = self.log.read(head.size - 1, 1)[0]
-            self.clock.resume(last.hlc, last.at_ms)
+        require_file(self._folder / "log")
+        try:
+            self.log = Log(self._folder / "log")
+            self._open_log()
+        except LogDamaged as damage:
+            raise damage_at(damage.data.get("offset"), damage.detail) from damage
         views_dir = self._folder / "views"
-        self._views = open_live(views_dir, self.log) if head.size else rebuild(views_dir, self.log)
+        # Nothing is folded that was not looked at: views that stand far behind are made anew, once the whole chain holds.
+        max_behind = RECENT_ENTRIES if self._damage is None else 0
+        self._views = (
+            open_live(views_dir, self.log, max_behind) if self.log.head().size else rebuild(views_dir, self.log)
+        )
         if self._views is None:
             self._stale = open_stale(views_dir, self.log)
 
+    def _open_log(self) -> None:
+        """Raises LogDamaged where the node cannot run: what says whose log it is, or where it stands, is not to be read."""
+        size, damage = self.log.head().size, recent_damage(self.log)
+        if size:
+            self._check_identity()
+            last = self.log.read(size - 1, 1)[0]
+            try:
+                self.clock.resume(last.hlc, last.at_ms)
+            except ValueError as error:
+                raise LogDamaged(f"the entry's time cannot be read: {error}", offset=size - 1) from error
+        elif damage is not None:
+            raise damage
+        if damage is not None:
+            self.note_damage(damage)
+
     async def _begin(self) -> None:
-        if self._views is None:
+        if self._damage is None and self._views is None:
+            await self._make_views()
+        if self._damage is not None:
+            # What is sound can be read, as far as there are views; nothing is written, not even what is owed.
             self._read_admin_key()
-            views = await asyncio.to_thread(rebuild, self._folder / "views", self.log, self._note_folded)
+            return
+        await self._take_writes()
+
+    async def _make_views(self) -> None:
+        """Make the views anew, unless the log is found damaged: then those that can be read meanwhile stay all there is."""
+        self._read_admin_key()
+        try:
+            views = await asyncio.to_thread(self._made_anew)
+        except LogDamaged as damage:
+            self.note_damage(damage_at(damage.data.get("offset"), damage.detail))
+        else:
             # No await between the two: whoever asks for a view gets the old ones or the new ones.
             self._views, stale, self._stale = views, self._stale, None
             if stale is not None:
                 stale.retire()
+
+    def _made_anew(self) -> Views:
+        require_chain(self.log, lambda: self._note_folded(0))
+        return rebuild(self._folder / "views", self.log, self._note_folded)
+
+    async def _take_writes(self) -> None:
         self._writer = Writer(
             log=self.log,
             views=self._views,
@@ -282,7 +341,9 @@ class Node:
         if self._is_closing.is_set():
             raise NotReady("the node is stopping")
 
-    def _not_ready(self) -> NotReady:
+    def _why_not(self) -> Refusal:
+        if self._damage is not None:
+            return self._damage
         if self._views is None:
             return NotReady(f"the views are being made anew: {self._folded} of {self.log.head().size} entries")
         return NotReady("writes are not taken")
@@ -304,7 +365,7 @@ class Node:
         if self.config.admin_key is not None:
             self._admin_hash = keyed_hash(self._admin_secret, self.config.admin_key)
             return
-        with suppress(NotReady), self.view() as view:
+        with suppress(NotReady, LogDamaged), self.view() as view:
             self._admin_hash = view.identity.admin_key_hash()
 
     async def _set_up_admin_key(self) -> None:

@@ -53,17 +53,24 @@ async def serve(config: Config) -> None:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await _listen(runner, config)
-        if not node.is_ready and not await _has_begun(node, stop):
+        if not node.has_begun and not await _has_begun(node, stop):
             return
-        if config.federation_enabled:
-            await sync.start()
-            stack.push_async_callback(sync.close)
-        stack.push_async_callback(_stop, asyncio.create_task(_keep_up(node), name="stigmem-upkeep"))
+        # A node whose log is damaged answers what it can, and does nothing of itself.
+        if node.is_ready:
+            await _set_to_work(node, sync, stack)
         rest_collector()
         _share_interpreter()
         _announce(node)
         await stop.wait()
         _log.info("stopping")
+
+
+async def _set_to_work(node: Node, sync: Sync, stack: contextlib.AsyncExitStack) -> None:
+    node.watch_log()
+    if node.config.federation_enabled:
+        await sync.start()
+        stack.push_async_callback(sync.close)
+    stack.push_async_callback(_stop, asyncio.create_task(_keep_up(node), name="stigmem-upkeep"))
 
 
 def open_signer(config: Config, clock: Clock) -> Signer:
@@ -160,6 +167,8 @@ def _announce(node: Node) -> None:
         federation=node.config.federation_enabled,
         trust_mode=node.config.trust_mode,
     )
+    if not node.is_ready:
+        return
     with node.view() as view:
         restore = view.identity.last_restore()
     if restore is not None and not restore.is_confirmed:

@@ -24,7 +24,17 @@ from node.events.tree import leaf_hash
 ReadStored = Callable[[int], bytes]
 ReadItem = Callable[[int, int], Item]
 
+_REMEDY = "; `stigmem replay verify` tells what is damaged"
+
 _encode = msgspec.json.Encoder().encode
+
+
+def damage_at(offset: int | None, words: str) -> LogDamaged:
+    """A damage as an operator needs it told, once: where, and what tells more. `offset` None where none can be told."""
+    words = words.removesuffix(_REMEDY)
+    if offset is None:
+        return LogDamaged(words + _REMEDY)
+    return LogDamaged(f"offset {offset}: {words.removeprefix(f'offset {offset}: ')}{_REMEDY}", offset=offset)
 
 
 class _Header(Struct, frozen=True):
@@ -72,8 +82,7 @@ class Evidence:
         try:
             self._require(self._header_at(offset), offset, index, fact)
         except LogDamaged as damage:
-            words = f"offset {offset}: {damage.detail}; `stigmem replay verify` tells what is damaged"
-            raise LogDamaged(words, offset=offset) from damage
+            raise damage_at(offset, damage.detail) from damage
 
     def _header_at(self, offset: int) -> _Header:
         # A page of a peer's brought its facts in one entry.

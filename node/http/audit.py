@@ -95,6 +95,8 @@ async def audit_log(request: web.Request) -> web.Response:
         entries, left = node.log.read_back(
             first, min(before, end), types=types, limit=asked.limit, max_reads=LOG_PAGE_READS
         )
+        for entry in entries:
+            node.require_undamaged(entry.offset)
         return _page([_logged(entry, view) for entry in entries], None if left <= first else (left, 0))
 
     return json_response(await node.read(page))

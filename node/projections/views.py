@@ -8,6 +8,7 @@ Recovery is not a second code path: a fresh start, a crash and a rebuild all fol
 
 import os
 import shutil
+import struct
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from msgspec import Struct
 
 from node.errors import LogDamaged, NotReady
 from node.events.log import Log
+from node.events.log_file import DATA_FILE, startup_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, read_checkpoint
@@ -127,11 +129,16 @@ class StaleViews:
             self._views.close()
 
 
-def open_live(views_dir: Path, log: Log) -> Views | None:
-    """The live views, folded up to the log's head; None where there are none that can be trusted."""
+def open_live(views_dir: Path, log: Log, max_behind: int) -> Views | None:
+    """The live views, folded up to the log's head; None where there are none that can be trusted.
+
+    Neither are those that stand more than `max_behind` entries behind it.
+    """
     views_dir.mkdir(parents=True, exist_ok=True)
     current = read_current(views_dir)
     if current is None or not is_trusted(current) or not _is_sound(views_dir, current, log):
+        return None
+    if log.head().size - _checkpoint_of(views_dir / str(current.folder)).size > max_behind:
         return None
     views = _folded(views_dir / str(current.folder), log, no_progress)
     _write_current(views_dir, current.folder, is_closed=False)
@@ -217,11 +224,12 @@ def _is_whole(current: Current) -> bool:
 
 def _is_sound(views_dir: Path, current: Current, log: Log) -> bool:
     """Whether the views can be opened and stand on the log's own entries."""
-    if not (views_dir / str(current.folder) / "data.mdb").exists():
+    folder = views_dir / str(current.folder)
+    if not (folder / DATA_FILE).exists() or startup_problem(folder) is not None:
         return False
     try:
-        checkpoint = _checkpoint_of(views_dir / str(current.folder))
-    except LogDamaged:
+        checkpoint = _checkpoint_of(folder)
+    except (LogDamaged, struct.error):  # a checkpoint that is none
         return False
     if checkpoint.size > log.head().size:
         return False

@@ -1,17 +1,22 @@
 """A node under which the disk changed its log or its views: what it no longer says, and what it says instead (PROTOCOL §13)."""
 
+import asyncio
+import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import lmdb
 import pytest
 
+from node.errors import LogDamaged
 from node.events.log import ITEM_KEY, OFFSET_KEY
 from node.keys import Signer
 from node.projections.base import place_key
 from tests import organisations
 from tests.clocks import CountedClock
 from tests.organisations import Organisation
+from tests.replay.folders import edit, flip
 from tests.served import SEED, Served, config_for
 
 
@@ -93,3 +98,91 @@ async def test_a_peer_is_not_given_a_fact_that_is_not_what_the_log_commits_to(ht
     await _while_stopped(http, *_damages(damaged["log_offset"])[where])
     answer = await http.send("GET", "/v1/federation/facts", bearer=other.token(http))
     assert answer.refused(503, "log_damaged")["offset"] == damaged["log_offset"]
+
+
+async def test_a_node_whose_last_entries_do_not_hold_comes_up_and_says_so(http, two):
+    damaged, whole = two
+    await _while_stopped(http, *_damages(damaged["log_offset"])["an item"])
+    await _refuses(http, "/readyz", damaged["log_offset"])
+    await _refuses(http, "/v1/log/checkpoint", damaged["log_offset"])
+    (await http.get(f"/v1/facts/{whole['id']}")).expect(200)
+
+
+async def test_an_entry_whose_signature_was_changed_is_not_shown_whatever_else_of_it_holds(http, two):
+    offset = two[0]["log_offset"]
+    await http.stop()
+    _flip_last_byte(http.folder / "log", offset)
+    await http.start()
+    await _refuses(http, f"/v1/facts/{two[0]['id']}", offset)
+    await _refuses(http, "/v1/admin/audit-log", offset)
+
+
+@pytest.mark.parametrize("where", ["an item", "a header"])
+async def test_views_are_not_made_of_a_damaged_log(http, two, where):
+    damaged, whole = two
+    await http.stop()
+    _change(http.folder / "log", *_damages(damaged["log_offset"])[where][1:])
+    shutil.rmtree(http.folder / "views")
+    await http.start()
+    for path in ("/readyz", f"/v1/facts/{whole['id']}", "/v1/gardens", "/v1/log/checkpoint"):
+        await _refuses(http, path, damaged["log_offset"])
+    assert (await http.get("/healthz")).status == 200
+    assert not (http.folder / "views" / "CURRENT").exists()
+
+
+async def test_an_older_entry_is_found_damaged_before_views_are_made_anew(http):
+    offset = await _with_an_old_fact(http)
+    await http.stop()
+    _change(http.folder / "log", *_damages(offset)["a header"][1:])
+    shutil.rmtree(http.folder / "views")
+    await http.start()
+    await _refuses(http, "/readyz", offset)
+
+
+async def test_damage_among_the_older_entries_is_found_in_the_background(http):
+    offset = await _with_an_old_fact(http)
+    await _while_stopped(http, *_damages(offset)["an item"])
+    assert (await http.get("/readyz")).status == 200, "the start looks at the last entries alone"
+    http.node.watch_log()
+    async with asyncio.timeout(20):
+        while http.node.is_ready:  # noqa: ASYNC110 - what it waits for is another thread's finding, not an event
+            await asyncio.sleep(0.01)
+    await _refuses(http, "/readyz", offset)
+
+
+async def test_a_node_closes_at_once_while_its_log_is_looked_through(http):
+    await _with_an_old_fact(http)
+    http.node.watch_log()
+    began = time.monotonic()
+    await http.restart()
+    assert time.monotonic() - began < 5
+
+
+async def test_a_torn_file_keeps_a_node_from_starting(http, two):
+    await http.stop()
+    file = http.folder / "log" / "data.mdb"
+    sound = file.read_bytes()
+    file.write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(LogDamaged, match=r"the file in .* is damaged: .*stigmem replay verify"):
+        await http.opened(waits_for_views=True)
+    file.write_bytes(sound)
+    await http.start()
+
+
+async def test_a_torn_file_of_views_is_made_anew(http, two):
+    await http.stop()
+    file = http.folder / "views" / "1" / "data.mdb"
+    file.write_bytes(file.read_bytes()[:12288])
+    await http.start()
+    (await http.get(f"/v1/facts/{two[0]['id']}")).expect(200)
+
+
+async def _with_an_old_fact(http: Served) -> int:
+    """A fact with more entries behind it than a start looks at; its offset."""
+    old = await http.write(value={"type": "string", "v": "amber"}, scope="public")
+    await asyncio.gather(*(http.write(entity=f"{http.node.node_id}/thing/{number}") for number in range(1100)))
+    return old["log_offset"]
+
+
+def _flip_last_byte(log_dir: Path, offset: int) -> None:
+    edit(log_dir, "headers", flip(OFFSET_KEY.pack(offset), -1))

@@ -46,7 +46,7 @@ def views_dir(log: Log, tmp_path: Path) -> Path:
 
 def _reopen(views_dir: Path, log: Log) -> tuple[int, int, dict[str, str]]:
     """Open and close the live views: in which folder they lie, where they stand, what they hold."""
-    views = open_live(views_dir, log) or rebuild(views_dir, log)
+    views = open_live(views_dir, log, 1000) or rebuild(views_dir, log)
     found = read_current(views_dir).folder, views.checkpoint().size, views.digests()
     close_current(views_dir, views)
     return found
@@ -126,7 +126,7 @@ def test_views_ahead_of_the_log_or_of_another_log_are_made_anew(views_dir, tmp_p
 
 def test_current_says_whether_the_views_are_open_and_of_which_versions(views_dir, log):
     versions = {projection.name: projection.version for projection in PROJECTIONS}
-    views = open_live(views_dir, log) or rebuild(views_dir, log)
+    views = open_live(views_dir, log, 1000) or rebuild(views_dir, log)
     opened = read_current(views_dir)
     close_current(views_dir, views)
     closed = read_current(views_dir)

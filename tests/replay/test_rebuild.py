@@ -172,7 +172,7 @@ def test_a_rebuild_killed_at_any_moment_leaves_views_that_a_node_can_use(data_di
                 process.kill()
         assert _live_digests(data_dir) == sound
         log = Log(data_dir / "log", is_readonly=True)
-        open_live(data_dir / "views", log).close()
+        open_live(data_dir / "views", log, 1000).close()
         log.close()
     assert replay("rebuild", data_dir).code == 0
     assert len([path for path in (data_dir / "views").iterdir() if path.is_dir()]) == 1
