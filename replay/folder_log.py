@@ -162,14 +162,16 @@ class FolderLog:
         return names[-1] if names else self._origin
 
     def _require_tree(self) -> None:
-        """Raise Damaged where the stored tree is not that of the entries."""
-        frontier = Frontier(0, [])
+        """Raise Damaged where the stored tree is not that of the entries, or the last one is not signed by the log's key."""
+        frontier, stored = Frontier(0, []), b""
         with self._log.tree() as read:
             for offset, stored in enumerate(self._log.all_stored()):
                 for level, index, node in frontier.append(leaf_hash(stored)):
                     if read(level, index) != node:
                         words = f"the tree's hash at level {level}, index {index} is not that of its entries"
                         raise Damaged(offset, words)
+        if not is_signed_by(stored, self._public_key):
+            raise Damaged(self._size - 1, "the signature does not verify")
 
     def _place(self, wanted: Wanted) -> tuple[int, int | None]:
         """Offset and item of what is asked for."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from node.canonical import b64url_decode
 from node.errors import LogDamaged
 from node.events.checkpoint import origin_of
-from node.events.entry import Item, open_header
+from node.events.entry import Item, is_signed_by, open_header
 from node.events.event import type_of
 from node.events.identity import NodeCreated, NodeRestored
 from node.events.log import Log
@@ -94,6 +94,7 @@ class Reading:
         except LogDamaged as damage:
             raise Damaged(offset, damage.detail) from damage
         if header.offset != offset or header.prev != self._leaf.hex():
+            self._require_leaf_before(offset)
             raise Damaged(offset, "the entry does not follow from the one before")
         if any(row[:1] != _CLEAR for row in items):
             raise Damaged(offset, "an item has a form that this version does not read")
@@ -105,8 +106,18 @@ class Reading:
         self._key_ids.add(header.key_id)
         if header.type == _RESTORED:
             self._restored_at = offset
-        if self._frontier.size == self.head.size and self._frontier.root() != self.head.root:
-            raise Damaged(None, "the entries do not lead to the root that the log's tree has")
+        if self._frontier.size == self.head.size:
+            # Through the chain it is a signature over every entry before it.
+            if not is_signed_by(stored, self.log_key):
+                raise Damaged(offset, "the signature does not verify")
+            if self._frontier.root() != self.head.root:
+                raise Damaged(None, "the entries do not lead to the root that the log's tree has")
+
+    def _require_leaf_before(self, offset: int) -> None:
+        """Raise Damaged where it is the entry before this one that is not what it was."""
+        with self._log.tree() as read:
+            if offset > self.first and read(0, offset - 1) != self._leaf:
+                raise Damaged(offset - 1, "the entry is not the one whose hash stands in the tree")
 
     def _restored_before(self) -> int | None:
         """The last restore before `first`, looked for in short transactions."""
