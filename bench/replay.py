@@ -1,4 +1,5 @@
-"""What the offline commands do with a log of single facts, each with its items: verified, quickly verified, folded anew.
+"""What the offline commands do with a log of single facts, each with its items: verified, quickly verified, folded anew; and
+how long a node takes to start on it.
 
 Always: the log is made by the event code itself. The Ed25519 limit is measured over the same entries, before and after what
 is held against it, and everything else between its neighbours in time.
@@ -17,6 +18,7 @@ from statistics import mean
 from msgspec import structs
 from nacl.bindings import crypto_sign_open
 
+from bench.startups import startup_figures
 from node.canonical import fact_hash
 from node.clock import Clock
 from node.events.entry import SIGNATURE_BYTES, SIGNED_PREFIX, Entry, salt_bytes_for, sign_entry
@@ -42,7 +44,8 @@ def replay_figures(folder: Path, entries: int = ENTRIES) -> dict[str, float]:
     """Entries a second of every command over one log, `(n)` with n processes; those with `CPU` a second of processor time,
     all processes together, which is what Ed25519 verifications are counted in too.
     """
-    messages = make_log(folder, entries)
+    seed = os.urandom(32)
+    messages = make_log(folder, entries, seed)
     limits, figures = [_ed25519(messages)], {}
     for workers in (1, 2):
         figures |= _rates(f"checked({workers})", entries, partial(_check, folder, entries, workers, is_quick=False))
@@ -55,12 +58,13 @@ def replay_figures(folder: Path, entries: int = ENTRIES) -> dict[str, float]:
         figures |= _rates(f"verify({workers})", entries, partial(verify, folder, None, str, workers=workers))
     whole_quick = partial(verify, folder, None, str, extent=Extent(is_quick=True), workers=2)
     figures |= _rates("verify --quick", entries, whole_quick)
+    figures |= startup_figures(folder, NODE_ID, seed)
     return {"Ed25519 CPU": mean(limits)} | figures
 
 
-def make_log(folder: Path, entries: int) -> list[bytes]:
-    """A log of one birth and single facts; some of its signed messages, each behind its signature."""
-    log, signer, clock = Log(folder / "log"), Signer.from_seed(os.urandom(32)), Clock.system()
+def make_log(folder: Path, entries: int, seed: bytes) -> list[bytes]:
+    """A log of one birth and single facts, signed by the key of `seed`; some of its signed messages, each behind its signature."""
+    log, signer, clock = Log(folder / "log"), Signer.from_seed(seed), Clock.system()
     messages: list[bytes] = []
     while (head := log.head()).size < entries:
         batch: list[Entry] = []

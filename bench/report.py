@@ -9,6 +9,8 @@ TARGET = 0.30
 SERVED_TARGET = 25_000
 INGEST_TARGET = 0.40
 PULLED_TARGET = 3.0
+# Milliseconds to the first 200 at /readyz over 100,000 facts.
+START_TARGETS = (("start clean", 1000), ("start killed", 3000))
 REPLAY_TARGETS = (
     ("checked/Ed25519", 0.80),
     ("checked(2)/checked(1)", 1.7),
@@ -45,7 +47,7 @@ def verdicts(figures: Figures) -> list[str]:
             f"the longest write beside a snapshot waits {added:.0f} ms more than without, target <= {ADDED_TARGET_MS}: "
             f"{_met(added <= ADDED_TARGET_MS)}"
         )
-    return lines + _exchange_verdicts(figures | ratios) + _replay_verdicts(figures | ratios)
+    return lines + _exchange_verdicts(figures | ratios) + _replay_verdicts(figures | ratios) + _start_verdicts(figures)
 
 
 def _exchange_verdicts(figures: Figures) -> list[str]:
@@ -69,6 +71,11 @@ def _exchange_verdicts(figures: Figures) -> list[str]:
             f"{_met(slower <= PULLED_TARGET)}"
         )
     return lines
+
+
+def _start_verdicts(figures: Figures) -> list[str]:
+    found = [(name, median(figures[name]), most) for name, most in START_TARGETS if name in figures]
+    return [f"{name} = {seen:,.0f} ms, target <= {most:,}: {_met(seen <= most)}" for name, seen, most in found]
 
 
 def _replay_verdicts(figures: Figures) -> list[str]:
@@ -101,7 +108,7 @@ def _unit(name: str) -> str:
         return ""
     if ":" in name:
         return "us"
-    return "ms" if name.startswith(("p50", "p99", "longest")) else "a second"
+    return "ms" if name.startswith(("p50", "p99", "longest", "start")) else "a second"
 
 
 def _number(value: float) -> str:

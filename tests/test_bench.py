@@ -24,5 +24,7 @@ def test_the_steps_of_a_page_still_fit_together(tmp_path: Path):
 def test_the_offline_commands_still_take_the_log_that_is_made_for_them(tmp_path: Path):
     figures = replay_figures(tmp_path, entries=50)
 
-    assert {"Ed25519 CPU", "checked(1)", "checked(2)", "quick(2)", "verify(1)", "rebuilt"} <= set(figures)
+    assert {"Ed25519 CPU", "checked(1)", "checked(2)", "quick(2)", "verify(1)", "rebuilt", "start clean"} <= set(
+        figures
+    )
     assert all(figure > 0 for figure in figures.values())
