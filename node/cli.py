@@ -29,6 +29,7 @@ from node.runtime import StartupError
 from node.serve import open_signer, serve
 from replay.chain import Damaged
 from replay.cli import add_replay_commands
+from replay.ending import ended
 from replay.log_cli import add_log_commands
 from replay.snapshots.cli import TROUBLE, Defaults, add_snapshot_commands
 from replay.snapshots.restore import restore
@@ -55,7 +56,9 @@ def main() -> int:
     # Everything a node writes is its operator's alone.
     os.umask(0o077)
     arguments = _parser(os.environ).parse_args()
-    return arguments.handler(arguments)
+    if arguments.command == "serve":
+        return arguments.handler(arguments)
+    return ended(lambda: arguments.handler(arguments))
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:

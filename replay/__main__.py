@@ -3,6 +3,7 @@
 import sys
 
 from replay.cli import main
+from replay.ending import ended
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(lambda: main(sys.argv[1:])))

@@ -5,7 +5,6 @@ Always: stdout is UTF-8 whatever the locale; trouble is one line on stderr. Exit
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,14 +68,7 @@ def run_on_evidence(arguments: argparse.Namespace, tell: Callable[[Evidence, Out
 
     Damage is the last line of stdout too where that `is_text`, as with `replay verify`.
     """
-    try:
-        code = _run(arguments.data_dir, tell, is_text=is_text)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # Whoever read has enough; the interpreter would complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    return code
+    return _run(arguments.data_dir, tell, is_text=is_text)
 
 
 def add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:

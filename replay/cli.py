@@ -24,7 +24,9 @@ from replay.audit_cli import add_audit_command
 from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
 from replay.diff_cli import add_diff_command
+from replay.ending import say, say_raw
 from replay.rebuild import Rebuilt, rebuild_views, try_rebuild
+from replay.shown import plain
 from replay.snapshots.manifest import NotASnapshot, NotTrusted
 from replay.snapshots.restore import materialised
 from replay.verify import Extent, NoSuchRange, NotExtended, SizeAndRoot, verify
@@ -58,7 +60,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
             head = verify(
                 data_dir,
                 arguments.expect_head,
-                notes.append if arguments.json else print,
+                notes.append if arguments.json else say,
                 extent=extent,
                 workers=arguments.workers,
             )
@@ -87,8 +89,8 @@ def run_rebuild(arguments: argparse.Namespace) -> int:
     except (NotALog, NotDone, UnknownFormat, CopyFailed, FolderInUse, Refusal, OSError) as error:
         return _report_trouble(error)
     for name, digest in found.digests.items():
-        print(name, digest, *(_would_change(name, found) if arguments.dry_run else ()))
-    print(f"head {found.head}")
+        say(" ".join((name, digest, *(_would_change(name, found) if arguments.dry_run else ()))))
+    say(f"head {found.head}")
     return OK
 
 
@@ -169,12 +171,12 @@ def _cpus() -> int:
 def _plain_report(code: int, found: SizeAndRoot | Exception) -> int:
     match found:
         case SizeAndRoot():
-            print(f"head {found}")
+            say(f"head {found}")
         case Damaged():
             return _report_damage(found)
         case NotExtended():
             print(found, file=sys.stderr)
-            print(found)
+            say(str(found))
         case _:
             return _report_trouble(found)
     return code
@@ -188,7 +190,8 @@ def _json_report(arguments: argparse.Namespace, extent: Extent, notes: list[str]
         head = found if isinstance(found, SizeAndRoot) else None
         document = {
             "result": results.get(type(found), "not_done"),
-            "data_dir": str(arguments.data_dir),
+            "data_dir": None if arguments.snapshot else str(arguments.data_dir),
+            "snapshot": arguments.snapshot and [str(path) for path in arguments.snapshot],
             "from": extent.first,
             "to": extent.end,
             "quick": extent.is_quick,
@@ -198,7 +201,7 @@ def _json_report(arguments: argparse.Namespace, extent: Extent, notes: list[str]
             "problem": None if head else _words_of(found),
             "notes": notes,
         }
-        print(msgspec.json.format(msgspec.json.encode(document)).decode())
+        say_raw(msgspec.json.format(msgspec.json.encode(document)).decode())
         return code
 
     return report
@@ -211,11 +214,11 @@ def _words_of(error: Exception) -> str:
 
 def _report_damage(damage: Damaged) -> int:
     offset = "unknown" if damage.offset is None else damage.offset
-    print(f"offset {offset}: {damage.words}", file=sys.stderr)
-    print(f"damaged at offset {offset}: {damage.words}")
+    print(f"offset {offset}: {plain(damage.words)}", file=sys.stderr)
+    say(f"damaged at offset {offset}: {damage.words}")
     return DAMAGED
 
 
 def _report_trouble(error: Exception) -> int:
-    print(f"stigmem: {_words_of(error)}", file=sys.stderr)
+    print(f"stigmem: {plain(_words_of(error))}", file=sys.stderr)
     return NOT_DONE

@@ -188,6 +188,8 @@ def _run(run: Run, arguments: argparse.Namespace) -> int:
         return _say(f"{where}{damage.words}", BROKEN)
     except DoesNotHold as error:
         return _say(str(error), BROKEN)
+    except BrokenPipeError:
+        raise
     except _TROUBLE as error:
         return _say(error.detail if isinstance(error, Refusal) else str(error), NOT_DONE)
     return OK

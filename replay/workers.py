@@ -80,7 +80,7 @@ class Worker:
             heard = self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            return Gone(_how_it_ended(self._process.exitcode))
+            return Gone(how_it_ended(self._process.exitcode))
         if isinstance(heard, Trouble):
             raise NotDone(heard.words)
         return heard
@@ -107,8 +107,7 @@ def whoever_speaks(workers: list[Worker]) -> list[Worker]:
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    # An interrupt at the keyboard reaches all processes: the one that asked ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_as_others_say()
     threading.Thread(target=_end_with_the_one_that_asked, daemon=True).start()
     # How this process ends is told by the one that asked, in a line.
     faulthandler.disable()
@@ -127,6 +126,12 @@ def _serve(job: Job, connection: Connection) -> None:
             connection.send(answer)
     except (EOFError, BrokenPipeError):
         return
+
+
+def end_as_others_say() -> None:
+    """In a process that works for another: an interrupt at the keyboard reaches all, and the one that asked ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end_with_the_one_that_asked() -> None:
@@ -150,7 +155,7 @@ def _failure_of(error: Exception) -> Failed | Trouble:
             return Failed(None, f"{type(error).__name__}: {error}")
 
 
-def _how_it_ended(code: int | None) -> str:
+def how_it_ended(code: int | None) -> str:
     """The signal that a file sent which is not what it should be. Raises NotDone for what says nothing of the file."""
     name = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
     if name not in _OF_THE_FILE:

@@ -180,7 +180,9 @@ def check_note(note: str, key: LogKey) -> Checkpoint:
     """The checkpoint that the log's key signed. ValueError where it is none."""
     origin = stated_origin(note)
     if key.origin is not None and not is_name_of(origin, key.origin):
-        raise ValueError("the checkpoint is of another log")
+        raise ValueError(
+            f"the checkpoint is of another log, {origin}, than {key.origin}; a key without a name takes both"
+        )
     return open_checkpoint(note, origin=origin, public_key=key.public_key)
 
 

@@ -22,13 +22,27 @@ from node.keys import KeyFileError, Signer, key_id_of, load_signer
 from replay.chain import Damaged, NotALog
 from replay.cli import DAMAGED, NOT_DONE, OK
 from replay.copying import CopyFailed
+from replay.ending import say, say_raw
+from replay.shown import plain
 from replay.snapshots.container import SnapshotFile
 from replay.snapshots.create import Wanted, create_snapshot
 from replay.snapshots.manifest import Manifest, NotASnapshot, NotTrusted
 from replay.snapshots.restore import opened, restore, verify_snapshots
+from replay.workers import NotDone
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}|[0-9a-f]{64}")
-TROUBLE = (NotASnapshot, NotTrusted, NotALog, UnknownFormat, CopyFailed, FolderInUse, KeyFileError, Refusal, OSError)
+TROUBLE = (
+    NotASnapshot,
+    NotTrusted,
+    NotALog,
+    NotDone,
+    UnknownFormat,
+    CopyFailed,
+    FolderInUse,
+    KeyFileError,
+    Refusal,
+    OSError,
+)
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -114,28 +128,39 @@ def _run_create(arguments: argparse.Namespace) -> int:
         return _report_damage(damage)
     except TROUBLE as error:
         return _report_trouble(error)
-    print(path)
-    print(f"head {manifest.size}:{manifest.root}")
+    say(str(path))
+    say(f"head {manifest.size}:{manifest.root}")
     return OK
 
 
 def _run_list(arguments: argparse.Namespace) -> int:
     if not arguments.folder.is_dir():
         return _report_trouble(NotASnapshot(f"{arguments.folder} is not there, or is not a folder"))
+    try:
+        paths = sorted(arguments.folder.iterdir())
+    except OSError as error:
+        return _report_trouble(error)
     rows, code = [], OK
-    for path in sorted(arguments.folder.iterdir()):
+    for path in paths:
         if not path.is_file() or path.name.startswith("."):
             continue
         try:
             with SnapshotFile(path) as snapshot:
                 rows.append(_row(path.name, snapshot.manifest))
-        except NotASnapshot:
-            continue  # other files may lie beside them
+        except NotASnapshot as error:
+            # Other files may lie beside them; what one is that cannot be read, nobody knows.
+            if isinstance(error.__cause__, OSError):
+                rows.append({"file": path.name, "state": "unreadable", "detail": str(error.__cause__.strerror)})
+                code = max(code, NOT_DONE)
         except Damaged as damage:
             rows.append({"file": path.name, "state": "damaged", "detail": damage.words})
             code = DAMAGED
-    for line in [msgspec.json.encode(row).decode() for row in rows] if arguments.json else _table(rows):
-        print(line)
+    if arguments.json:
+        for row in rows:
+            say_raw(msgspec.json.encode(row).decode())
+    else:
+        for line in _table(rows):
+            say(line)
     return code
 
 
@@ -143,7 +168,7 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     notes: list[str] = []
     try:
         with opened(arguments.files) as snapshots:
-            head = verify_snapshots(snapshots, arguments.trust_key, notes.append if arguments.json else print)
+            head = verify_snapshots(snapshots, arguments.trust_key, notes.append if arguments.json else say)
             last = snapshots[-1].manifest
     except Damaged as damage:
         return _report_json_damage(damage) if arguments.json else _report_damage(damage)
@@ -157,23 +182,23 @@ def _run_verify(arguments: argparse.Namespace) -> int:
             "signed_by": last.signed_by,
             "notes": notes,
         }
-        print(msgspec.json.encode(said).decode())
+        say_raw(msgspec.json.encode(said).decode())
     else:
-        print(f"head {head}")
+        say(f"head {head}")
     return OK
 
 
 def _run_restore(arguments: argparse.Namespace) -> int:
     try:
-        head = restore(arguments.data_dir, arguments.files, arguments.trust_key, print)
+        head = restore(arguments.data_dir, arguments.files, arguments.trust_key, say)
     except Damaged as damage:
         return _report_damage(damage)
     except TROUBLE as error:
         return _report_trouble(error)
-    print(f"restored {arguments.data_dir}")
+    say(f"restored {arguments.data_dir}")
     if not (arguments.data_dir / "node.key").exists():
-        print("the node's key is not in a snapshot: put it into node.key there, or name its file")
-    print(f"head {head}")
+        say("the node's key is not in a snapshot: put it into node.key there, or name its file")
+    say(f"head {head}")
     return OK
 
 
@@ -213,8 +238,8 @@ def _table(rows: list[dict[str, object]]) -> list[str]:
         return ["no snapshots"]
     cells = [("FILE", "ENTRIES", "ROOT", "MADE", "SIGNED BY", "STATE")]
     for row in rows:
-        if row["state"] == "damaged":
-            cells.append((str(row["file"]), "-", "-", "-", "-", f"damaged: {row['detail']}"))
+        if row["state"] != "signed":
+            cells.append((str(row["file"]), "-", "-", "-", "-", f"{row['state']}: {row['detail']}"))
             continue
         by = "the log's own key" if row["is_log_key"] else str(row["key_id"])[:12]
         span = f"{row['first']}-{row['size']}"
@@ -232,18 +257,18 @@ def _progress(read: int, size: int) -> None:
 
 def _report_damage(damage: Damaged) -> int:
     offset = "unknown" if damage.offset is None else damage.offset
-    print(f"offset {offset}: {damage.words}", file=sys.stderr)
-    print(f"damaged at offset {offset}: {damage.words}")
+    print(f"offset {offset}: {plain(damage.words)}", file=sys.stderr)
+    say(f"damaged at offset {offset}: {damage.words}")
     return DAMAGED
 
 
 def _report_json_damage(damage: Damaged) -> int:
     said = {"state": "damaged", "offset": damage.offset, "detail": damage.words}
-    print(msgspec.json.encode(said).decode())
+    say_raw(msgspec.json.encode(said).decode())
     return DAMAGED
 
 
 def _report_trouble(error: Exception) -> int:
     detail = error.detail if isinstance(error, Refusal) else str(error)
-    print(f"stigmem: {' '.join(detail.split())}", file=sys.stderr)
+    print(f"stigmem: {plain(' '.join(detail.split()))}", file=sys.stderr)
     return NOT_DONE

@@ -50,6 +50,7 @@ from replay.snapshots.manifest import (
 from replay.snapshots.reading import Reading
 from replay.snapshots.rows import pack_rows
 from replay.verify import require_log
+from replay.workers import end_as_others_say, how_it_ended
 
 # Behind the node's own work where the two want one processor.
 _NICENESS = 10
@@ -132,6 +133,8 @@ def _made(wanted: Wanted, draft: Path, note: Callable[[int, int], None]) -> tupl
                         raise Damaged(offset, words)
                     case ("not done", words):
                         raise NotASnapshot(words)
+        maker.join()
+        how_it_ended(maker.exitcode)
     finally:
         maker.kill()
         maker.join()
@@ -140,6 +143,7 @@ def _made(wanted: Wanted, draft: Path, note: Callable[[int, int], None]) -> tupl
 
 def _make(wanted: Wanted, draft: Path, said: Connection) -> None:
     """In the process of its own: whatever it comes to goes through the pipe, trouble too."""
+    end_as_others_say()
     os.nice(_NICENESS)
     try:
         require_format(wanted.data_dir / "log")
