@@ -26,7 +26,7 @@ from replay.copying import CopyFailed
 from replay.diff_cli import add_diff_command
 from replay.ending import say, say_raw
 from replay.rebuild import Rebuilt, rebuild_views, try_rebuild
-from replay.shown import plain
+from replay.shown import plain, readable
 from replay.snapshots.manifest import NotASnapshot, NotTrusted
 from replay.snapshots.restore import materialised
 from replay.verify import Extent, NoSuchRange, NotExtended, SizeAndRoot, verify
@@ -190,15 +190,15 @@ def _json_report(arguments: argparse.Namespace, extent: Extent, notes: list[str]
         head = found if isinstance(found, SizeAndRoot) else None
         document = {
             "result": results.get(type(found), "not_done"),
-            "data_dir": None if arguments.snapshot else str(arguments.data_dir),
-            "snapshot": arguments.snapshot and [str(path) for path in arguments.snapshot],
+            "data_dir": None if arguments.snapshot else readable(str(arguments.data_dir)),
+            "snapshot": arguments.snapshot and [readable(str(path)) for path in arguments.snapshot],
             "from": extent.first,
             "to": extent.end,
             "quick": extent.is_quick,
             "size": head and head.size,
             "root": head and head.root.hex(),
             "offset": found.offset if isinstance(found, Damaged) else None,
-            "problem": None if head else _words_of(found),
+            "problem": None if head else readable(_words_of(found)),
             "notes": notes,
         }
         say_raw(msgspec.json.format(msgspec.json.encode(document)).decode())

@@ -8,6 +8,7 @@ Does not know what lies in the tables (see chain.py, verify.py).
 """
 
 import mmap
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -43,7 +44,7 @@ def _copy_unchanged(source: Path, target: Path) -> bool:
 def _copy_pinned(source: Path, target: Path) -> None:
     """Copy while holding a reader's slot, so that no page of its state is reused; then point the copy at that state."""
     try:
-        environment = lmdb.open(str(source), readonly=True, create=False, max_dbs=0)
+        environment = lmdb.open(os.fsencode(source), readonly=True, create=False, max_dbs=0)
     except lmdb.Error as error:
         raise CopyFailed(f"{source} changes while it is read, and cannot be held still: {error}") from error
     try:

@@ -19,6 +19,11 @@ def plain(text: str) -> str:
     return _UNSEEN.sub(_escaped, text)
 
 
+def readable(text: str) -> str:
+    """Text that may hold a file's name, for JSON: bytes of it that are no UTF-8 as `\\xNN`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def cut(text: str, most: int) -> str:
     """The text, or its beginning and how long it is."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

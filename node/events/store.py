@@ -7,6 +7,7 @@ Does not know what lies in a table.
 """
 
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ class Store:
         names = sorted(tables)
         with storage_errors():
             self._env = lmdb.open(
-                str(path),
+                # As bytes: a folder's name need not be text in any encoding.
+                os.fsencode(path),
                 map_size=map_bytes,
                 max_dbs=len(names) + 1,
                 sync=is_synced,

@@ -23,7 +23,7 @@ from replay.chain import Damaged, NotALog
 from replay.cli import DAMAGED, NOT_DONE, OK
 from replay.copying import CopyFailed
 from replay.ending import say, say_raw
-from replay.shown import plain
+from replay.shown import plain, readable
 from replay.snapshots.container import SnapshotFile
 from replay.snapshots.create import Wanted, create_snapshot
 from replay.snapshots.manifest import Manifest, NotASnapshot, NotTrusted
@@ -146,14 +146,16 @@ def _run_list(arguments: argparse.Namespace) -> int:
             continue
         try:
             with SnapshotFile(path) as snapshot:
-                rows.append(_row(path.name, snapshot.manifest))
+                rows.append(_row(readable(path.name), snapshot.manifest))
         except NotASnapshot as error:
             # Other files may lie beside them; what one is that cannot be read, nobody knows.
             if isinstance(error.__cause__, OSError):
-                rows.append({"file": path.name, "state": "unreadable", "detail": str(error.__cause__.strerror)})
+                rows.append(
+                    {"file": readable(path.name), "state": "unreadable", "detail": str(error.__cause__.strerror)}
+                )
                 code = max(code, NOT_DONE)
         except Damaged as damage:
-            rows.append({"file": path.name, "state": "damaged", "detail": damage.words})
+            rows.append({"file": readable(path.name), "state": "damaged", "detail": readable(damage.words)})
             code = DAMAGED
     if arguments.json:
         for row in rows:
@@ -263,7 +265,7 @@ def _report_damage(damage: Damaged) -> int:
 
 
 def _report_json_damage(damage: Damaged) -> int:
-    said = {"state": "damaged", "offset": damage.offset, "detail": damage.words}
+    said = {"state": "damaged", "offset": damage.offset, "detail": readable(damage.words)}
     say_raw(msgspec.json.encode(said).decode())
     return DAMAGED
 

@@ -1,9 +1,11 @@
 """How commands end whose output goes nowhere, or that are told to end: with an exit code, and never a traceback."""
 
 import fcntl
+import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,3 +121,20 @@ def test_a_fold_that_finds_no_room_is_one_line(data_dir, tmp_path):
     for command in (TOLD["verify"], TOLD["audit"]):
         code, said = run(command, data_dir, stdout=subprocess.DEVNULL, preexec_fn=little_room)
         assert (code, said.count("\n")) == (2, 1), said
+
+
+def test_a_folder_whose_name_is_no_text_is_read_and_named(data_dir, tmp_path):
+    odd = tmp_path / os.fsdecode(b"d\xff\x1b[31m")
+    shutil.copytree(data_dir, odd)
+    done = subprocess.run(
+        [*COMMAND, "replay", "verify", "--json", "--data-dir", str(odd)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    answer = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, answer["result"]) == (0, b"", "sound")
+    assert answer["data_dir"] == f"{tmp_path}/d\\xff\x1b[31m"
+    code, said = run(TOLD["head"], odd / "none", stdout=subprocess.DEVNULL)
+    assert (code, said) == (2, f"stigmem: {tmp_path}/d\\udcff\\x1b[31m/none is not there, or is not a folder\n")
