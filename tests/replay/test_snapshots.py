@@ -501,6 +501,7 @@ def test_the_commands_make_list_check_and_restore(made: Made, tmp_path: Path):
     (folder / "README").write_text("not one of them")
     listed = stigmem("snapshot", "list", folder, "--json")
     checked = stigmem("replay", "verify", "--snapshot", file)
+    answered = json.loads(stigmem("replay", "verify", "--snapshot", file, "--json").stdout)
     restored_too = stigmem("snapshot", "restore", "--data-dir", tmp_path / "new", file)
 
     head = f"head {SIZE}:{made.manifest.root}"
@@ -508,6 +509,8 @@ def test_the_commands_make_list_check_and_restore(made: Made, tmp_path: Path):
     [row] = map(json.loads, listed.stdout.splitlines())
     assert (row["file"], row["state"], row["size"], row["is_log_key"]) == (file.name, "signed", SIZE, True)
     assert (checked.code, checked.last_line) == (0, head)
+    assert (answered["result"], answered["root"]) == ("sound", made.manifest.root)
+    assert (answered["snapshot"], answered["data_dir"]) == ([str(file)], None)
     assert (restored_too.code, restored_too.last_line) == (0, head)
 
 

@@ -542,8 +542,10 @@ def test_the_whole_answer_is_one_json_document_where_it_is_asked_for(sound, data
     found = replay("verify", sound, "--json", "--from", "3")
     answer = json.loads(found.stdout)
     assert (found.code, found.stderr) == (0, "")
-    assert {name: answer[name] for name in answer if name not in ("notes", "data_dir")} == {
+    assert {name: answer[name] for name in answer if name != "notes"} == {
         "result": "sound",
+        "data_dir": str(sound),
+        "snapshot": None,
         "from": 3,
         "to": None,
         "quick": False,
