@@ -138,12 +138,18 @@ class _Verification(Struct):
     folds: bool
 
     def head(self) -> SizeAndRoot:
-        self._check_structure()
-        size = unless_damage(survey(self.copy.log))
-        first, end = self._range(size)
-        is_whole = (first, end) == (0, size)
-        run = LogRun(self.copy.log, workers=self.workers, is_quick=self.extent.is_quick, bar=self.bar)
-        run.check(first, end, self._folding() if self.folds and is_whole and not self.extent.is_quick else None)
+        is_quick = self.extent.is_quick
+        run = LogRun(self.copy.log, workers=self.workers, is_quick=is_quick, bar=self.bar, walks=not is_quick)
+        try:
+            size = unless_damage(survey(self.copy.log))
+            first, end = self._range(size)
+            is_whole = (first, end) == (0, size)
+            run.check(first, end, self._folding() if self.folds and is_whole and not is_quick else None)
+        except (Damaged, NotDone, NoSuchRange):
+            # The structure of the file is what is told first, whoever stumbled over it.
+            self._check_structure()
+            raise
+        self._require_structure(run.problem)
         unless_damage(run.damage)
         head, root_then = self._rest(run, size, is_whole=is_whole)
         self._tell(first, end, head)
@@ -157,7 +163,9 @@ class _Verification(Struct):
     def _check_structure(self) -> None:
         if self.extent.is_quick:
             return
-        problem = structural_problem(self.copy.log)
+        self._require_structure(structural_problem(self.copy.log))
+
+    def _require_structure(self, problem: str | None) -> None:
         if problem is not None:
             raise Damaged(first_unreadable_offset(self.copy.log), f"the file is damaged: {problem}")
 
@@ -168,7 +176,7 @@ class _Verification(Struct):
         return first, end
 
     def _folding(self) -> FoldTask:
-        return FoldTask(self.copy.log, self.copy.views, self.copy.views_note, self.copy.fresh, None)
+        return FoldTask(self.copy.log, self.copy.views, self.copy.views_note, self.copy.fresh)
 
     def _rest(self, run: LogRun, size: int, *, is_whole: bool) -> tuple[SizeAndRoot, bytes | None]:
         """The head, and the root at the expected size or None where the log is shorter."""

@@ -258,6 +258,27 @@ def test_an_entry_that_no_node_would_have_logged_is_named_when_it_cannot_be_fold
     _assert_damaged(tmp_path, 7, "cannot be folded")
 
 
+@pytest.mark.parametrize("is_torn", [False, True], ids=["a row", "the file"])
+def test_what_only_the_fold_sees_of_the_log_comes_before_damaged_views(tmp_path, is_torn):
+    write_log(tmp_path, SAMPLES[:7])
+    fold(tmp_path, 7)
+    live = _live_views(tmp_path)
+    if is_torn:
+        (live / "data.mdb").write_bytes((live / "data.mdb").read_bytes()[:8192] + b"\xff" * 65536)
+    else:
+        edit(live, "identity/birth", lambda txn: [txn.put(at, b"\xc1" + row) for at, row in list(txn.cursor())])
+    before = [_verified(tmp_path, workers=workers)[0] for workers in (1, 2)]
+    assert before[0] == before[1] and "live views" in before[0][1]
+    shutil.rmtree(tmp_path / "log")
+    foreign = fact(1, seal=None, hlc="no clock", source="stigmem://elsewhere.example/agent")
+    write_log(tmp_path, [*SAMPLES[:7], FactAsserted(judgement=None, fact=foreign), *SAMPLES[7:]])
+
+    found = [_verified(tmp_path, workers=workers)[0] for workers in (1, 2)]
+
+    assert found[0] == found[1]
+    assert (found[0][0], "cannot be folded" in found[0][1]) == (7, True)
+
+
 def test_an_entry_gone_from_the_end_is_noticed_by_the_views_that_hold_it(data_dir, tmp_path):
     write_log(tmp_path / "shorter", SAMPLES[:-1])
     shutil.rmtree(data_dir / "log")
