@@ -574,7 +574,6 @@ def test_the_whole_answer_is_one_json_document_where_it_is_asked_for(sound, data
         "root": ROOTS[-1].hex(),
         "offset": None,
         "problem": None,
-        "snapshot": None,
     }
     edit(data_dir / "log", "headers", flip(key(7), -1))
     found = replay("verify", data_dir, "--json")
