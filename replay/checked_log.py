@@ -84,8 +84,7 @@ def checked_evidence(data_dir: Path) -> Iterator[Evidence]:
 
 def entries_of(evidence: Evidence, first: int, end: int) -> Iterator[Entry]:
     """The entries of [first, end), not folded."""
-    for start in range(first, end, _BATCH):
-        yield from evidence.log.read(start, min(_BATCH, end - start))
+    return evidence.log.scan(first, end)
 
 
 def folded(views: Views, evidence: Evidence, end: int) -> Iterator[tuple[Entry, View]]:
@@ -93,7 +92,7 @@ def folded(views: Views, evidence: Evidence, end: int) -> Iterator[tuple[Entry, 
 
     Raises Damaged at an entry that is sound in form and says what no node would have logged.
     """
-    for start in range(views.checkpoint().size, end, _BATCH):
+    while (start := views.checkpoint().size) < end:
         entries = evidence.log.read(start, min(_BATCH, end - start))
         with storage_errors(), views.begin(write=True) as txn:
             view = views.view(txn)

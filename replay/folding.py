@@ -4,19 +4,17 @@ Always: an entry that is sound in form and says what no node would have logged i
 Seals that were given to facts later are checked here, where the facts are at hand.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 
 from node.errors import LogDamaged
 from node.events.entry import Entry
 from node.events.facts import FactsSealed
 from node.events.log import Log
 from node.events.signed_inside import check_later_seal
-from node.projections.apply import apply, move_checkpoint
+from node.projections.apply import apply, move_checkpoint, portion
 from node.projections.view import View
 from node.projections.views import Views
 from replay.chain import Damaged
-
-_BATCH = 512
 
 
 def fold_to(
@@ -29,35 +27,38 @@ def fold_to(
     Raises Damaged at the entry that cannot be folded, LogDamaged at one that cannot be read.
     """
     while (start := views.checkpoint().size) < end:
-        entries = log.read(start, min(_BATCH, end - start))
-        if not entries:
+        try:
+            _fold(views, portion(log.scan(start, end)), only)
+        except (ValueError, LookupError, ArithmeticError):
+            _fold_singly(views, portion(log.scan(start, end)), only)
+        reached = views.checkpoint().size
+        if reached == start:
             raise Damaged(start, "the entry is missing")
-        _fold(views, entries, only)
-        tell(len(entries))
+        tell(reached - start)
 
 
-def _fold(views: Views, entries: Sequence[Entry], only: Collection[str] | None) -> None:
-    try:
-        _fold_batch(views, entries, only)
-    except (ValueError, LookupError, ArithmeticError) as error:
-        if len(entries) == 1:
-            raise Damaged(entries[0].offset, f"the entry cannot be folded: {error}") from error
-        for entry in entries:
+def _fold_singly(views: Views, entries: Iterable[Entry], only: Collection[str] | None) -> None:
+    """Fold entries of which one cannot be, each in a transaction of its own, so that it is named."""
+    for entry in entries:
+        try:
             _fold(views, (entry,), only)
+        except (ValueError, LookupError, ArithmeticError) as error:
+            raise Damaged(entry.offset, f"the entry cannot be folded: {error}") from error
 
 
-def _fold_batch(views: Views, entries: Sequence[Entry], only: Collection[str] | None) -> None:
+def _fold(views: Views, entries: Iterable[Entry], only: Collection[str] | None) -> None:
     with views.begin(write=True) as txn:
-        view = views.view(txn)
-        for entry in entries:
-            if only is None:
-                if isinstance(entry.event, FactsSealed):
-                    _check_seals(entry, entry.event, view)
-                apply(view, entry)
-            else:
-                _fold_into(view, entry, only)
-        view.flush()
-        move_checkpoint(txn, views.handles, entries[-1])
+        view, last = views.view(txn), None
+        for last in entries:
+            if only is not None:
+                _fold_into(view, last, only)
+                continue
+            if isinstance(last.event, FactsSealed):
+                _check_seals(last, last.event, view)
+            apply(view, last)
+        if last is not None:
+            view.flush()
+            move_checkpoint(txn, views.handles, last)
 
 
 def _fold_into(view: View, entry: Entry, only: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 
 class Actor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,8 +59,7 @@ def event_of(event_type: type[Event], items: list[bytes]) -> Event:
     rest = iter(items)
     values: dict[str, object] = {}
     if layout.plain:
-        body = layout.decoder.decode(next(rest, b""))
-        values = {name: getattr(body, name) for name in layout.plain}
+        values = structs.asdict(layout.decoder.decode(next(rest, b"")))
     for part in layout.parts:
         if part.is_many:
             values[part.name] = tuple(part.decoder.decode(item) for item in rest)

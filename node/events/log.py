@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -33,10 +32,15 @@ RESTORED = b"restored"
 PARTIAL_FOLDER = "log.partial"
 TABLES = ("meta", "keys", "headers", "items", "tree")
 _CLEAR = b"\x00"
+_Row = tuple[bytes, bytes]
+# LMDB has no empty keys.
+_NO_ROW: _Row = (b"", b"")
 OFFSET_KEY = struct.Struct(">Q")
 ITEM_KEY = struct.Struct(">QI")
 NODE_KEY = struct.Struct(">BQ")
 _READ_BATCH = 256
+# What one reading holds at most beside its last entry: an entry may hold MiBs, and a reader holds hundreds of entries.
+_READ_BYTES = 16 << 20
 
 
 class WrongOffset(Refusal):
@@ -131,11 +135,14 @@ class Log:
         for follower in self._followers:
             follower.set()
 
-    def read(self, from_offset: int, limit: int) -> list[Entry]:
-        """Up to `limit` entries from an offset on. Raises LogDamaged, naming the offset, where one does not hold."""
+    def read(self, from_offset: int, limit: int, *, max_bytes: int = _READ_BYTES) -> list[Entry]:
+        """Entries from an offset on, up to `limit` or until they come to `max_bytes`; at least one where there is one.
+
+        Raises LogDamaged, naming the offset, where one does not hold.
+        """
         with storage_errors(), self._store.begin() as txn:
             size = _size(txn, self._store.table("headers"))
-            return self._open_run(txn, range(from_offset, min(size, from_offset + limit)))
+            return self._open_run(txn, range(from_offset, min(size, from_offset + limit)), max_bytes)
 
     def read_back(
         self, first: int, end: int, *, types: Collection[str] | None, limit: int, max_reads: int
@@ -314,32 +321,28 @@ class Log:
         if consumed != len(rows):
             raise StorageFailed(f"{table}: {len(rows) - consumed} rows were not taken")
 
-    def _open_run(self, txn: lmdb.Transaction, offsets: range) -> list[Entry]:
-        """Consecutive entries, by one call per table; where anything is amiss one by one, so that its offset is named."""
+    def _open_run(self, txn: lmdb.Transaction, offsets: range, max_bytes: int) -> list[Entry]:
+        """Consecutive entries, table by table in order; where anything is amiss one by one, so that its offset is named."""
         try:
-            return self._opened_run(txn, offsets)
+            return _until(self._opened_run(txn, offsets), max_bytes)
         except LogDamaged:
-            return [self._open(txn, offset) for offset in offsets]
+            return _until((self._open(txn, offset) for offset in offsets), max_bytes)
 
-    def _opened_run(self, txn: lmdb.Transaction, offsets: range) -> list[Entry]:
-        stored = self._rows(txn, "headers", [OFFSET_KEY.pack(offset) for offset in offsets])
-        headers = [open_header(entry) for entry in stored]
-        if [header.offset for header in headers] != list(offsets):
-            raise LogDamaged("an entry says another offset")
-        keys = [ITEM_KEY.pack(header.offset, index) for header in headers for index in range(len(header.items))]
-        rows = iter([_item_of(row, 0) for row in self._rows(txn, "items", keys)])
-        public_keys = {key_id: self._public_key(txn, key_id) for key_id in {header.key_id for header in headers}}
-        return [
-            entry_of(header, entry, tuple(islice(rows, len(header.items))), public_keys[header.key_id])
-            for header, entry in zip(headers, stored, strict=True)
-        ]
-
-    def _rows(self, txn: lmdb.Transaction, table: str, keys: list[bytes]) -> list[bytes]:
-        with txn.cursor(db=self._store.table(table)) as cursor:
-            rows = [row for _, row in cursor.getmulti(keys)]
-        if len(rows) != len(keys):
-            raise LogDamaged(f"{table}: {len(keys) - len(rows)} rows are missing")
-        return rows
+    def _opened_run(self, txn: lmdb.Transaction, offsets: range) -> Iterator[Entry]:
+        headers, items = self._store.table("headers"), self._store.table("items")
+        public_keys: dict[str, bytes] = {}
+        with txn.cursor(db=headers) as header_cursor, txn.cursor(db=items) as item_cursor:
+            stored_rows = _rows_from(header_cursor, OFFSET_KEY.pack(offsets.start))
+            item_rows = _rows_from(item_cursor, OFFSET_KEY.pack(offsets.start))
+            for offset in offsets:
+                key, stored = next(stored_rows, _NO_ROW)
+                header = open_header(stored)
+                if key != OFFSET_KEY.pack(offset) or header.offset != offset:
+                    raise LogDamaged("an entry says another offset")
+                if header.key_id not in public_keys:
+                    public_keys[header.key_id] = self._public_key(txn, header.key_id)
+                own = tuple([_item_at(offset, index, item_rows) for index in range(len(header.items))])
+                yield entry_of(header, stored, own, public_keys[header.key_id])
 
     def _open(self, txn: lmdb.Transaction, offset: int) -> Entry:
         try:
@@ -389,6 +392,28 @@ def _item_of(row: bytes, index: int) -> Item:
     if row[:1] != _CLEAR:
         raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
     return Item(row[1:17], row[17:])
+
+
+def _item_at(offset: int, index: int, rows: Iterator[_Row]) -> Item:
+    key, row = next(rows, _NO_ROW)
+    if key != ITEM_KEY.pack(offset, index):
+        raise LogDamaged(f"item {index} is missing")
+    return _item_of(row, index)
+
+
+def _rows_from(cursor: lmdb.Cursor, key: bytes) -> Iterator[_Row]:
+    return iter(cursor) if cursor.set_range(key) else iter(())
+
+
+def _until(entries: Iterator[Entry], max_bytes: int) -> list[Entry]:
+    """The first of the entries, until what is stored of them comes to so many bytes."""
+    taken: list[Entry] = []
+    for entry in entries:
+        taken.append(entry)
+        max_bytes -= entry.stored_bytes
+        if max_bytes <= 0:
+            break
+    return taken
 
 
 def _size(txn: lmdb.Transaction, headers: object) -> int:

@@ -5,7 +5,8 @@ The live writer, recovery at start, `replay verify` and `replay rebuild` all cal
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import lmdb
 from msgspec import Struct
@@ -14,6 +15,10 @@ from node.events.entry import Entry
 from node.projections.view import View
 
 CHECKPOINT_TABLE = "checkpoint"
+# What one transaction of a fold takes in at most: each writes every page anew that it touches, and keys that are hashes touch as
+# many pages as there are keys. Bounded in bytes too, because the rows are held until the end and one entry may bring MiBs of them.
+PORTION_ENTRIES = 8192
+PORTION_BYTES = 32 << 20
 _KEY = b"head"
 _CHECKPOINT = struct.Struct(">Q32s")
 
@@ -29,6 +34,15 @@ def apply(view: View, entry: Entry) -> None:
     """Fold one entry into all projections that it changes."""
     for projection in view.folding(type(entry.event)):
         projection.fold(entry)
+
+
+def portion(entries: Iterable[Entry], *, max_bytes: int = PORTION_BYTES) -> Iterator[Entry]:
+    """As many of the entries as one transaction takes in; at least one where there is one."""
+    for entry in islice(entries, PORTION_ENTRIES):
+        yield entry
+        max_bytes -= entry.stored_bytes
+        if max_bytes <= 0:
+            return
 
 
 def apply_all(txn: lmdb.Transaction, handles: dict[str, object], entries: Iterable[Entry]) -> View:

@@ -23,11 +23,10 @@ from node.events.log import Log
 from node.events.log_file import DATA_FILE, startup_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.projections import PROJECTIONS
-from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, read_checkpoint
+from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, portion, read_checkpoint
 from node.projections.base import TableSpec
 from node.projections.view import View
 
-_FOLD_BATCH = 512
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -77,11 +76,10 @@ class Views:
         """Fold what the log holds beyond the checkpoint, up to an offset."""
         while (start := self.checkpoint().size) < to_offset:
             progress(start)
-            entries = log.read(start, min(_FOLD_BATCH, to_offset - start))
-            if not entries:
-                raise LogDamaged(f"offset {start}: the log ends before its head")
             with storage_errors(), self.begin(write=True) as txn:
-                apply_all(txn, self.handles, entries)
+                apply_all(txn, self.handles, portion(log.scan(start, to_offset)))
+            if self.checkpoint().size == start:
+                raise LogDamaged(f"offset {start}: the log ends before its head")
 
     def close(self) -> None:
         if not self._is_readonly:

@@ -76,6 +76,15 @@ def test_a_read_ends_at_its_limit_and_at_the_end_of_the_log(log):
     assert log.read(len(entries), 10) == []
 
 
+def test_a_read_ends_with_the_entry_that_fills_its_bytes_and_has_at_least_one(log):
+    entries = _entries(log, SAMPLES)
+    log.append(0, entries)
+    two = entries[3].stored_bytes + entries[4].stored_bytes
+    assert log.read(3, 5, max_bytes=1) == entries[3:4]
+    assert log.read(3, 5, max_bytes=two) == entries[3:5]
+    assert log.read(3, 5, max_bytes=two + 1) == entries[3:6]
+
+
 def test_a_scan_longer_than_a_batch_misses_nothing(log):
     clock = fixed_clock()
     entries = _entries(log, [_refused(number) for number in range(600)], clock)

@@ -9,7 +9,7 @@ import pytest
 
 from node.events.log import Log
 from node.projections import PROJECTIONS
-from node.projections.apply import apply_all
+from node.projections.apply import apply_all, portion
 from node.projections.views import Current, Views, close_current, open_live, read_current, rebuild
 from tests.clocks import fixed_clock
 from tests.events.logs import signed
@@ -143,6 +143,12 @@ def test_views_folded_in_steps_are_those_folded_at_once(log, expected, tmp_path,
         assert views.checkpoint().size == size
     assert views.digests() == expected
     views.close()
+
+
+def test_a_transaction_takes_in_entries_until_they_fill_its_bytes_and_at_least_one(log):
+    entries = log.read(0, len(SAMPLES))
+    two = entries[0].stored_bytes + entries[1].stored_bytes
+    assert [len(list(portion(entries, max_bytes=room))) for room in (1, two, two + 1)] == [1, 2, 3]
 
 
 def test_a_fold_that_is_dropped_leaves_tables_and_checkpoint_alone(log, tmp_path):
