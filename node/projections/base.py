@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lmdb
@@ -26,6 +27,8 @@ Place = tuple[int, int]
 
 _PLACE = struct.Struct(">QI")
 PLACE_BYTES = _PLACE.size
+_LENGTHS = struct.Struct(">II")
+_DIGESTED_AT_ONCE = 256
 LAST_PLACE: Place = (2**64 - 1, 2**32 - 1)
 
 
@@ -73,7 +76,8 @@ class Table(Generic[Row]):
         """Hand what was put to the transaction, in one call: between calls another thread may take the interpreter."""
         if not self._pending:
             return
-        rows = [(key, self._encode(self._pending[key])) for key in sorted(self._pending)]
+        pending, encode = self._pending, self._encode
+        rows = [(key, encode(pending[key])) for key in sorted(pending)]
         with self._txn.cursor(db=self._db) as cursor:
             consumed, _ = cursor.putmulti(rows)
         if consumed != len(rows):
@@ -111,9 +115,20 @@ class Table(Generic[Row]):
                 found = cursor.prev()
 
     def digest_into(self, digest: Any) -> None:
-        for key, row in self.scan():
-            value = self._encode(row)
-            digest.update(struct.pack(">II", len(key), len(value)) + key + value)
+        self.flush()
+        with self._txn.cursor(db=self._db) as cursor:
+            # Many rows to a call: it takes longer to make a call than to hash a row.
+            stored = iter(cursor) if cursor.first() else iter(())
+            while rows := list(islice(stored, _DIGESTED_AT_ONCE)):
+                digest.update(b"".join(self._digested(rows)))
+
+    def _digested(self, rows: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        pack, encode, decode = _LENGTHS.pack, self._encode, self._decode
+        for key, stored in rows:
+            value = stored if decode is bytes else encode(decode(stored))
+            yield pack(len(key), len(value))
+            yield key
+            yield value
 
 
 class Projection:
