@@ -2,7 +2,8 @@
 
 Always: no node has the folder open meanwhile; whatever ends it before that rename, a damaged log or a power cut, leaves the old
 views as they were, and what it left behind is cleared away by the next attempt.
-What is folded is checked: the chain of hashes up to the signed last entry, the tree, and items against commitments.
+What is folded is checked: the chain of hashes up to the signed last entry, the tree, and items against commitments. The log is
+checked while it is folded, and the rename waits for both.
 
 Does not check each entry's own signature, nor what is signed inside items (see verify.py).
 """
@@ -31,7 +32,7 @@ from replay.live_views import differing_projections
 from replay.log_run import LogRun, Rest, survey
 from replay.progress import Bar
 from replay.verify import FolderCopy, SizeAndRoot, copy_folder, require_log, unless_damage
-from replay.workers import NotDone
+from replay.workers import Failed, Gone, NotDone, Progress, Tell, Trouble, Worker
 
 # What a projection reads besides its own tables (docs/architecture.md): it can be made anew only together with those.
 _READS = {"conflicts": ("facts",)}
@@ -57,11 +58,18 @@ def rebuild_views(data_dir: Path, only: str | None = None) -> Rebuilt:
     """
     require_log(data_dir)
     with FolderLock(data_dir / "lock"), Bar() as bar:
-        _require_sound(data_dir / "log", bar)
+        folder = new_folder(data_dir / "views")
+        folding = Worker(_make_folding)
         try:
-            return _rebuild(data_dir, only, bar)
-        except LogDamaged as refusal:
-            raise damage_of(refusal) from refusal
+            # Folded while it is checked, by a process of its own, which a torn file may take down: what it made is nothing
+            # that anybody looks at before the log is known to hold.
+            folding.give(_Folding(data_dir, folder, only))
+            bar.expect(_require_sound(data_dir / "log", bar))
+            found = _outcome_of(folding, bar)
+        finally:
+            folding.end()
+        point_at(folder, is_closed=True)
+        return found
 
 
 def try_rebuild(data_dir: Path, only: str | None = None) -> Rebuilt:
@@ -75,8 +83,10 @@ def try_rebuild(data_dir: Path, only: str | None = None) -> Rebuilt:
             raise damage_of(refusal) from refusal
 
 
-def _require_sound(log_dir: Path, bar: Bar) -> None:
-    """Raise Damaged unless chain, tree and last signature hold: then every hash in a header is one that the node signed."""
+def _require_sound(log_dir: Path, bar: Bar) -> int:
+    """How many entries there are. Raises Damaged unless chain, tree and last signature hold: then every hash in a header is
+    one that the node signed.
+    """
     problem = structural_problem(log_dir)
     if problem is not None:
         raise Damaged(None, f"the file is damaged: {problem}")
@@ -85,29 +95,57 @@ def _require_sound(log_dir: Path, bar: Bar) -> None:
     run.check(0, size, None)
     unless_damage(run.damage)
     unless_damage(run.rest(Rest(True, None, ())).damage)
+    return size
 
 
-def _rebuild(data_dir: Path, only: str | None, bar: Bar) -> Rebuilt:
-    log = Log(data_dir / "log", is_readonly=True)
+class _Folding(Struct, frozen=True):
+    """Asks for the views of `data_dir` in the new folder `folder`."""
+
+    data_dir: Path
+    folder: Path
+    only: str | None
+
+
+def _make_folding() -> object:
+    return _fold_anew
+
+
+def _fold_anew(task: _Folding, tell: Tell) -> Rebuilt | Trouble:
+    log = Log(task.data_dir / "log", is_readonly=True)
     try:
-        carried = None if only is None else _Carried(data_dir / "views", log, _with_what_it_reads(only))
-        folder = new_folder(data_dir / "views")
-        views = Views(folder)
+        carried = None
+        if task.only is not None:
+            carried = _Carried(task.data_dir / "views", log, _with_what_it_reads(task.only))
+        views = Views(task.folder)
         if carried is not None:
-            carried.into(views, log, bar)
-        found = _folded(views, log, bar)
+            carried.into(views, log, tell)
+        found = _folded(views, log, tell)
         # The rows are on disk before anything points at them.
         views.close()
-        point_at(folder, is_closed=True)
         return found
+    except NotDone as refusal:
+        return Trouble(str(refusal))
     finally:
         log.close()
 
 
-def _folded(views: Views, log: Log, bar: Bar) -> Rebuilt:
+def _outcome_of(folding: Worker, bar: Bar) -> Rebuilt:
+    """What the process that folds a sound log makes of it. Raises Damaged, NotDone."""
+    while True:
+        match folding.hear():
+            case Progress(entries=entries):
+                bar.advance(entries)
+            case Failed(offset=offset, words=words):
+                raise Damaged(offset, words)
+            case Gone(how=how):
+                raise NotDone(f"the process that makes the views was ended: {how}")
+            case found:
+                return found
+
+
+def _folded(views: Views, log: Log, tell: Tell) -> Rebuilt:
     head = log.head()
-    bar.expect(head.size - views.checkpoint().size)
-    fold_to(views, log, head.size, bar.advance)
+    fold_to(views, log, head.size, tell)
     return Rebuilt(views.digests(), SizeAndRoot(head.size, head.root))
 
 
@@ -117,7 +155,8 @@ def _try(copy: FolderCopy, only: str | None, bar: Bar) -> Rebuilt:
         changes = None if copy.views is None else _changes(copy.views, fresh, log, bar)
         if changes is not None and only is not None:
             changes = {name: changes[name] for name in _with_what_it_reads(only)}
-        found = _folded(fresh, log, bar)
+        bar.expect(log.head().size - fresh.checkpoint().size)
+        found = _folded(fresh, log, bar.advance)
         return Rebuilt(found.digests, found.head, changes)
     finally:
         fresh.close()
@@ -162,11 +201,10 @@ class _Carried:
             self._store.close()
             raise
 
-    def into(self, views: Views, log: Log, bar: Bar) -> None:
+    def into(self, views: Views, log: Log, tell: Tell) -> None:
         """Bring new views to where the live ones stand: what is remade by folding, the rest by copying."""
         try:
-            bar.expect(self._at.size)
-            fold_to(views, log, self._at.size, bar.advance, only=self._remade)
+            fold_to(views, log, self._at.size, tell, only=self._remade)
             with self._store.begin() as old:
                 for name in self._names:
                     self._copy_table(name, old, views)
