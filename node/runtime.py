@@ -33,7 +33,7 @@ from node.log_watch import RECENT_ENTRIES, LogWatch, recent_damage, require_chai
 from node.projections.fact_rows import FactRow
 from node.projections.told_facts import is_told
 from node.projections.view import View
-from node.projections.views import StaleViews, Views, close_current, open_live, open_stale, rebuild
+from node.projections.views import StaleViews, Views, close_current, entries_missing, open_live, open_stale, rebuild
 from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Prepare, Writer
 
@@ -261,6 +261,10 @@ class Node:
         except LogDamaged as damage:
             raise damage_at(damage.data.get("offset"), damage.detail) from damage
         views_dir = self._folder / "views"
+        size, told = self.log.head().size, entries_missing(views_dir, self.log)
+        if told is not None:
+            # Going on would be a second line of what peers may have seen. `stigmem replay rebuild` says that this is meant.
+            self.note_damage(damage_at(size, f"the entry is missing: the views hold {told} entries, the log {size}"))
         # Nothing is folded that was not looked at: views that stand far behind are made anew, once the whole chain holds.
         max_behind = RECENT_ENTRIES if self._damage is None else 0
         self._views = (

@@ -161,8 +161,6 @@ class _Verification(Struct):
         return head
 
     def _check_structure(self) -> None:
-        if self.extent.is_quick:
-            return
         self._require_structure(structural_problem(self.copy.log))
 
     def _require_structure(self, problem: str | None) -> None:

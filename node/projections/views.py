@@ -143,6 +143,18 @@ def open_live(views_dir: Path, log: Log, max_behind: int) -> Views | None:
     return views
 
 
+def entries_missing(views_dir: Path, log: Log) -> int | None:
+    """How many entries live views hold of which the log has only the first: it lost its tail, or was set back; else None.
+
+    The log is on disk before the views are told, so views that nothing took down can never be ahead of it.
+    """
+    current = read_current(views_dir)
+    if current is None or not _is_whole(current) or not _can_be_opened(views_dir / str(current.folder)):
+        return None
+    size = _checkpoint_of(views_dir / str(current.folder)).size
+    return size if size > log.head().size else None
+
+
 def open_stale(views_dir: Path, log: Log) -> StaleViews | None:
     """What can still be read of live views that another version wrote; None where nothing can."""
     current = read_current(views_dir)
@@ -223,18 +235,25 @@ def _is_whole(current: Current) -> bool:
 def _is_sound(views_dir: Path, current: Current, log: Log) -> bool:
     """Whether the views can be opened and stand on the log's own entries."""
     folder = views_dir / str(current.folder)
-    if not (folder / DATA_FILE).exists() or startup_problem(folder) is not None:
+    if not _can_be_opened(folder):
         return False
-    try:
-        checkpoint = _checkpoint_of(folder)
-    except (LogDamaged, struct.error):  # a checkpoint that is none
-        return False
+    checkpoint = _checkpoint_of(folder)
     if checkpoint.size > log.head().size:
         return False
     if checkpoint.size == 0:
         return True
     with log.tree() as read:
         return read(0, checkpoint.size - 1) == checkpoint.leaf
+
+
+def _can_be_opened(folder: Path) -> bool:
+    if not (folder / DATA_FILE).exists() or startup_problem(folder) is not None:
+        return False
+    try:
+        _checkpoint_of(folder)
+    except (LogDamaged, struct.error):  # a checkpoint that is none
+        return False
+    return True
 
 
 def _remove_all_but(views_dir: Path, folder: int | None) -> None:

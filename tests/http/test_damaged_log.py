@@ -13,11 +13,12 @@ from node.errors import LogDamaged
 from node.events.log import ITEM_KEY, OFFSET_KEY
 from node.keys import Signer
 from node.projections.base import place_key
+from replay.rebuild import rebuild_views
 from tests import organisations
 from tests.clocks import CountedClock
 from tests.organisations import Organisation
 from tests.replay.folders import edit, flip
-from tests.served import SEED, Served, config_for
+from tests.served import SEED, Served, config_for, fact
 
 
 def _change(folder: Path, table: str, key: bytes, old: bytes, new: bytes) -> None:
@@ -186,3 +187,27 @@ async def _with_an_old_fact(http: Served) -> int:
 
 def _flip_last_byte(log_dir: Path, offset: int) -> None:
     edit(log_dir, "headers", flip(OFFSET_KEY.pack(offset), -1))
+
+
+async def test_a_log_that_was_set_back_beside_its_views_takes_no_writes_until_that_is_said_to_be_meant(http):
+    await http.write()
+    await http.stop()
+    shutil.copytree(http.folder / "log", http.folder / "older")
+    size = await _one_more_written(http)
+    shutil.rmtree(http.folder / "log")
+    (http.folder / "older").rename(http.folder / "log")
+    await http.start()
+    await _refuses(http, "/readyz", size - 1)
+    (await http.post("/v1/facts", fact())).refused(503, "log_damaged")
+    await http.stop()
+    rebuild_views(http.folder)
+    await http.start()
+    await http.write()
+
+
+async def _one_more_written(http: Served) -> int:
+    await http.start()
+    await http.write()
+    size = http.size
+    await http.stop()
+    return size
