@@ -260,18 +260,20 @@ class Node:
             self._open_log()
         except LogDamaged as damage:
             raise damage_at(damage.data.get("offset"), damage.detail) from damage
-        views_dir = self._folder / "views"
-        size, told = self.log.head().size, entries_missing(views_dir, self.log)
+        views_dir, size = self._folder / "views", self.log.head().size
+        # Nothing is folded that was not looked at: views that stand far behind are made anew, once the whole chain holds.
+        max_behind = RECENT_ENTRIES if self._damage is None else 0
+        self._views = open_live(views_dir, self.log, max_behind) if size else None
+        if self._views is not None:
+            return
+        told = entries_missing(views_dir, self.log)
         if told is not None:
             # Going on would be a second line of what peers may have seen. `stigmem replay rebuild` says that this is meant.
             self.note_damage(damage_at(size, f"the entry is missing: the views hold {told} entries, the log {size}"))
-        # Nothing is folded that was not looked at: views that stand far behind are made anew, once the whole chain holds.
-        max_behind = RECENT_ENTRIES if self._damage is None else 0
-        self._views = (
-            open_live(views_dir, self.log, max_behind) if self.log.head().size else rebuild(views_dir, self.log)
-        )
-        if self._views is None:
+        elif size:
             self._stale = open_stale(views_dir, self.log)
+        else:
+            self._views = rebuild(views_dir, self.log)
 
     def _open_log(self) -> None:
         """Raises LogDamaged where the node cannot run: what says whose log it is, or where it stands, is not to be read."""

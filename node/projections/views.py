@@ -11,7 +11,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import lmdb
@@ -134,9 +134,10 @@ def open_live(views_dir: Path, log: Log, max_behind: int) -> Views | None:
     """
     views_dir.mkdir(parents=True, exist_ok=True)
     current = read_current(views_dir)
-    if current is None or not is_trusted(current) or not _is_sound(views_dir, current, log):
+    if current is None or not is_trusted(current):
         return None
-    if log.head().size - _checkpoint_of(views_dir / str(current.folder)).size > max_behind:
+    checkpoint = _sound_checkpoint(views_dir / str(current.folder), log)
+    if checkpoint is None or log.head().size - checkpoint.size > max_behind:
         return None
     views = _folded(views_dir / str(current.folder), log, no_progress)
     _write_current(views_dir, current.folder, is_closed=False)
@@ -149,18 +150,19 @@ def entries_missing(views_dir: Path, log: Log) -> int | None:
     The log is on disk before the views are told, so views that nothing took down can never be ahead of it.
     """
     current = read_current(views_dir)
-    if current is None or not _is_whole(current) or not _can_be_opened(views_dir / str(current.folder)):
+    if current is None or not _is_whole(current):
         return None
-    size = _checkpoint_of(views_dir / str(current.folder)).size
-    return size if size > log.head().size else None
+    checkpoint = _checkpoint_of(views_dir / str(current.folder))
+    return None if checkpoint is None or checkpoint.size <= log.head().size else checkpoint.size
 
 
 def open_stale(views_dir: Path, log: Log) -> StaleViews | None:
     """What can still be read of live views that another version wrote; None where nothing can."""
     current = read_current(views_dir)
-    if current is None or not _is_whole(current) or not _is_sound(views_dir, current, log):
+    if current is None or not _is_whole(current):
         return None
-    if _checkpoint_of(views_dir / str(current.folder)).size != log.head().size:
+    checkpoint = _sound_checkpoint(views_dir / str(current.folder), log)
+    if checkpoint is None or checkpoint.size != log.head().size:
         # What is missing can be folded into none of them: one that is stale would have to be folded too.
         return None
     stale = {name for name, version in _versions().items() if current.versions.get(name) != version}
@@ -232,28 +234,15 @@ def _is_whole(current: Current) -> bool:
     return current.closed or current.boot_id == _boot_id()
 
 
-def _is_sound(views_dir: Path, current: Current, log: Log) -> bool:
-    """Whether the views can be opened and stand on the log's own entries."""
-    folder = views_dir / str(current.folder)
-    if not _can_be_opened(folder):
-        return False
+def _sound_checkpoint(folder: Path, log: Log) -> Checkpoint | None:
+    """Where the views stand; None where they cannot be opened, or do not stand on the log's own entries."""
     checkpoint = _checkpoint_of(folder)
-    if checkpoint.size > log.head().size:
-        return False
+    if checkpoint is None or checkpoint.size > log.head().size:
+        return None
     if checkpoint.size == 0:
-        return True
+        return checkpoint
     with log.tree() as read:
-        return read(0, checkpoint.size - 1) == checkpoint.leaf
-
-
-def _can_be_opened(folder: Path) -> bool:
-    if not (folder / DATA_FILE).exists() or startup_problem(folder) is not None:
-        return False
-    try:
-        _checkpoint_of(folder)
-    except (LogDamaged, struct.error):  # a checkpoint that is none
-        return False
-    return True
+        return checkpoint if read(0, checkpoint.size - 1) == checkpoint.leaf else None
 
 
 def _remove_all_but(views_dir: Path, folder: int | None) -> None:
@@ -262,12 +251,15 @@ def _remove_all_but(views_dir: Path, folder: int | None) -> None:
             shutil.rmtree(path)
 
 
-def _checkpoint_of(path: Path) -> Checkpoint:
-    views = Views(path)
+def _checkpoint_of(folder: Path) -> Checkpoint | None:
+    """What the views say of where they stand; None where they cannot be opened."""
+    if not (folder / DATA_FILE).exists() or startup_problem(folder) is not None:
+        return None
     try:
-        return views.checkpoint()
-    finally:
-        views.close()
+        with closing(Views(folder)) as views:
+            return views.checkpoint()
+    except (LogDamaged, struct.error):  # a checkpoint that is none
+        return None
 
 
 def _versions() -> dict[str, int]:

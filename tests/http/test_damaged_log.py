@@ -205,6 +205,21 @@ async def test_a_log_that_was_set_back_beside_its_views_takes_no_writes_until_th
     await http.write()
 
 
+async def test_a_log_that_is_gone_beside_its_views_is_not_founded_anew(http):
+    await http.write()
+    size = http.size
+    await http.stop()
+    shutil.rmtree(http.folder / "log")
+    for _ in range(2):
+        await http.start()
+        assert (
+            f"the views hold {size} entries, the log 0"
+            in (await http.get("/readyz")).refused(503, "log_damaged")["detail"]
+        )
+        await http.stop()
+    await http.start()
+
+
 async def _one_more_written(http: Served) -> int:
     await http.start()
     await http.write()
