@@ -71,13 +71,13 @@ def run_on_evidence(arguments: argparse.Namespace, tell: Callable[[Evidence, Out
     return _run(arguments.data_dir, tell, is_text=is_text)
 
 
-def add_data_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
+def add_data_dir(parser: argparse._ActionsContainer, default: str | None, *, is_required: bool = True) -> None:
     parser.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
         default=default and Path(default),
-        required=default is None,
+        required=is_required and default is None,
         help="the node's data folder",
     )
 

@@ -20,7 +20,7 @@ from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
 from node.projections import PROJECTIONS
-from replay.audit_cli import add_audit_command
+from replay.audit_cli import add_audit_command, add_data_dir
 from replay.chain import Damaged, NotALog
 from replay.copying import CopyFailed
 from replay.diff_cli import add_diff_command
@@ -113,7 +113,7 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
         "verify", help="check the log and its views; changes nothing, works beside a running node"
     )
     what = checks.add_mutually_exclusive_group(required=default_data_dir is None)
-    _add_data_dir(what, default_data_dir, is_required=False)
+    add_data_dir(what, default_data_dir, is_required=False)
     what.add_argument("--snapshot", type=Path, nargs="+", metavar="FILE", help="or a snapshot, with those it continues")
     checks.add_argument(
         "--expect-head", type=parse_head, metavar="SIZE:ROOT", help="fail unless the log continues this head"
@@ -125,7 +125,7 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     checks.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     checks.set_defaults(handler=run_verify)
     rebuilds = commands.add_parser("rebuild", help="fold the log into new views; the node must be stopped")
-    _add_data_dir(rebuilds, default_data_dir)
+    add_data_dir(rebuilds, default_data_dir)
     rebuilds.add_argument("--dry-run", action="store_true", help="say what would change; beside a running node too")
     rebuilds.add_argument(
         "--only", choices=[kind.name for kind in PROJECTIONS], metavar="NAME", help="this projection, and what it reads"
@@ -139,17 +139,6 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="chain and tree alone, and the last entry's signature")
     parser.add_argument("--from", dest="first", type=_offset, metavar="N", default=0, help="begin at this offset")
     parser.add_argument("--to", dest="end", type=_offset, metavar="N", help="end before this offset")
-
-
-def _add_data_dir(parser: argparse._ActionsContainer, default: str | None, *, is_required: bool = True) -> None:
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        default=default and Path(default),
-        required=is_required and default is None,
-        help="the node's data folder",
-    )
 
 
 def _offset(text: str) -> int:

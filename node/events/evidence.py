@@ -3,7 +3,7 @@
 Always: a fact that passes is, but for a seal that came later, the one in the log's item; that item is the one its entry
 commits to, and that entry the one whose leaf hash stands in the tree.
 
-Does not check signatures, chain or the tree above its leaves: those hold for every entry at once (see `replay/verify.py`).
+Does not check signatures, chain or the tree above its leaves: those hold for every entry at once (see `log_check.py`).
 """
 
 from collections.abc import Callable

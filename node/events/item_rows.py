@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from node.clock import parse_hlc
 from node.errors import LogDamaged
 from node.events.entry import Header, Item, open_header
-from node.events.log import ITEM_KEY, OFFSET_KEY
+from node.events.log import CLEAR, ITEM_KEY, OFFSET_KEY
 from node.times import parse_rfc3339
 
 Row = tuple[bytes, bytes]
-_CLEAR = b"\x00"
 # LMDB has no empty keys.
 _NO_ROW = (b"", b"")
 
@@ -32,7 +31,7 @@ class ItemRows:
         while key < behind and key:
             if key != expected:
                 raise LogDamaged(f"item {len(items)} is missing, or a row of items belongs to no entry")
-            if not row.startswith(_CLEAR):
+            if not row.startswith(CLEAR):
                 raise LogDamaged(f"item {len(items)} has a form that this version does not read")
             items.append(Item(row[1:17], row[17:]))
             self._next = key, row = next(self._rows, _NO_ROW)

@@ -31,7 +31,8 @@ RESTORED = b"restored"
 # Beside `log/`: what a restore was writing when it was interrupted.
 PARTIAL_FOLDER = "log.partial"
 TABLES = ("meta", "keys", "headers", "items", "tree")
-_CLEAR = b"\x00"
+# The form byte of an item that lies in clear.
+CLEAR = b"\x00"
 _Row = tuple[bytes, bytes]
 # LMDB has no empty keys.
 _NO_ROW: _Row = (b"", b"")
@@ -306,7 +307,7 @@ class Log:
         # One call per table: each call gives up the interpreter, and beside a busy loop it is long in coming back.
         new_keys = {entry.public_key for entry in entries} - self._keys
         items = [
-            (ITEM_KEY.pack(entry.offset, index), _CLEAR + item.salt + item.content)
+            (ITEM_KEY.pack(entry.offset, index), CLEAR + item.salt + item.content)
             for entry in entries
             for index, item in enumerate(entry.items)
         ]
@@ -389,7 +390,7 @@ class Log:
 
 
 def _item_of(row: bytes, index: int) -> Item:
-    if row[:1] != _CLEAR:
+    if row[:1] != CLEAR:
         raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
     return Item(row[1:17], row[17:])
 

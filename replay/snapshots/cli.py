@@ -19,6 +19,7 @@ from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
 from node.keys import KeyFileError, Signer, key_id_of, load_signer
+from replay.audit_cli import add_data_dir
 from replay.chain import Damaged, NotALog
 from replay.cli import DAMAGED, NOT_DONE, OK
 from replay.copying import CopyFailed
@@ -67,14 +68,14 @@ def add_snapshot_commands(subparsers: argparse._SubParsersAction, defaults: Defa
     verifies.add_argument("--json", action="store_true", help="the result as one line of JSON")
     verifies.set_defaults(handler=_run_verify)
     restores = commands.add_parser("restore", help="verify, then write the log into an empty folder")
-    _add_data_dir(restores, defaults)
+    add_data_dir(restores, defaults.data_dir)
     _add_files(restores)
     restores.set_defaults(handler=_run_restore)
 
 
 def _add_create(commands: argparse._SubParsersAction, defaults: Defaults) -> None:
     creates = commands.add_parser("create", help="make one, also beside the running node")
-    _add_data_dir(creates, defaults)
+    add_data_dir(creates, defaults.data_dir)
     where = creates.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, metavar="FILE", help="the file to make")
     where.add_argument("--dir", type=Path, metavar="DIR", default=Path(), help="or a folder to make one in (.)")
@@ -94,17 +95,6 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         type=_key,
         metavar="KEY",
         help="take no signer's word but this one's: a public key in base64url, or its key_id",
-    )
-
-
-def _add_data_dir(parser: argparse.ArgumentParser, defaults: Defaults) -> None:
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        default=defaults.data_dir and Path(defaults.data_dir),
-        required=defaults.data_dir is None,
-        help="the node's data folder",
     )
 
 

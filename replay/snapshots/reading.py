@@ -15,7 +15,7 @@ from node.events.checkpoint import origin_of
 from node.events.entry import Item, is_signed_by, open_header
 from node.events.event import type_of
 from node.events.identity import NodeCreated, NodeRestored
-from node.events.log import Log
+from node.events.log import CLEAR, Log
 from node.events.tree import Frontier, leaf_hash, root_at
 from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
@@ -23,7 +23,7 @@ from replay.snapshots.manifest import Head, Manifest, NotASnapshot
 from replay.snapshots.rows import Rows
 
 _READ_ENTRIES, _READ_BYTES = 256, 1 << 20
-_CLEAR, _SALT_END = b"\x00", 17
+_SALT_END = 17
 _RESTORED = type_of(NodeRestored)
 
 
@@ -96,7 +96,7 @@ class Reading:
         if header.offset != offset or header.prev != self._leaf.hex():
             self._require_leaf_before(offset)
             raise Damaged(offset, "the entry does not follow from the one before")
-        if any(row[:1] != _CLEAR for row in items):
+        if any(row[:1] != CLEAR for row in items):
             raise Damaged(offset, "an item has a form that this version does not read")
         found = tuple(Item(row[1:_SALT_END], row[_SALT_END:]).commitment() for row in items)
         if found != header.items:
