@@ -35,6 +35,7 @@ from replay.workers import NotDone
 OK, NOT_DONE, DAMAGED = 0, 2, 6
 _DESCRIPTION = "check the log, tell what is in it, or make the views anew"
 _MAX_WORKERS = 64
+_RESULTS = {SizeAndRoot: "sound", Damaged: "damaged", NotExtended: "not_extended"}
 _HEAD = re.compile(r"(0|[1-9][0-9]{0,17}):([0-9a-f]{64})")
 
 
@@ -80,18 +81,50 @@ def _folder(arguments: argparse.Namespace) -> AbstractContextManager[Path]:
 
 
 def run_rebuild(arguments: argparse.Namespace) -> int:
+    report = _json_rebuilt(arguments) if arguments.json else _plain_rebuilt(arguments)
     try:
         found = (try_rebuild if arguments.dry_run else rebuild_views)(arguments.data_dir, arguments.only)
     except Damaged as damage:
-        return _report_damage(damage)
+        return report(DAMAGED, damage)
     except KeyboardInterrupt:
-        return _report_trouble(NotDone("interrupted; the views are as they were"))
+        return report(NOT_DONE, NotDone("interrupted; the views are as they were"))
     except (NotALog, NotDone, UnknownFormat, CopyFailed, FolderInUse, Refusal, OSError) as error:
-        return _report_trouble(error)
-    for name, digest in found.digests.items():
-        say(" ".join((name, digest, *(_would_change(name, found) if arguments.dry_run else ()))))
-    say(f"head {found.head}")
-    return OK
+        return report(NOT_DONE, error)
+    return report(OK, found)
+
+
+def _plain_rebuilt(arguments: argparse.Namespace) -> Callable[[int, object], int]:
+    def report(code: int, found: Rebuilt | Exception) -> int:
+        if not isinstance(found, Rebuilt):
+            return _plain_report(code, found)
+        for name, digest in found.digests.items():
+            say(" ".join((name, digest, *(_would_change(name, found) if arguments.dry_run else ()))))
+        return _plain_report(code, found.head)
+
+    return report
+
+
+def _json_rebuilt(arguments: argparse.Namespace) -> Callable[[int, object], int]:
+    """A report that prints the one document: `result` is rebuilt, would_rebuild, damaged or not_done."""
+
+    def report(code: int, found: Rebuilt | Exception) -> int:
+        done = found if isinstance(found, Rebuilt) else None
+        result = "would_rebuild" if arguments.dry_run else "rebuilt"
+        document = {
+            "result": result if done else _RESULTS.get(type(found), "not_done"),
+            "data_dir": readable(str(arguments.data_dir)),
+            "only": arguments.only,
+            "digests": done and done.digests,
+            "changes": done and done.changes,
+            "size": done and done.head.size,
+            "root": done and done.head.root.hex(),
+            "offset": found.offset if isinstance(found, Damaged) else None,
+            "problem": None if done else readable(_words_of(found)),
+        }
+        say_raw(msgspec.json.format(msgspec.json.encode(document)).decode())
+        return code
+
+    return report
 
 
 def _would_change(name: str, found: Rebuilt) -> tuple[str, ...]:
@@ -127,6 +160,7 @@ def _add_commands(commands: argparse._SubParsersAction, default_data_dir: str | 
     rebuilds = commands.add_parser("rebuild", help="fold the log into new views; the node must be stopped")
     add_data_dir(rebuilds, default_data_dir)
     rebuilds.add_argument("--dry-run", action="store_true", help="say what would change; beside a running node too")
+    rebuilds.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     rebuilds.add_argument(
         "--only", choices=[kind.name for kind in PROJECTIONS], metavar="NAME", help="this projection, and what it reads"
     )
@@ -175,10 +209,9 @@ def _json_report(arguments: argparse.Namespace, extent: Extent, notes: list[str]
     """A report that prints the one document: `result` is sound, damaged, not_extended or not_done."""
 
     def report(code: int, found: SizeAndRoot | Exception) -> int:
-        results = {SizeAndRoot: "sound", Damaged: "damaged", NotExtended: "not_extended"}
         head = found if isinstance(found, SizeAndRoot) else None
         document = {
-            "result": results.get(type(found), "not_done"),
+            "result": _RESULTS.get(type(found), "not_done"),
             "data_dir": None if arguments.snapshot else readable(str(arguments.data_dir)),
             "snapshot": arguments.snapshot and [readable(str(path)) for path in arguments.snapshot],
             "from": extent.first,

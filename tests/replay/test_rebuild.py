@@ -1,5 +1,6 @@
 """`replay rebuild`: the views made anew from the log, by nobody but the one who holds the folder."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,23 @@ def test_a_dry_run_without_live_views_says_that_they_would_be_made(data_dir):
     found = replay("rebuild", data_dir, "--dry-run")
     assert all(line.endswith("would be made anew") for line in found.stdout.splitlines()[:-1])
     assert not (data_dir / "views").exists()
+
+
+def test_with_json_there_is_one_document_that_says_what_the_lines_say(data_dir):
+    edit(_live(data_dir), "gardens/held", _delete_first)
+    tried = json.loads(replay("rebuild", data_dir, "--dry-run", "--json").stdout)
+    assert (tried["result"], [name for name, differs in tried["changes"].items() if differs]) == (
+        "would_rebuild",
+        ["gardens"],
+    )
+    done = json.loads(replay("rebuild", data_dir, "--json").stdout)
+    assert (done["result"], done["digests"], done["changes"]) == ("rebuilt", _live_digests(data_dir), None)
+    assert f"head {done['size']}:{done['root']}" == replay("verify", data_dir).last_line
+    edit(data_dir / "log", "items", flip(key(7, 1), 20))
+    damaged = replay("rebuild", data_dir, "--json")
+    document = json.loads(damaged.stdout)
+    assert (damaged.code, document["result"], document["offset"], document["digests"]) == (6, "damaged", 7, None)
+    assert document["problem"] == "item 1 does not match its commitment"
 
 
 @pytest.mark.parametrize("name", [projection.name for projection in PROJECTIONS])
