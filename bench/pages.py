@@ -30,7 +30,6 @@ from node.events.facts import Fact
 from node.events.manifest_proof import manifest_log_entry
 from node.http.facts import FactRequest
 from node.keys import Signer
-from node.projections.access import EVERYTHING
 from node.projections.federation_page import MAX_PAGE_FACTS, ServedPage, page_for
 from node.runtime import Node
 from node.serve import rest_collector
@@ -146,7 +145,6 @@ async def _assert_facts(node: Node, count: int) -> None:
 def _command(request: FactRequest, principal: Principal, node: Node) -> AssertFact:
     return AssertFact(
         principal=principal,
-        access=EVERYTHING,
         garden=request.garden_id,
         accepted_ms=node.clock.now_ms(),
         **{name: getattr(request, name) for name in _SHARED_FIELDS},

@@ -24,7 +24,6 @@ from node.events.log import Log
 from node.http.facts import FactRequest
 from node.http.records import new_record_of
 from node.keys import Signer, equal_secrets, keyed_hash
-from node.projections.access import EVERYTHING
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views
@@ -121,7 +120,6 @@ class _Stages:
     def _command(self, request: FactRequest) -> AssertFact:
         return AssertFact(
             principal=self._principal,
-            access=EVERYTHING,
             garden=request.garden_id,
             accepted_ms=self._clock.now_ms(),
             **{name: getattr(request, name) for name in _SHARED_FIELDS},

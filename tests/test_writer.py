@@ -14,7 +14,6 @@ from node.errors import StorageFull
 from node.events.log import Head, Log
 from node.events.tree import EMPTY_ROOT
 from node.keys import Signer
-from node.projections.access import EVERYTHING
 from node.projections.view import View
 from node.projections.views import Views, rebuild
 from node.refusals import MinuteShare, RefusalLimiter
@@ -40,7 +39,6 @@ def writer_over(log: Log, views: Views) -> Writer:
 def fact_of(number: int) -> AssertFact:
     return AssertFact(
         principal=Principal(via="admin", entity=NODE_ID),
-        access=EVERYTHING,
         entity=f"{NODE_ID}/thing/{number}",
         relation="memory:text",
         value=StatedValue(type="text", v="x" * 20_000),

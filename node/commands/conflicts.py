@@ -8,6 +8,7 @@ from msgspec import Struct
 from node.commands.decision import Context, Decision, Principal
 from node.commands.drafts import StatedValue
 from node.commands.facts import MAX_SUPERSEDED, AssertFact, decide_assert_fact
+from node.commands.reading import known_to
 from node.errors import (
     ConflictAlreadyResolved,
     ConflictNotFound,
@@ -18,9 +19,8 @@ from node.errors import (
 )
 from node.events.conflicts import ConflictResolved
 from node.events.facts import Resolution, Value
-from node.projections.access import EVERYTHING, Access
+from node.projections.access import Access, is_readable
 from node.projections.conflicts import WHOLE, At, Conflict
-from node.projections.fact_queries import is_readable
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
 
@@ -32,7 +32,6 @@ class ResolveConflict(Struct, frozen=True, kw_only=True):
     """Settle a conflict for one of its sides, or with a new value; with both given the new value stands."""
 
     principal: Principal
-    access: Access
     conflict_id: str
     winning_fact_id: str | None
     new_value: StatedValue | None
@@ -54,7 +53,7 @@ def sides_of(conflict: Conflict, view: View) -> list[FactRow]:
 
 def decide_resolve_conflict(command: ResolveConflict, view: View, context: Context) -> Decision:
     """One event; its reply is the fact that settles the conflict."""
-    conflict = find_conflict(command.conflict_id, command.access, view)
+    conflict = find_conflict(command.conflict_id, known_to(command.principal, view), view)
     if not command.principal.is_operator:
         raise InsufficientPermission("this credential does not settle conflicts")
     if len(command.note) > MAX_NOTE_CHARS:
@@ -98,7 +97,6 @@ def _assertion(
 ) -> AssertFact:
     return AssertFact(
         principal=command.principal,
-        access=EVERYTHING,
         entity=side.fact.entity,
         relation=side.fact.relation,
         value=command.new_value if command.new_value is not None else _stated(winner.fact.value),

@@ -16,6 +16,7 @@ from node.commands.decision import Context, Decision, Principal, Rules, rules_in
 from node.commands.drafts import Draft, StatedValue, draft_of
 from node.commands.gardens import find_garden
 from node.commands.quarantine import hold_reason, require_room
+from node.commands.reading import known_to
 from node.commands.seals import seal_of
 from node.commands.trust import judge
 from node.errors import (
@@ -33,8 +34,7 @@ from node.errors import (
 from node.events.facts import Fact, FactAsserted, Judgement, Resolution, Scope, body_of, cid_of
 from node.events.gardens import FactQuarantined
 from node.events.tokens import Grant
-from node.projections.access import Access
-from node.projections.fact_queries import is_readable
+from node.projections.access import NOTHING, Access, is_readable
 from node.projections.fact_rows import FactRow, is_own_word, may_travel, new_row, speaker_of
 from node.projections.gardens import Garden
 from node.projections.view import View
@@ -52,7 +52,6 @@ class AssertFact(Struct, frozen=True, kw_only=True):
     """
 
     principal: Principal
-    access: Access
     entity: str
     relation: str
     value: StatedValue
@@ -197,7 +196,8 @@ def _garden(command: AssertFact, view: View) -> Garden | None:
 def _check_parents(command: AssertFact, view: View, rules: Rules) -> tuple[str, ...]:
     if len(command.derived_from) > MAX_PARENTS:
         raise InvalidField(f"derived_from: more than {MAX_PARENTS}")
-    unknown = [parent for parent in command.derived_from if not _is_known(parent, command.access, view)]
+    access = known_to(command.principal, view) if command.derived_from else NOTHING
+    unknown = [parent for parent in command.derived_from if not _is_known(parent, access, view)]
     if unknown and rules.mode == "strict":
         raise ProvenanceUnknownParent("derived_from: names a fact that is not known here")
     return tuple(f"derived_from: {parent} is not known here" for parent in unknown)
@@ -219,14 +219,18 @@ def is_parent_name(text: str) -> bool:
 def _superseded(command: AssertFact, draft: Draft, view: View, context: Context) -> tuple[str, ...]:
     if command.supersedes is False:
         return ()
+    # The record names what it supersedes: so only what the writer may read is looked at.
+    access = known_to(command.principal, view)
     speaker = (origin_of(draft.normal_source, context.node_id), draft.normal_source)
     if command.supersedes is True:
         standing = view.facts.standing(draft.normal_entity, draft.relation, draft.scope, speaker)
-        return tuple(row.fact.id for row in islice(standing, MAX_SUPERSEDED))
+        readable = (row.fact.id for row in standing if is_readable(row, access))
+        return tuple(islice(readable, MAX_SUPERSEDED))
     if len(command.supersedes) > MAX_SUPERSEDED:
         raise InvalidField(f"supersedes: more than {MAX_SUPERSEDED}")
     for fact_id in command.supersedes:
-        if not any(speaker_of(row.fact) == speaker for row in view.facts.all_by_id(fact_id)):
+        named = view.facts.all_by_id(fact_id)
+        if not any(speaker_of(row.fact) == speaker and is_readable(row, access) for row in named):
             raise SupersededNotOwned("supersedes: not a fact of this source")
     return command.supersedes
 

@@ -10,27 +10,24 @@ import re
 from aiohttp import web
 from msgspec import structs
 
-from node.commands.capabilities import check_token, is_garden_uri, parse_token, scopes_of
+from node.commands.capabilities import check_token, parse_token
 from node.commands.decision import Principal
 from node.commands.gardens import require_operator
 from node.commands.peer_tokens import Claims, authenticate, parse_peer_token
+from node.commands.reading import require_reader
 from node.errors import (
     AuthenticationRequired,
     Forbidden,
-    InsufficientCapability,
     InvalidCredentials,
     MalformedJson,
     TokenMalformed,
 )
-from node.events.tokens import Grant
 from node.http.keys import NODE, PRINCIPAL
-from node.projections.access import ALL_SCOPES, EVERYTHING, Access
 from node.runtime import Node
 from node.strict_json import scan_json
 
 # Where the reference node takes the token of a capability write.
 CAPABILITY_HEADER = "X-Stigmem-Capability"
-_NOTHING = Access(scopes=(), sees_gardens=False, entity_prefix=None)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
@@ -49,6 +46,13 @@ def operator_of(request: web.Request) -> Principal:
     """The request's principal, who must be an admin of this node."""
     principal = principal_of(request)
     require_operator(principal)
+    return principal
+
+
+def reader_of(request: web.Request) -> Principal:
+    """The request's principal, whose credential must grant reading; what it may read is `readable_by` of the view that is read."""
+    principal = principal_of(request)
+    require_reader(principal)
     return principal
 
 
@@ -85,34 +89,6 @@ def bearer_of(request: web.Request) -> str | None:
     if len(headers) > 1 or scheme.lower() != "bearer" or not bearer.strip():
         raise InvalidCredentials("Authorization: one Bearer credential")
     return bearer.strip()
-
-
-def readable_by(principal: Principal) -> Access:
-    """What a principal may read. Raises InsufficientCapability for a token that grants no reading."""
-    if principal.is_operator:
-        return EVERYTHING
-    if principal.grant is None or principal.grant.verb != "read":
-        raise InsufficientCapability("this credential does not read facts")
-    return granted_by(principal.grant)
-
-
-def known_to(principal: Principal) -> Access:
-    """The facts that a writer may name as parents: what it may read, or what its write token is about."""
-    if principal.is_operator:
-        return EVERYTHING
-    return _NOTHING if principal.grant is None else granted_by(principal.grant)
-
-
-def granted_by(grant: Grant) -> Access:
-    """The part of the facts outside gardens that a token's object names; gardens take a membership, which no token is."""
-    if grant.object == "*":
-        return Access(scopes=ALL_SCOPES, sees_gardens=False, entity_prefix=None)
-    if is_garden_uri(grant.object):
-        return _NOTHING
-    scopes = scopes_of(grant.object)
-    if scopes:
-        return Access(scopes=scopes, sees_gardens=False, entity_prefix=None)
-    return Access(scopes=ALL_SCOPES, sees_gardens=False, entity_prefix=grant.object)
 
 
 def _recognised(request: web.Request, node: Node, bearer: str | None) -> Principal:

@@ -9,16 +9,16 @@ from msgspec import Meta, Struct
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.conflicts import ResolveConflict, sides_of
 from node.commands.drafts import StatedValue
+from node.commands.reading import readable_by
 from node.errors import InvalidCursor
-from node.http.auth import known_to, operator_of, principal_of, readable_by
+from node.http.auth import operator_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
 from node.http.moments import Moment, check_moment, moment_of
 from node.http.records import record_of
-from node.projections.access import Access
+from node.projections.access import Access, is_readable
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At, Conflict
-from node.projections.fact_queries import is_readable
 from node.projections.fact_rows import row_at
 from node.projections.view import View
 from node.runtime import Node
@@ -51,10 +51,11 @@ class Cursor(Struct, frozen=True, array_like=True):
 
 
 async def list_conflicts(request: web.Request) -> web.Response:
-    node, access = request.app[NODE], readable_by(principal_of(request))
+    node, principal = request.app[NODE], reader_of(request)
     asked = decode_query(request, ConflictsQuery)
     moment = moment_of(asked.as_of, node)
-    return json_response(await node.read(lambda view: _listing(asked, moment, access, view, node)))
+    listing = await node.read(lambda view: _listing(asked, moment, readable_by(principal, view), view, node))
+    return json_response(listing)
 
 
 async def resolve_conflict(request: web.Request) -> web.Response:
@@ -63,7 +64,6 @@ async def resolve_conflict(request: web.Request) -> web.Response:
     outcome = await node.execute(
         ResolveConflict(
             principal=principal,
-            access=known_to(principal),
             conflict_id=request.match_info["conflict_id"],
             winning_fact_id=body.winning_fact_id,
             new_value=body.new_value,

@@ -12,6 +12,7 @@ from node.commands.decision import Principal
 from node.commands.drafts import NAME_BYTES, StatedValue
 from node.commands.facts import AssertFact, needs_attestation, row_of
 from node.commands.gardens import find_garden
+from node.commands.reading import readable_by
 from node.errors import (
     FactNotFound,
     GardenForbidden,
@@ -23,15 +24,15 @@ from node.errors import (
     UnsupportedField,
 )
 from node.events.facts import Scope, body_of
-from node.http.auth import bearer_of, known_to, principal_of, readable_by
+from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.moments import Moment, asked_moment, check_moment, moment_of
 from node.http.records import held_answer, new_record_of, record_of
-from node.projections.access import Access
+from node.projections.access import Access, is_readable, may_read
 from node.projections.base import Place
 from node.projections.conflicts import At
-from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, is_readable, may_read, page_of
+from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, page_of
 from node.projections.fact_rows import FactRow, row_at
 from node.projections.told_facts import told_by_id
 from node.projections.view import View
@@ -113,28 +114,28 @@ async def assert_fact(request: web.Request) -> web.Response:
 
 
 async def list_facts(request: web.Request) -> web.Response:
-    node, access = request.app[NODE], readable_by(principal_of(request))
+    node, principal = request.app[NODE], reader_of(request)
     asked = decode_query(request, FactsQuery)
     # Before the view is opened, which then holds at least what was announced.
     moment = moment_of(asked.as_of, node)
-    answer = await node.read(lambda view: _listing(asked, moment, access, view, node))
+    answer = await node.read(lambda view: _listing(asked, moment, readable_by(principal, view), view, node))
     return json_response(answer)
 
 
 async def get_fact(request: web.Request) -> web.Response:
-    node, access = request.app[NODE], readable_by(principal_of(request))
+    node, principal = request.app[NODE], reader_of(request)
     moment = asked_moment(request)
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], access, view, moment.at)
+        row = _find(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
         return json_response(record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None))
 
 
 async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
-    node, access = request.app[NODE], readable_by(principal_of(request))
+    node, principal = request.app[NODE], reader_of(request)
     moment = asked_moment(request)
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], access, view, moment.at)
+        row = _find(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
         node.vouch_for((row,))
         body = body_of(row.fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
@@ -153,7 +154,6 @@ def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> Asser
         raise UnsupportedField("idempotency_key: not supported by this version")
     return AssertFact(
         principal=principal,
-        access=known_to(principal),
         entity=body.entity,
         relation=body.relation,
         value=body.value,
@@ -174,8 +174,10 @@ def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> Asser
 def _find(name: str, access: Access, view: View, at: At) -> FactRow:
     """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
     stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
-    for row in (row_at(row, at.size) for row in stored):
-        if row is None or not is_readable(row, access):
+    for now in stored:
+        row = row_at(now, at.size)
+        # Under the rights of now, what may not be read as it is now may not be read as it was.
+        if row is None or not (is_readable(now, access) and is_readable(row, access)):
             continue
         if row.shown_from is not None or not name.startswith(_CID_PREFIX):
             return row
@@ -226,12 +228,13 @@ def _garden_id(name: str | None, access: Access, view: View, size: int | None) -
     if name is None:
         return None
     # Not there and not yours read alike (PROTOCOL §6.1).
-    if not access.sees_gardens:
-        raise GardenForbidden("garden_id: no such garden, or not yours")
     try:
-        return find_garden(name, view, size=size).id
+        garden_id = find_garden(name, view, size=size).id
     except GardenNotFound as error:
         raise GardenForbidden("garden_id: no such garden, or not yours") from error
+    if not access.is_member(garden_id):
+        raise GardenForbidden("garden_id: no such garden, or not yours")
+    return garden_id
 
 
 def _name(parameter: str, text: str | None) -> str | None:

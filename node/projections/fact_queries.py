@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from node.events.facts import Fact, Scope
 from node.projections import told_facts
-from node.projections.access import Access
+from node.projections.access import Access, may_read
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow, row_at
@@ -72,19 +72,6 @@ def page_of(
         rows.append(row_at(row, snapshot.size))
     total = _total(view, query, access, snapshot) if snapshot.total is None else snapshot.total
     return FactPage(rows=rows, total=total, last=rows[-1].place if has_more and rows else None)
-
-
-def is_readable(row: FactRow, access: Access) -> bool:
-    """Whether the caller may read a fact that is shown, or, in quarantine, know of it at all (PROTOCOL §2.5)."""
-    if (row.shown_from is None or row.garden_id is not None) and not access.sees_gardens:
-        return False
-    return access.covers(scope=row.fact.scope, entity=normal_uri(row.fact.entity))
-
-
-def may_read(row: FactRow, view: View, access: Access) -> bool:
-    """The same, of what the node itself says too: who may not read what that is about may not know of it either."""
-    subject = told_facts.subject_of(row, view)
-    return is_readable(row, access) and (subject is None or is_readable(subject, access))
 
 
 def is_expired(fact: Fact, now_ms: int) -> bool:

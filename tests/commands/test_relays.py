@@ -8,9 +8,8 @@ from msgspec import structs
 from node.commands.introductions import IntroduceManifest
 from node.commands.peers import Declaration, RecordPeerCheck, RegisterPeer
 from node.errors import Refusal
-from node.projections.access import EVERYTHING
+from node.projections.access import EVERYTHING, may_read
 from node.projections.conflicts import At
-from node.projections.fact_queries import may_read
 from node.projections.told_facts import told_by_id
 from node.sync import PeerState
 from node.times import format_ms

@@ -22,7 +22,6 @@ from node.commands.gardens import PromoteFact
 from node.commands.peer_tokens import mint_token
 from node.commands.peers import ChangePeer
 from node.commands.served_facts import served_fact
-from node.projections.access import EVERYTHING
 from node.projections.fact_rows import is_own_word
 from node.projections.federation_page import behind_all, news_for
 from node.writer import Outcome
@@ -133,7 +132,6 @@ class Schedule:
         is_new = self._rng.random() < 0.4
         command = ResolveConflict(
             principal=node.admin,
-            access=EVERYTHING,
             conflict_id=conflict.conflict_id,
             winning_fact_id=None if is_new else winner.id,
             new_value=StatedValue(type="string", v=self._rng.choice("xyz")) if is_new else None,
@@ -159,7 +157,6 @@ class Schedule:
             value = StatedValue(type="null")
         return AssertFact(
             principal=node.admin,
-            access=EVERYTHING,
             entity=self._rng.choice(ENTITIES),
             relation="memory:status",
             value=value,

@@ -1,0 +1,45 @@
+"""What a principal may read: decided once from its credential and its memberships, applied below every read (PROTOCOL §2.5).
+
+Always: who is given nothing here reads nothing; permissions and memberships are those of the view, so of now, also under `as_of`.
+"""
+
+from node.commands.capabilities import is_garden_uri, scopes_of
+from node.commands.decision import Principal
+from node.errors import InsufficientCapability
+from node.events.facts import Scope
+from node.events.tokens import Grant
+from node.projections.access import ALL_SCOPES, EVERYTHING, NOTHING, Access
+from node.projections.view import View
+
+
+def require_reader(principal: Principal) -> None:
+    """Raises InsufficientCapability for a credential that grants no reading."""
+    if not principal.is_operator and (principal.grant is None or principal.grant.verb != "read"):
+        raise InsufficientCapability("this credential does not read facts")
+
+
+def readable_by(principal: Principal, view: View) -> Access:
+    """What a principal may read. Raises InsufficientCapability for a credential that grants no reading."""
+    require_reader(principal)
+    return known_to(principal, view)
+
+
+def known_to(principal: Principal, view: View) -> Access:
+    """The facts that a writer may name: what it may read, or what its write token is about."""
+    if principal.is_operator:
+        return EVERYTHING
+    return NOTHING if principal.grant is None else granted_by(principal.grant)
+
+
+def granted_by(grant: Grant) -> Access:
+    """The part of the facts outside gardens that a token's object names; gardens take a membership, which no token is."""
+    if grant.object == "*":
+        return _outside_gardens()
+    if is_garden_uri(grant.object):
+        return NOTHING
+    scopes = scopes_of(grant.object)
+    return _outside_gardens(scopes=scopes) if scopes else _outside_gardens(entity_prefix=grant.object)
+
+
+def _outside_gardens(*, scopes: tuple[Scope, ...] = ALL_SCOPES, entity_prefix: str | None = None) -> Access:
+    return Access(scopes=scopes, entity_prefix=entity_prefix, gardens=frozenset(), moderates=frozenset())
