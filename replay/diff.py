@@ -27,6 +27,7 @@ from node.projections.conflicts import At, Conflict
 from node.projections.fact_rows import FactRow
 from node.projections.facts import Withdrawal
 from node.projections.gardens import Garden, Held
+from node.projections.members import Member
 from node.projections.peers import Peer
 from node.projections.tokens import IssuedToken
 from node.projections.view import View
@@ -37,7 +38,7 @@ from replay.consequences import settled_from
 Became = Literal["added", "changed", "went"]
 # A fact's states in which it is still there for somebody: a reader, a moderator.
 _THERE = ("stands", "held")
-SUBJECTS = ("facts", "conflicts", "quarantine", "gardens", "tokens", "peers", "settings")
+SUBJECTS = ("facts", "conflicts", "quarantine", "gardens", "members", "tokens", "peers", "settings")
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -81,7 +82,7 @@ def changes(evidence: Evidence, ends: Ends) -> Iterator[Change]:
             with views.begin() as now:
                 before = _Side(views.view(then), At(size=ends.first, now_ms=ends.first_ms))
                 after = _Side(views.view(now), At(size=ends.end, now_ms=ends.end_ms))
-                for subject in (_facts, _conflicts, _quarantine, _gardens, _tokens, _peers, _settings):
+                for subject in (_facts, _conflicts, _quarantine, _gardens, _members, _tokens, _peers, _settings):
                     yield from subject(before, after, _Walk(views, then, now, accepted))
     finally:
         views.close()
@@ -199,6 +200,15 @@ def _gardens(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
     return _rows_changed(
         "gardens", walk.differing("gardens/by_id"), "id", state, named, lambda garden: garden.deleted_from is not None
     )
+
+
+def _members(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
+    for _, old, new in walk.differing("members/of_garden"):
+        member: Member = old if new is None else new
+        was = None if old is None else {"role": old.role}
+        now = {"role": None if new is None else new.role}
+        named = {"garden_id": member.garden_id}
+        yield from _change("members", _became(was, went=new is None), member.entity, named, was, now)
 
 
 def _tokens(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:

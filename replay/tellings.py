@@ -13,7 +13,15 @@ from msgspec import Struct
 from node.events.conflicts import ConflictResolved
 from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed
-from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
+from node.events.gardens import (
+    FactPromoted,
+    FactQuarantined,
+    FactRejected,
+    GardenCreated,
+    GardenDeleted,
+    GardenMemberRemoved,
+    GardenMemberSet,
+)
 from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
@@ -92,6 +100,16 @@ def _moderated(role: str) -> Callable[[Event, View], Iterator[Thing]]:
         target = getattr(event, "target_garden_id", None)
         if target is not None:
             yield Thing(kind="garden", id=target, role="target")
+
+    return things
+
+
+def _member(role: str) -> Callable[[Event, View], Iterator[Thing]]:
+    """The garden, and who came to be, or no longer is, a member of it."""
+
+    def things(event: GardenMemberSet | GardenMemberRemoved, view: View) -> Iterator[Thing]:
+        yield Thing(kind="garden", id=event.garden_id, role="membership")
+        yield Thing(kind="principal", id=event.entity, role=role, garden_id=event.garden_id)
 
     return things
 
@@ -258,6 +276,15 @@ TELLINGS: dict[type[Event], Telling] = {
     ),
     GardenDeleted: Telling(
         "deleted_garden", _one("garden", "garden_id", "deleted"), lambda e: f"deleted garden {e.garden_id}"
+    ),
+    GardenMemberSet: Telling(
+        "set_member",
+        _member("member"),
+        lambda e: f"made {e.entity} {e.role} of garden {e.garden_id}",
+        ("role",),
+    ),
+    GardenMemberRemoved: Telling(
+        "removed_member", _member("removed"), lambda e: f"removed {e.entity} from garden {e.garden_id}"
     ),
     FactQuarantined: Telling(
         "wrote_to_quarantine",

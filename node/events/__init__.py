@@ -22,6 +22,8 @@ EVENT_TYPES: dict[str, type[Event]] = {
         gardens.FactQuarantined,
         gardens.FactPromoted,
         gardens.FactRejected,
+        gardens.GardenMemberSet,
+        gardens.GardenMemberRemoved,
         facts.FactAsserted,
         facts.FactsSealed,
         conflicts.ConflictResolved,

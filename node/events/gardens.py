@@ -1,9 +1,12 @@
 """Gardens, and what happens to facts in quarantine (PROTOCOL §6)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from node.events.event import Event
 from node.events.facts import Fact, Judgement, Scope
+
+# What a member may do: docs/gardens.md.
+Role = Literal["admin", "writer", "reader", "quarantine:moderator"]
 
 
 class GardenCreated(Event, tag="garden.created.1"):
@@ -20,6 +23,19 @@ class GardenCreated(Event, tag="garden.created.1"):
 
 class GardenDeleted(Event, tag="garden.deleted.1"):
     garden_id: str
+
+
+class GardenMemberSet(Event, tag="garden.member_set.1"):
+    """An entity, in normal form, is a member from here on, or has another role than before."""
+
+    garden_id: str
+    entity: str
+    role: Role
+
+
+class GardenMemberRemoved(Event, tag="garden.member_removed.1"):
+    garden_id: str
+    entity: str
 
 
 class FactQuarantined(Event, tag="fact.quarantined.1"):

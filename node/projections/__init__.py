@@ -10,6 +10,7 @@ from node.projections.facts import Facts
 from node.projections.gardens import Gardens
 from node.projections.identity import Identity
 from node.projections.introductions import Introductions
+from node.projections.members import Members
 from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.sources import Sources
@@ -19,6 +20,7 @@ PROJECTIONS: tuple[type[Projection], ...] = (
     Facts,
     Conflicts,
     Gardens,
+    Members,
     Sources,
     Tokens,
     Peers,

@@ -3,7 +3,7 @@
 Always: a fact is under `pending` of its garden if and only if nobody has promoted or rejected it.
 Always: a slug once used stays taken, also when its garden is gone.
 
-Does not hold facts (see `facts.py`) and knows no members besides the creator: memberships have no events yet.
+Does not hold facts (see `facts.py`) or members (see `members.py`).
 """
 
 import struct

@@ -15,6 +15,7 @@ from node.projections.facts import Facts
 from node.projections.gardens import Gardens
 from node.projections.identity import Identity
 from node.projections.introductions import Introductions
+from node.projections.members import Members
 from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.sources import Sources
@@ -45,6 +46,10 @@ class View:
     @cached_property
     def gardens(self) -> Gardens:
         return self._open(Gardens)
+
+    @cached_property
+    def members(self) -> Members:
+        return self._open(Members)
 
     @cached_property
     def sources(self) -> Sources:

@@ -10,7 +10,15 @@ from node.events.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from node.events.conflicts import ConflictResolved
 from node.events.event import Event, type_of
 from node.events.facts import Fact, FactAsserted, FactsSealed, Judgement, Resolution, Seal, Value
-from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
+from node.events.gardens import (
+    FactPromoted,
+    FactQuarantined,
+    FactRejected,
+    GardenCreated,
+    GardenDeleted,
+    GardenMemberRemoved,
+    GardenMemberSet,
+)
 from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
@@ -117,6 +125,7 @@ def samples() -> list[Event]:
         *_of_witness(),
         *_of_relays(),
         *_of_restores(),
+        *_of_members(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -322,6 +331,25 @@ def _of_pushes() -> list[Event]:
             outcome=Receipts(refused=(refused, refused)),
             receipts=(),
         ),
+    ]
+
+
+def _of_members() -> list[Event]:
+    garden_id, gardener = "018f0000-0000-7000-8000-0000000000a2", f"{NODE_ID}/agent/g%C3%A4rtner"
+    return [
+        GardenCreated(
+            id=garden_id,
+            slug="beete",
+            name="Gemüsebeete",
+            scope="team",
+            description="",
+            is_quarantine=False,
+            created_by=NODE_ID,
+        ),
+        GardenMemberSet(garden_id=garden_id, entity=gardener, role="reader"),
+        GardenMemberSet(garden_id=garden_id, entity="user:alice", role="writer"),
+        GardenMemberSet(garden_id=garden_id, entity=gardener, role="admin"),
+        GardenMemberRemoved(garden_id=garden_id, entity="user:alice"),
     ]
 
 

@@ -11,6 +11,7 @@ from msgspec import structs
 from node.events.facts import FactAsserted, Value
 from node.events.identity import AdminKeyCreated
 from node.events.tokens import CapabilityIssued
+from replay.diff import SUBJECTS
 from tests.events.logs import write_log
 from tests.events.samples import samples
 from tests.replay.folders import edit, files_of, flip, key, make_folder
@@ -152,7 +153,7 @@ def test_the_report_marks_what_became_of_each_thing_and_ends_with_totals(story: 
     assert f"\n  + {story.id('up')}; origin {ORG_A}; entity " in report
     assert f"\n  - {story.names['token']}; subject " in report
     assert f"\n  ~ {story.id('held')}; " in report and "\n      status: held -> stands\n" in report
-    assert report.splitlines()[-8].split() == ["totals", "added", "changed", "went"]
+    assert report.splitlines()[-1 - len(SUBJECTS)].split() == ["totals", "added", "changed", "went"]
     assert report.splitlines()[-1].split() == ["settings", "0", "0", "0"]
     assert [character for character in ESCAPES if character in report and character in "\x1b\x07\x9b\u202e\r"] == []
 
