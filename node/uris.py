@@ -54,6 +54,14 @@ def normal_uri(text: str) -> str:
     return "/".join([_SCHEME + _normal_authority(authority), *map(_normal_segment, segments)])
 
 
+def normal_field(field: str, text: str) -> str:
+    """`normal_uri` of what a caller gave as `field`, which the refusal then names."""
+    try:
+        return normal_uri(text)
+    except InvalidUri as error:
+        raise InvalidUri(f"{field}: {error.detail}") from None
+
+
 @lru_cache(maxsize=1024)
 def is_normal(text: str) -> bool:
     if _NORMAL_URI.fullmatch(text):

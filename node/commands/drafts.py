@@ -26,8 +26,8 @@ from node.uris import (
     is_reserved_entity,
     is_reserved_relation,
     is_reserved_source,
+    normal_field,
     normal_relation,
-    normal_uri,
 )
 
 NAME_BYTES = 2048
@@ -76,7 +76,7 @@ def draft_of(
     """Check a caller's fact. A signed one keeps its spelling, because the signature is over it; else names are normalised."""
     for field, text in (("entity", entity), ("relation", relation), ("source", source)):
         check_name(field, text)
-    normal_entity, normal_source = normal_uri(entity), normal_uri(source)
+    normal_entity, normal_source = normal_field("entity", entity), normal_field("source", source)
     stored_relation = normal_relation(relation)
     if is_signed:
         require_signable(relation, source)

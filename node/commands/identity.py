@@ -27,7 +27,7 @@ from node.events.identity import (
 )
 from node.projections.view import View
 from node.times import format_ms, parse_rfc3339
-from node.uris import normal_uri
+from node.uris import normal_field
 
 SELF_SIGN = "__self_sign__"
 MANIFEST_LIFE_MS = 365 * 86_400_000
@@ -180,5 +180,5 @@ def _checked(changes: dict[str, object], view: View) -> dict[str, object]:
     if isinstance(blocked, tuple):
         if len(blocked) > MAX_BLOCKED_SOURCES:
             raise InvalidField(f"blocked_sources: more than {MAX_BLOCKED_SOURCES}")
-        checked["blocked_sources"] = tuple(sorted({normal_uri(source) for source in blocked}))
+        checked["blocked_sources"] = tuple(sorted({normal_field("blocked_sources", source) for source in blocked}))
     return checked

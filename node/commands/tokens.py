@@ -19,7 +19,7 @@ from node.errors import (
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked, Grant, Revocation, Verb
 from node.projections.view import View
 from node.times import format_ms, parse_rfc3339
-from node.uris import authority_of, is_informal, normal_uri
+from node.uris import authority_of, is_informal, normal_field
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -51,12 +51,12 @@ class AcceptCapability(Struct, frozen=True, kw_only=True):
 
 def decide_issue_capability(command: IssueCapability, view: View, context: Context) -> Decision:
     require_operator(command.principal)
-    if normal_uri(command.issuer) != context.node_id:
+    if normal_field("issuer", command.issuer) != context.node_id:
         raise InvalidObject("issuer: a token is issued in this node's own name")
     if command.verb not in get_args(Verb):
         raise InvalidField("verb: not a verb that a token can grant")
     check_name("subject", command.subject)
-    subject = normal_uri(command.subject)
+    subject = normal_field("subject", command.subject)
     if is_informal(subject):
         raise InvalidField("subject: a stigmem:// URI")
     grant = Grant(
@@ -99,7 +99,7 @@ def _object(target: str, view: View, context: Context) -> str:
     if target == "*":
         return target
     check_name("object", target)
-    normal = normal_uri(target)
+    normal = normal_field("object", target)
     if authority_of(normal) != context.node_id:
         raise InvalidObject("object: it lies outside this node's authority")
     if normal.startswith(f"{context.node_id}/scope/") and not scopes_of(normal):
