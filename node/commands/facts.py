@@ -42,6 +42,7 @@ from node.uris import authority_of, is_uuid, lies_under, origin_of
 
 MAX_PARENTS = 64
 MAX_SUPERSEDED = 1000
+_CID_PREFIX = "sha256:"
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -70,10 +71,11 @@ class AssertFact(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A command that may be carried out: the draft, the garden it goes to, the facts it replaces, what to warn of."""
+    """A command that may be carried out: the draft, the garden it goes to, the facts it rests on and replaces, what to warn of."""
 
     draft: Draft
     garden: Garden | None
+    parents: tuple[str, ...]
     supersedes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -94,10 +96,15 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
     )
     garden = _garden(command, view)
     _require_right(command, draft, garden, view, context)
-    parent_warnings = _check_parents(command, view, rules)
+    if len(command.derived_from) > MAX_PARENTS:
+        raise InvalidField(f"derived_from: more than {MAX_PARENTS}")
+    access = known_to(command.principal, view) if command.derived_from else NOTHING
+    parents = tuple(_parent_named(name, access, view) for name in command.derived_from)
+    parent_warnings = _check_parents(parents, access, view, rules)
     return Plan(
         draft=draft,
         garden=garden,
+        parents=parents,
         supersedes=_superseded(command, draft, view, context),
         warnings=(*draft.warnings, *parent_warnings),
     )
@@ -193,11 +200,18 @@ def _garden(command: AssertFact, view: View) -> Garden | None:
     return garden
 
 
-def _check_parents(command: AssertFact, view: View, rules: Rules) -> tuple[str, ...]:
-    if len(command.derived_from) > MAX_PARENTS:
-        raise InvalidField(f"derived_from: more than {MAX_PARENTS}")
-    access = known_to(command.principal, view) if command.derived_from else NOTHING
-    unknown = [parent for parent in command.derived_from if not _is_known(parent, access, view)]
+def _parent_named(name: str, access: Access, view: View) -> str:
+    """A fact hash or id as it stands. For a CID, which today's clients hand on, the id of what it names to its reader."""
+    if not name.startswith(_CID_PREFIX):
+        return name
+    for row in view.facts.by_cid(name):
+        if row.shown_from is not None and is_readable(row, access):
+            return row.fact.id
+    raise ProvenanceHashInvalid("derived_from: a CID that names no fact known here")
+
+
+def _check_parents(parents: tuple[str, ...], access: Access, view: View, rules: Rules) -> tuple[str, ...]:
+    unknown = [parent for parent in parents if not _is_known(parent, access, view)]
     if unknown and rules.mode == "strict":
         raise ProvenanceUnknownParent("derived_from: names a fact that is not known here")
     return tuple(f"derived_from: {parent} is not known here" for parent in unknown)
@@ -205,7 +219,7 @@ def _check_parents(command: AssertFact, view: View, rules: Rules) -> tuple[str, 
 
 def _is_known(parent: str, access: Access, view: View) -> bool:
     if not is_parent_name(parent):
-        raise ProvenanceHashInvalid("derived_from: neither a fact hash nor a fact id")
+        raise ProvenanceHashInvalid("derived_from: neither a fact hash, a fact id nor a CID")
     rows = view.facts.by_hash(parent) if len(parent) == 64 else view.facts.all_by_id(parent)
     # Only what the writer may read counts as known: else this would tell what exists in places closed to it.
     return any(is_readable(row, access) for row in rows)
@@ -311,7 +325,7 @@ def _fact(
         origin=context.node_id,
         seal=None,
         source_trust=judgement.t if judgement else None,
-        derived_from=command.derived_from,
+        derived_from=planned.parents,
         attestation_chain=command.attestation_chain,
         attestation_chain_issuers=command.attestation_chain_issuers,
         attestation_verified=verified,

@@ -274,8 +274,9 @@ BAD_URIS = [
 
 @pytest.mark.parametrize("uri", BAD_URIS)
 async def test_what_is_no_uri_is_no_entity_and_no_source(http: Served, uri: str):
-    await refused(http, 422, "invalid_uri", entity=uri)
-    await refused(http, 422, "invalid_uri", source=uri)
+    for field in ("entity", "source"):
+        body = (await http.post("/v1/facts", fact(**{field: uri}))).refused(422, "invalid_uri")
+        assert body["detail"].startswith(f"{field}: ")
 
 
 SPELLINGS = {
@@ -589,6 +590,15 @@ async def test_parents_are_named_by_id_by_hash_or_as_objects(http: Served):
 
     assert child["derived_from"] == [parent["id"], fact_hash, parent["id"]]
     assert child["warnings"] == []
+
+
+async def test_a_parent_that_is_named_by_its_cid_stands_there_by_its_id(http: Served):
+    older, newer = await http.write(), await http.write()
+    assert older["cid"] == newer["cid"]
+
+    child = await http.write(value=text("child"), derived_from=[newer["cid"], {"fact_id": newer["cid"]}])
+
+    assert (child["derived_from"], child["warnings"]) == ([newer["id"]] * 2, [])
 
 
 @pytest.mark.parametrize(
