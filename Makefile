@@ -27,10 +27,10 @@ help:
 demo: need-demo $(VENV)/.installed
 	@demo/tutorial.sh $(if $(KEEP),--keep)
 
-test: need-test $(VENV)/.installed-for-tests
+test: need-test $(VENV)/.installed-for-tests $(VENV)/clients/.installed
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-test-long: need-test $(VENV)/.installed-for-tests
+test-long: need-test $(VENV)/.installed-for-tests $(VENV)/clients/.installed
 	STIGMEM_TEST_LONG=1 $(VENV)/bin/python -m pytest --timeout=1800 $(ARGS)
 
 serve: need-venv $(VENV)/.installed
@@ -64,3 +64,10 @@ $(VENV)/.installed-for-tests: pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	@touch $(VENV)/.installed $@
+
+# Today's clients bring libraries of their own, in versions of their own.
+$(VENV)/clients/.installed: tests/clients/requirements.txt
+	@echo 'Setting up $(VENV)/clients with the clients that the tests run'
+	@$(PYTHON) -m venv $(VENV)/clients
+	@$(VENV)/clients/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
