@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 
-from bench import load, pages, parts, pulls, replay, report, served, snapshots, stages, yardstick
+from bench import load, pages, parts, pulls, reads, replay, report, served, snapshots, stages, yardstick
 
-NEEDS_WRK = frozenset({"node", "reference", "exchange", "snapshot"})
-KINDS = ("yardstick", "node", "reference", "stages", "seal", "sync", "exchange", "replay", "snapshot")
+NEEDS_WRK = frozenset({"node", "reference", "reads", "exchange", "snapshot"})
+KINDS = ("yardstick", "node", "reference", "reads", "stages", "seal", "sync", "exchange", "replay", "snapshot")
 
 
 def main() -> int:
@@ -54,6 +54,9 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
     if "reference" in kinds:
         with _fresh_folder() as folder:
             _note(figures, _load_figures("plain", 64, served.plain_requests_per_second(folder, 64, seconds)))
+    if "reads" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, reads.read_figures(folder, seconds))
     if "stages" in kinds:
         with _fresh_folder() as folder:
             _note(figures, stages.stages_us(folder))

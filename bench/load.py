@@ -46,6 +46,15 @@ def is_installed() -> bool:
 
 def post_facts(url: str, *, connections: int, seconds: int, bearer: str) -> Load:
     """POST facts to `url` for `seconds` over `connections` kept open."""
+    said = run_wrk(url, SCRIPT, (secrets.token_hex(4), bearer), connections=connections, seconds=seconds)
+    load = msgspec.json.decode(said, type=Load)
+    if load.other or load.socket_errors or not load.created:
+        raise LoadFailed(f"not every answer was a 201: {load}")
+    return load
+
+
+def run_wrk(url: str, script: Path, arguments: tuple[str, ...], *, connections: int, seconds: float) -> str:
+    """wrk with one of our scripts: the last line that it printed. Raises LoadFailed."""
     threads = min(MAX_THREADS, connections, os.cpu_count() or 1)
     command = [
         "wrk",
@@ -53,17 +62,14 @@ def post_facts(url: str, *, connections: int, seconds: int, bearer: str) -> Load
         f"-c{connections}",
         f"-d{seconds}s",
         f"--timeout={TIMEOUT_S}s",
-        f"-s{SCRIPT}",
+        f"-s{script}",
         url,
         "--",
     ]
-    done = subprocess.run([*command, secrets.token_hex(4), bearer], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0 or not done.stdout:
         raise LoadFailed(f"wrk: {done.stderr.strip() or done.stdout.strip()}")
-    load = msgspec.json.decode(done.stdout.splitlines()[-1], type=Load)
-    if load.other or load.socket_errors or not load.created:
-        raise LoadFailed(f"not every answer was a 201: {load}")
-    return load
+    return done.stdout.splitlines()[-1]
 
 
 def free_port() -> int:

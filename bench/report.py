@@ -18,6 +18,9 @@ REPLAY_TARGETS = (
     ("rebuilt", 60_000),
 )
 ADDED_TARGET_MS = 50
+# Of an empty handler's rate.
+READ_TARGET = 0.40
+READ_KINDS = ("by id", "by entity")
 SIZES = (1, 16, 64)
 Figures = dict[str, list[float]]
 
@@ -47,7 +50,24 @@ def verdicts(figures: Figures) -> list[str]:
             f"the longest write beside a snapshot waits {added:.0f} ms more than without, target <= {ADDED_TARGET_MS}: "
             f"{_met(added <= ADDED_TARGET_MS)}"
         )
-    return lines + _exchange_verdicts(figures | ratios) + _replay_verdicts(figures | ratios) + _start_verdicts(figures)
+    return (
+        lines
+        + _read_verdicts(ratios)
+        + _exchange_verdicts(figures | ratios)
+        + _replay_verdicts(figures | ratios)
+        + _start_verdicts(figures)
+    )
+
+
+def _read_verdicts(ratios: Figures) -> list[str]:
+    shares = [
+        (f"read {kind}/plain", median(ratios[f"read {kind}/plain"]))
+        for kind in READ_KINDS
+        if f"read {kind}/plain" in ratios
+    ]
+    return [
+        f"{name} = {share:.2f}, target >= {READ_TARGET:.2f}: {_met(share >= READ_TARGET)}" for name, share in shares
+    ]
 
 
 def _exchange_verdicts(figures: Figures) -> list[str]:
@@ -96,6 +116,8 @@ def _ratios(figures: Figures) -> Figures:
         "checked/Ed25519": ("checked(1) CPU", "Ed25519 CPU"),
         "checked(2)/checked(1)": ("checked(2)", "checked(1)"),
     }
+    pairs |= {f"read {kind}/plain": (f"read {kind}", f"plain GET {kind}") for kind in READ_KINDS}
+    pairs |= {f"read {kind}/plain CPU": (f"read {kind} CPU", f"plain GET {kind} CPU") for kind in READ_KINDS}
     return {
         name: [a / b for a, b in zip(figures[over], figures[under], strict=True)]
         for name, (over, under) in pairs.items()

@@ -77,14 +77,14 @@ def count_facts(data_dir: Path) -> int:
 
 
 @contextmanager
-def running(command: list[str], settings: dict[str, str], *, ready: str, output: Path) -> Iterator[None]:
-    """A server as a process of its own, from its first answer to SIGTERM. Raises ServerFailed."""
+def running(command: list[str], settings: dict[str, str], *, ready: str, output: Path) -> Iterator[int]:
+    """A server as a process of its own, by its id, from its first answer to SIGTERM. Raises ServerFailed."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STIGMEM_")}
     with output.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, env=inherited | settings, stdout=sink, stderr=sink)
         try:
             _await_ready(process, ready, output)
-            yield
+            yield process.pid
         finally:
             _stop(process)
     if process.returncode != 0:
