@@ -1,11 +1,13 @@
 """Asking the author's own node for its signature on a fact written here with a capability token (PROTOCOL §9).
 
-Always: bounded: two seconds a request, eight in flight per peer, and none for thirty seconds after three failures.
+Always: bounded: two seconds a request, eight in flight per peer, none for thirty seconds after three failures, and ten seconds for
+all the facts of a batch.
 Always: the write goes on without an answer; what its absence means is decided with the command.
 """
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -15,7 +17,7 @@ from node.commands.attestations import holds, known_key
 from node.commands.decision import rules_in_force
 from node.commands.facts import AssertFact, plan
 from node.commands.peer_tokens import mint_token
-from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
+from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden, Refusal
 from node.events.facts import body_of
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
@@ -27,6 +29,7 @@ TIMEOUT_S = 2.0
 MAX_IN_FLIGHT = 8
 MAX_FAILURES = 3
 REST_S = 30.0
+BATCH_S = 10.0
 _FAILURES = (PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden, TimeoutError, MalformedJson, msgspec.MsgspecError)
 
 _log = structlog.get_logger("stigmem.countersign")
@@ -76,6 +79,22 @@ class Countersigner:
         if signature is None or not holds(body, signature, key):
             return command
         return structs.replace(command, attestation_chain=(signature,), attestation_chain_issuers=(author,))
+
+    async def with_attestations(self, commands: Sequence[AssertFact], token: str) -> list[AssertFact]:
+        """The same for each fact of a batch, as many at a time as may be in flight, for as long as the batch may take."""
+        turn, deadline = asyncio.Semaphore(MAX_IN_FLIGHT), time.monotonic() + BATCH_S
+
+        async def attested(command: AssertFact) -> AssertFact:
+            async with turn:
+                if time.monotonic() > deadline:
+                    return command
+                try:
+                    return await self.with_attestation(command, token)
+                except Refusal:
+                    # Decided where the facts before it are seen: those may be what it lacks.
+                    return command
+
+        return await asyncio.gather(*map(attested, commands))
 
     async def _ask(self, peer: Peer, body: bytes, token: str) -> str | None:
         line = self._lines.setdefault(peer.node_id, _Line())

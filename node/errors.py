@@ -133,6 +133,16 @@ class InvalidParameter(Invalid):
     code = "invalid_parameter"
 
 
+class BatchRefused(Invalid):
+    """One fact of an atomic batch was refused, so none is stored; `results` says which (PROTOCOL §2.7)."""
+
+    code = "batch_refused"
+
+    def __init__(self, detail: str = "", *, causes: tuple[Refusal, ...] = (), **data: object) -> None:
+        super().__init__(detail, **data)
+        self.causes = causes
+
+
 class UnsupportedField(Invalid):
     """A field of the protocol that this version does not carry out, refused rather than ignored."""
 

@@ -22,8 +22,8 @@ import structlog
 from msgspec import Struct
 
 from node.clock import Clock
-from node.commands import DECIDE
-from node.commands.decision import Context, Decision
+from node.commands import DECIDE, DECIDE_IN_STEPS
+from node.commands.decision import Context, Decision, Outcome
 from node.config import Config
 from node.errors import Internal, Overloaded, Refusal, Unavailable
 from node.events.entry import Entry, salt_bytes_for, sign_entry
@@ -41,15 +41,10 @@ MAX_BATCH_S = 0.05
 MAX_ARRIVAL_S = 0.005
 # A turn of the loop reads what arrived; the next two start the handler and bring its body.
 QUIET_TURNS = 3
+# How long the steps of one command go on before the loop gets a turn.
+MAX_STEPS_S = 0.01
 
 _log = structlog.get_logger("stigmem.writer")
-
-
-class Outcome(Struct, frozen=True):
-    """What a command came to: its reply, and the entries it made."""
-
-    reply: object
-    entries: tuple[Entry, ...]
 
 
 # What a caller makes of an outcome, and of the views it leads to, while it goes to disk: seen by nobody before it is there.
@@ -152,7 +147,10 @@ class Writer:
                 self._require_in_step()
                 txn = self._views.begin(write=True)
                 view = View(txn, self._views.handles)
-                done, rest = self._decide_batch(view, batch)
+                if type(batch[0].command) in DECIDE_IN_STEPS:
+                    done, rest = await self._decide_in_steps(view, batch[0]), batch[1:]
+                else:
+                    done, rest = self._decide_batch(view, batch)
                 await self._commit(txn, view, done)
         # One of three places that catch everything: a bug in one command must not end the writer for all.
         except Exception as error:
@@ -179,16 +177,53 @@ class Writer:
         for index, waiting in enumerate(batch):
             if waiting.answer.cancelled():
                 continue
-            item = self._decide_one(view, waiting, offset, prev)
-            done.append(item)
-            if item.entries:
-                offset, prev = offset + len(item.entries), item.entries[-1].leaf
+            if type(waiting.command) in DECIDE_IN_STEPS:
+                return done, batch[index:]
+            decision, entries = self._carry_out(waiting.command, view, offset, prev)
+            done.append(_Done(waiting, decision, entries))
+            if entries:
+                offset, prev = offset + len(entries), entries[-1].leaf
             if time.monotonic() > deadline:
                 return done, batch[index + 1 :]
         return done, []
 
-    def _decide_one(self, view: View, waiting: _Waiting, offset: int, prev: bytes) -> _Done:
-        context = Context(
+    async def _decide_in_steps(self, view: View, waiting: _Waiting) -> list[_Done]:
+        """Carry out a command of several steps, alone in its transaction: dropping that takes back all that it did."""
+        if waiting.answer.cancelled():
+            return []
+        head = self._log.head()
+        offset, prev, entries = head.size, head.leaf, []
+        steps = DECIDE_IN_STEPS[type(waiting.command)](waiting.command, view, self._context())
+        outcome, pause = None, time.monotonic() + MAX_STEPS_S
+        try:
+            while True:
+                decision, made = self._carry_out(steps.send(outcome), view, offset, prev)
+                outcome = decision.refusal or Outcome(decision.reply, made)
+                if made:
+                    offset, prev = offset + len(made), made[-1].leaf
+                    entries.extend(made)
+                if time.monotonic() > pause:
+                    await asyncio.sleep(0)
+                    pause = time.monotonic() + MAX_STEPS_S
+        except StopIteration as end:
+            decision = end.value
+        except Refusal as refusal:
+            decision = Decision(refusal=refusal)
+        if decision.refusal is not None:
+            return [_Done(waiting, decision, ())]
+        entries.extend(self._sign(decision, self._context(), view, offset, prev))
+        return [_Done(waiting, decision, tuple(entries))]
+
+    def _carry_out(self, command: Struct, view: View, offset: int, prev: bytes) -> tuple[Decision, tuple[Entry, ...]]:
+        context = self._context()
+        try:
+            decision = DECIDE[type(command)](command, view, context)
+        except Refusal as refusal:
+            decision = Decision(refusal=refusal)
+        return decision, self._sign(decision, context, view, offset, prev)
+
+    def _context(self) -> Context:
+        return Context(
             node_id=self._node_id,
             config=self._config,
             signer=self._signer,
@@ -198,10 +233,9 @@ class Writer:
             at_ms=self._clock.at_ms(),
             hlc=self._clock.tick(),
         )
-        try:
-            decision = DECIDE[type(waiting.command)](waiting.command, view, context)
-        except Refusal as refusal:
-            decision = Decision(refusal=refusal)
+
+    def _sign(self, decision: Decision, context: Context, view: View, offset: int, prev: bytes) -> tuple[Entry, ...]:
+        """Make the entries of what was decided, and fold them."""
         entries: list[Entry] = []
         for event in decision.events:
             entry = sign_entry(
@@ -216,7 +250,7 @@ class Writer:
             )
             apply(view, entry)
             entries.append(entry)
-        return _Done(waiting, decision, tuple(entries))
+        return tuple(entries)
 
     def _hlc(self, context: Context, decision: Decision, *, is_first: bool) -> str:
         if decision.observed_hlc is not None and is_first:

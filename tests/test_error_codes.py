@@ -90,6 +90,7 @@ GOLDEN = {
     "unknown_field": {422},
     "invalid_field": {422},
     "invalid_parameter": {422},
+    "batch_refused": {422},
     "unsupported_field": {422},
     "unsupported_parameter": {422},
     "invalid_uri": {422},

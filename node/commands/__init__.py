@@ -1,9 +1,10 @@
-"""Commands, and the one table from command to the function that decides it."""
+"""Commands, and the tables from command to the function that decides it, at once or in steps."""
 
 from msgspec import Struct
 
 from node.commands import (
     approvals,
+    batches,
     conflicts,
     exchange,
     facts,
@@ -17,7 +18,7 @@ from node.commands import (
     tokens,
     witness,
 )
-from node.commands.decision import Decide
+from node.commands.decision import Decide, DecideInSteps
 
 DECIDE: dict[type[Struct], Decide] = {
     facts.AssertFact: facts.decide_assert_fact,
@@ -52,4 +53,8 @@ DECIDE: dict[type[Struct], Decide] = {
     restores.ConfirmRestore: restores.decide_confirm_restore,
     identity.RecordRefusal: identity.decide_record_refusal,
     identity.RecordRefusalCount: identity.decide_record_refusal_count,
+}
+
+DECIDE_IN_STEPS: dict[type[Struct], DecideInSteps] = {
+    batches.AssertFacts: batches.assert_facts_in_steps,
 }

@@ -5,7 +5,7 @@ Always: deciding reads the View and the Context and writes nothing; equal inputs
 The table from command to decide is in `node/commands/__init__.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Literal
 
 from msgspec import Struct
@@ -13,6 +13,7 @@ from msgspec import Struct
 from node.clock import Clock
 from node.config import Config
 from node.errors import Refusal
+from node.events.entry import Entry
 from node.events.event import Actor, Event
 from node.events.facts import TrustMode
 from node.events.tokens import Grant
@@ -90,6 +91,19 @@ class Decision(Struct, frozen=True, kw_only=True):
 
 
 Decide = Callable[[Struct, View, Context], Decision]
+
+
+class Outcome(Struct, frozen=True):
+    """What a command came to: its reply, and the entries it made."""
+
+    reply: object
+    entries: tuple[Entry, ...]
+
+
+# A command of several steps yields commands one by one, is sent what each came to (its outcome, or its refusal), and ends with a
+# decision of its own. Where that is a refusal, nothing of what the steps did is kept.
+Steps = Generator[Struct, Outcome | Refusal | None, Decision]
+DecideInSteps = Callable[[Struct, View, Context], Steps]
 
 
 def rules_in_force(view: View, config: Config) -> Rules:

@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from node.config import is_loopback_host
 from node.countersign import Countersigner
 from node.errors import WrongHost
-from node.http import audit, conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
+from node.http import audit, batches, conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
 from node.http.errors import answer_refusals
 from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
 from node.peer_client import PeerClient
@@ -28,6 +28,7 @@ ROUTES = (
     web.post("/v1/admin/restore/confirm", identity.confirm_restore),
     web.get("/v1/admin/audit-log", audit.audit_log),
     web.post("/v1/facts", facts.assert_fact),
+    web.post("/v1/facts/batch", batches.assert_facts),
     web.get("/v1/facts", facts.list_facts),
     web.get("/v1/facts/{fact_id}", facts.get_fact),
     web.get("/v1/facts/{fact_id}/body", facts.get_body),

@@ -59,7 +59,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Refusal as refusal:
-        await _record(request, refusal)
+        await record_refusal(request, refusal)
         return refusal_response(refusal)
     except web.HTTPNotFound:
         return refusal_response(RouteNotFound("there is no such route"))
@@ -75,6 +75,20 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     except Exception:
         _log.exception("request_failed", method=request.method, path=request.path)
         return refusal_response(Internal())
+
+
+async def record_refusal(request: web.Request, refusal: Refusal) -> None:
+    """Make an event of what a known principal was refused for want of a right, within its share of them."""
+    principal = request.get(PRINCIPAL)
+    # What somebody known may not do is an event; what it merely got wrong is not, and strangers leave no trace in the log.
+    if principal is None or not isinstance(refusal, Forbidden | Unauthenticated):
+        return
+    route = request.match_info.route.resource
+    subject = f"{request.method} {route.canonical if route else request.path}"
+    try:
+        await request.app[NODE].record_refusal(principal, refusal, subject)
+    except Refusal as failure:
+        _log.error("refusal_not_recorded", code=failure.code, refused=refusal.code)
 
 
 def status_of(refusal: Refusal) -> int:
@@ -99,16 +113,3 @@ def refusal_response(refusal: Refusal, headers: dict[str, str] | None = None) ->
     if status in (408, 413, 415):
         response.force_close()
     return response
-
-
-async def _record(request: web.Request, refusal: Refusal) -> None:
-    principal = request.get(PRINCIPAL)
-    # What somebody known may not do is an event; what it merely got wrong is not, and strangers leave no trace in the log.
-    if principal is None or not isinstance(refusal, Forbidden | Unauthenticated):
-        return
-    route = request.match_info.route.resource
-    subject = f"{request.method} {route.canonical if route else request.path}"
-    try:
-        await request.app[NODE].record_refusal(principal, refusal, subject)
-    except Refusal as failure:
-        _log.error("refusal_not_recorded", code=failure.code, refused=refusal.code)

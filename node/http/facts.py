@@ -107,10 +107,33 @@ async def assert_fact(request: web.Request) -> web.Response:
     if "Idempotency-Key" in request.headers:
         raise UnsupportedField("Idempotency-Key: not supported by this version")
     body = decode(await read_json(request, max_bytes=MAX_FACT_BYTES), FactRequest)
-    command = _command(body, principal, accepted_ms)
+    command = command_of(body, principal, accepted_ms)
     if needs_attestation(command):
         command = await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
     return await node.execute(command, lambda outcome, view: _answer_of(outcome, view, node))
+
+
+def command_of(body: FactRequest, principal: Principal, accepted_ms: int) -> AssertFact:
+    """What a body asks for, taken in at `accepted_ms`."""
+    if body.idempotency_key is not None:
+        raise UnsupportedField("idempotency_key: not supported by this version")
+    return AssertFact(
+        principal=principal,
+        entity=body.entity,
+        relation=body.relation,
+        value=body.value,
+        source=body.source,
+        confidence=body.confidence,
+        scope=body.scope,
+        valid_until=body.valid_until,
+        garden=body.garden_id,
+        supersedes=body.supersedes,
+        derived_from=tuple(p.fact_id if isinstance(p, ParentRef) else p for p in body.derived_from),
+        timestamp=body.timestamp,
+        accepted_ms=accepted_ms,
+        attestation_chain=body.attestation_chain,
+        attestation_chain_issuers=body.attestation_chain_issuers,
+    )
 
 
 async def list_facts(request: web.Request) -> web.Response:
@@ -147,28 +170,6 @@ def _answer_of(outcome: Outcome, view: View, node: Node) -> web.Response:
     if record.quarantine_status is None:
         return json_response(record, 201)
     return json_response(held_answer(record), 202)
-
-
-def _command(body: FactRequest, principal: Principal, accepted_ms: int) -> AssertFact:
-    if body.idempotency_key is not None:
-        raise UnsupportedField("idempotency_key: not supported by this version")
-    return AssertFact(
-        principal=principal,
-        entity=body.entity,
-        relation=body.relation,
-        value=body.value,
-        source=body.source,
-        confidence=body.confidence,
-        scope=body.scope,
-        valid_until=body.valid_until,
-        garden=body.garden_id,
-        supersedes=body.supersedes,
-        derived_from=tuple(p.fact_id if isinstance(p, ParentRef) else p for p in body.derived_from),
-        timestamp=body.timestamp,
-        accepted_ms=accepted_ms,
-        attestation_chain=body.attestation_chain,
-        attestation_chain_issuers=body.attestation_chain_issuers,
-    )
 
 
 def _find(name: str, access: Access, view: View, at: At) -> FactRow:

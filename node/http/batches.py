@@ -1,0 +1,88 @@
+"""/v1/facts/batch: many facts in one append (PROTOCOL §2.7).
+
+Always: what is wrong with the form of one fact is that fact's refusal; what is wrong with the document is the document's.
+"""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from node.commands.batches import AssertFacts, BatchReply
+from node.commands.decision import Principal
+from node.commands.facts import AssertFact, needs_attestation
+from node.errors import BatchRefused, BodyTooLarge, InvalidField, Refusal
+from node.http.auth import bearer_of, principal_of
+from node.http.body import json_response, read_body
+from node.http.errors import record_refusal
+from node.http.facts import MAX_FACT_BYTES, FactRequest, command_of
+from node.http.keys import COUNTERSIGNER, NODE
+from node.strict_json import decode, scan_json
+
+MAX_BATCH_BYTES = 8 << 20
+MAX_BATCH_FACTS = 1000
+# Scanning takes the loop from every other caller: as long as a few single writes may, and no longer.
+_SCANNED_ON_LOOP_BYTES = 1 << 16
+
+
+class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /v1/facts/batch; each fact is that of POST /v1/facts, and is read by itself."""
+
+    facts: Annotated[list[msgspec.Raw], Meta(min_length=1)]
+    atomic: bool = False
+
+
+async def assert_facts(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], principal_of(request)
+    accepted_ms = node.clock.now_ms()
+    body = decode(await _read(request), BatchRequest)
+    if len(body.facts) > MAX_BATCH_FACTS:
+        raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
+    facts = await _attested([_stated(raw, principal, accepted_ms) for raw in body.facts], request)
+    command = AssertFacts(principal=principal, facts=tuple(facts), is_atomic=body.atomic)
+    try:
+        reply: BatchReply = (await node.execute(command)).reply
+    except BatchRefused as refusal:
+        await _record(request, refusal.causes)
+        raise
+    await _record(request, reply.refusals)
+    return json_response(reply.answer, 201)
+
+
+async def _read(request: web.Request) -> bytes:
+    raw = await read_body(request, max_bytes=MAX_BATCH_BYTES)
+    if len(raw) > _SCANNED_ON_LOOP_BYTES:
+        await asyncio.to_thread(scan_json, raw)
+    else:
+        scan_json(raw)
+    return raw
+
+
+def _stated(raw: msgspec.Raw, principal: Principal, accepted_ms: int) -> AssertFact | Refusal:
+    if len(raw) > MAX_FACT_BYTES:
+        return BodyTooLarge(f"a fact: at most {MAX_FACT_BYTES} bytes")
+    try:
+        stated = decode(raw, FactRequest)
+        if stated.idempotency_key is not None:
+            return InvalidField("idempotency_key: the batch has one, its facts have none")
+        return command_of(stated, principal, accepted_ms)
+    except Refusal as refusal:
+        return refusal
+
+
+async def _attested(facts: list[AssertFact | Refusal], request: web.Request) -> list[AssertFact | Refusal]:
+    asking = [index for index, fact in enumerate(facts) if isinstance(fact, AssertFact) and needs_attestation(fact)]
+    if asking:
+        commands = [facts[index] for index in asking]
+        attested = await request.app[COUNTERSIGNER].with_attestations(commands, bearer_of(request))
+        for index, fact in zip(asking, attested, strict=True):
+            facts[index] = fact
+    return facts
+
+
+async def _record(request: web.Request, refusals: tuple[Refusal, ...]) -> None:
+    """What a known caller may not do is on record against it, in a batch too."""
+    for refusal in refusals:
+        await record_refusal(request, refusal)
