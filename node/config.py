@@ -39,6 +39,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     from_snapshot: str | None = None
     admin_key: str | None = None
     auth_required: bool = True
+    # A key that is forgotten somewhere stops working by itself.
+    api_key_max_age_days: int = 90
     trust_mode: Literal["strict", "relaxed", "off"] = "relaxed"
     quarantine_trust_threshold: float = 0.2
     # Off: exchange with strangers is a decision, and what was served cannot be called back.
@@ -229,6 +231,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="from_snapshot", parse=_text, help="a snapshot to begin from, where the data folder is empty"),
     Setting(name="admin_key", parse=_text, help="bearer of the operator; default: made and shown once at first start"),
     Setting(name="auth_required", parse=_boolean, help="false only where host and node_url are loopback"),
+    Setting(
+        name="api_key_max_age_days", parse=_whole(1, 3650), help="days after which an API key expires at the latest"
+    ),
     Setting(name="trust_mode", parse=_one_of("strict", "relaxed", "off"), help="what unverified facts and peers meet"),
     Setting(name="quarantine_trust_threshold", parse=_fraction, help="facts of sources trusted less are held, 0 to 1"),
     Setting(name="federation_enabled", parse=_boolean, help="exchange facts with peers"),

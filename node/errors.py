@@ -184,6 +184,35 @@ class InsufficientPermission(Forbidden):
     code = "insufficient_permission"
 
 
+# API keys (PROTOCOL §3). One that no longer holds proves nothing, as one that nobody knows: 401. One that sleeps would: 403.
+class ApiKeyExpired(Unauthenticated):
+    code = "api_key_expired"
+
+
+class ApiKeyRevoked(Unauthenticated):
+    code = "api_key_revoked"
+
+
+class ApiKeyAsleep(Forbidden):
+    """Made before this node was restored from a snapshot, and no admin has confirmed the restore."""
+
+    code = "api_key_asleep"
+
+
+class ApiKeyNotFound(NotFound):
+    code = "api_key_not_found"
+
+
+class ApiKeyExists(Conflict):
+    """The given key is one already, or was."""
+
+    code = "api_key_exists"
+
+
+class ApiKeyAlreadyRevoked(Conflict):
+    code = "api_key_already_revoked"
+
+
 # Facts (PROTOCOL §2).
 class ReservedNamespace(Forbidden):
     code = "reserved_namespace"

@@ -38,6 +38,7 @@ from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Prepare, Writer
 
 ADMIN_KEY_PURPOSE = "admin-key"
+API_KEYS_PURPOSE = "api-keys"
 # PROTOCOL §9: signatures that one peer may ask for.
 ATTESTATIONS_PER_MINUTE = 60
 Read = TypeVar("Read")
@@ -58,6 +59,7 @@ class Node:
         self._folder = Path(config.data_dir)
         self._refusals = RefusalLimiter()
         self._admin_secret = signer.derive_secret(ADMIN_KEY_PURPOSE)
+        self._api_keys_secret = signer.derive_secret(API_KEYS_PURPOSE)
         self._lock: FolderLock
         self.log: Log
         # None while they are being made anew; then `_stale` holds what can be read meanwhile, if anything can.
@@ -200,6 +202,10 @@ class Node:
             raise self._why_not()
         return self._admin_hash is not None and equal_secrets(keyed_hash(self._admin_secret, key), self._admin_hash)
 
+    def api_key_hash(self, key: str) -> str:
+        """What stands for an API key in the log and in the views."""
+        return keyed_hash(self._api_keys_secret, key)
+
     @property
     def is_ready(self) -> bool:
         """Whether writes are taken: the writer runs, and it starts only once the views stand at the log's head."""
@@ -218,9 +224,7 @@ class Node:
         """Make a known principal's refusal an event, unless it has had its share of them this minute."""
         if not self._refusals.admit(principal.entity, refusal.code, self.clock.now_ms()):
             return
-        await self.execute(
-            RecordRefusal(principal=principal, code=refusal.code, detail=refusal.detail, subject=subject)
-        )
+        await self.execute(RecordRefusal(refused=principal, code=refusal.code, detail=refusal.detail, subject=subject))
 
     async def keep_up(self) -> None:
         """What a node owes from time to time: counts of refusals, and a manifest that does not run out."""

@@ -22,7 +22,7 @@ import structlog
 from msgspec import Struct
 
 from node.clock import Clock
-from node.commands import DECIDE, DECIDE_IN_STEPS
+from node.commands import DECIDE_IN_STEPS, decide
 from node.commands.decision import Context, Decision, Outcome
 from node.config import Config
 from node.errors import Internal, Overloaded, Refusal, Unavailable
@@ -217,7 +217,7 @@ class Writer:
     def _carry_out(self, command: Struct, view: View, offset: int, prev: bytes) -> tuple[Decision, tuple[Entry, ...]]:
         context = self._context()
         try:
-            decision = DECIDE[type(command)](command, view, context)
+            decision = decide(command, view, context)
         except Refusal as refusal:
             decision = Decision(refusal=refusal)
         return decision, self._sign(decision, context, view, offset, prev)

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from node.events.tokens import CapabilityAccepted
+from node.projections.api_keys import ApiKey
 from node.projections.base import Projection, Table, TableSpec, place_of
 from node.projections.conflicts import At, Conflict
 from node.projections.fact_rows import FactRow
@@ -32,13 +33,14 @@ from node.projections.peers import Peer
 from node.projections.tokens import IssuedToken
 from node.projections.view import View
 from node.projections.views import Views, table_specs
+from node.times import format_ms
 from replay.checked_log import Evidence, folded
 from replay.consequences import settled_from
 
 Became = Literal["added", "changed", "went"]
 # A fact's states in which it is still there for somebody: a reader, a moderator.
 _THERE = ("stands", "held")
-SUBJECTS = ("facts", "conflicts", "quarantine", "gardens", "members", "tokens", "peers", "settings")
+SUBJECTS = ("facts", "conflicts", "quarantine", "gardens", "members", "tokens", "api_keys", "peers", "settings")
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -82,7 +84,8 @@ def changes(evidence: Evidence, ends: Ends) -> Iterator[Change]:
             with views.begin() as now:
                 before = _Side(views.view(then), At(size=ends.first, now_ms=ends.first_ms))
                 after = _Side(views.view(now), At(size=ends.end, now_ms=ends.end_ms))
-                for subject in (_facts, _conflicts, _quarantine, _gardens, _members, _tokens, _peers, _settings):
+                subjects = (_facts, _conflicts, _quarantine, _gardens, _members, _tokens, _api_keys, _peers, _settings)
+                for subject in subjects:
                     yield from subject(before, after, _Walk(views, then, now, accepted))
     finally:
         views.close()
@@ -228,6 +231,23 @@ def _token_state(token: IssuedToken | None) -> dict[str, object] | None:
     if token is None:
         return None
     return {"revoked_at": token.revoked_at, "revocation_reason": token.revocation_reason}
+
+
+def _api_keys(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
+    """A key goes when it is revoked. Nothing that is made from the secret is shown."""
+    for _, old, new in walk.differing("api_keys/made"):
+        was, now = _key_state(old), _key_state(new)
+        named = {"entity": new.grant.entity, "permissions": new.grant.permissions, "created_by": new.created_by}
+        named |= {"allowed_scopes": new.grant.allowed_scopes, "allowed_sources": new.grant.allowed_sources}
+        named |= {"expires_at": format_ms(new.grant.expires_ms), "description": new.description}
+        became = _became(was, went=was is not None and new.revoked_from is not None)
+        yield from _change("api_keys", became, new.grant.key_id, named, was, now)
+
+
+def _key_state(key: ApiKey | None) -> dict[str, object] | None:
+    if key is None:
+        return None
+    return {"revoked_at": None if key.revoked_ms is None else format_ms(key.revoked_ms)}
 
 
 def _peers(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:

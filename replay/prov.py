@@ -61,6 +61,7 @@ _TYPES = {
     "principal": "prov:Agent",
     "fact": "prov:Entity",
     "token": "prov:Entity",
+    "api_key": "prov:Entity",
     "garden": "prov:Entity",
     "manifest": "prov:Entity",
     "conflict": "prov:Entity",
@@ -145,6 +146,8 @@ def _activity(entry: Entry, act: Act, node_id: str, agents: list[Description]) -
     about = [_thing_iri(t, entry, node_id) for t in act.things if _TYPES.get(t.kind) == "prov:Agent"]
     if entry.actor.via == "capability" and entry.actor.credential is not None:
         used.append(_token_iri(entry.actor.credential))
+    if entry.actor.via == "key" and entry.actor.credential is not None:
+        used.append(_iri_of_ours("api_key", entry.actor.credential, node_id))
     activity = {
         "@id": entry_iri(entry.leaf),
         "@type": "prov:Activity",
@@ -230,7 +233,12 @@ def _thing_iri(thing: Thing, entry: Entry, node_id: str) -> str:
         case "settings":
             return f"urn:stigmem:settings:{entry.leaf.hex()}"
         case kind:
-            return f"urn:stigmem:{kind}:{_quoted(node_id)}:{_quoted(thing.id)}"
+            return _iri_of_ours(kind, thing.id, node_id)
+
+
+def _iri_of_ours(kind: str, thing_id: str, node_id: str) -> str:
+    """Of what has a name in this node alone."""
+    return f"urn:stigmem:{kind}:{_quoted(node_id)}:{_quoted(thing_id)}"
 
 
 def _token_iri(token_id: str) -> str:

@@ -95,6 +95,8 @@ def actor_words(actor: Actor) -> str:
             return "anybody (authentication was off)"
         case "capability":
             return f"{actor.principal} (token {actor.credential})"
+        case "key":
+            return f"{actor.principal} (API key {actor.credential})"
         case _:
             return str(actor.principal)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec import Struct
 
+from node.events.api_keys import ApiKeyCreated, ApiKeyRevoked
 from node.events.conflicts import ConflictResolved
 from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed
@@ -52,6 +53,7 @@ from node.events.peers import (
 )
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked
 from node.projections.view import View
+from node.times import format_ms
 from replay.things import Kind, Thing, fact_thing
 
 
@@ -169,6 +171,16 @@ def _attested(event: AttestationSigned, view: View) -> Iterator[Thing]:
 
 def _issued(event: CapabilityIssued, view: View) -> Iterator[Thing]:
     yield Thing(kind="token", id=event.grant.token_id, role="issued", subject=event.grant.subject)
+
+
+def _made_key(event: ApiKeyCreated, view: View) -> Iterator[Thing]:
+    yield Thing(kind="api_key", id=event.grant.key_id, role="created", subject=event.grant.entity)
+
+
+def _allowed(event: ApiKeyCreated) -> str:
+    grant = event.grant
+    until = format_ms(grant.expires_ms)
+    return f"made API key {grant.key_id} for {grant.entity}: {_listed(grant.permissions)} until {until}"
 
 
 def _introduced(event: ManifestIntroduced, view: View) -> Iterator[Thing]:
@@ -320,6 +332,10 @@ TELLINGS: dict[type[Event], Telling] = {
         "accepted_token",
         _one("token", "token_id", "accepted"),
         lambda e: f"agreed to countersign what is written under token {e.token_id}",
+    ),
+    ApiKeyCreated: Telling("made_api_key", _made_key, _allowed, ("grant", "description")),
+    ApiKeyRevoked: Telling(
+        "revoked_api_key", _one("api_key", "key_id", "revoked"), lambda e: f"revoked API key {e.key_id}"
     ),
     PeerRegistered: Telling(
         "registered_peer",

@@ -19,6 +19,7 @@ Kind = Literal[
     "fact",
     "conflict",
     "token",
+    "api_key",
     "peer",
     "principal",
     "checkpoint",

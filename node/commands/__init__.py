@@ -1,8 +1,9 @@
-"""Commands, and the tables from command to the function that decides it, at once or in steps."""
+"""Commands, the tables from command to the function that decides it, at once or in steps, and the one way to decide one."""
 
 from msgspec import Struct
 
 from node.commands import (
+    api_keys,
     approvals,
     batches,
     conflicts,
@@ -18,7 +19,8 @@ from node.commands import (
     tokens,
     witness,
 )
-from node.commands.decision import Decide, DecideInSteps
+from node.commands.decision import Context, Decide, DecideInSteps, Decision
+from node.projections.view import View
 
 DECIDE: dict[type[Struct], Decide] = {
     facts.AssertFact: facts.decide_assert_fact,
@@ -31,6 +33,8 @@ DECIDE: dict[type[Struct], Decide] = {
     tokens.IssueCapability: tokens.decide_issue_capability,
     tokens.RevokeCapability: tokens.decide_revoke_capability,
     tokens.AcceptCapability: tokens.decide_accept_capability,
+    api_keys.CreateApiKey: api_keys.decide_create_api_key,
+    api_keys.RevokeApiKey: api_keys.decide_revoke_api_key,
     peers.RegisterPeer: peers.decide_register_peer,
     peers.RecordPeerCheck: peers.decide_record_peer_check,
     peers.ChangePeer: peers.decide_change_peer,
@@ -58,3 +62,12 @@ DECIDE: dict[type[Struct], Decide] = {
 DECIDE_IN_STEPS: dict[type[Struct], DecideInSteps] = {
     batches.AssertFacts: batches.assert_facts_in_steps,
 }
+
+
+def decide(command: Struct, view: View, context: Context) -> Decision:
+    """Have a command decided. Raises its refusal."""
+    key = getattr(getattr(command, "principal", None), "key", None)
+    if key is not None:
+        # Since the request came in, the key may have been revoked; what is decided from then on is not done under it.
+        api_keys.check_key(api_keys.find_api_key(key.key_id, view), view, context.at_ms)
+    return DECIDE[type(command)](command, view, context)

@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from node.clock import Clock
 from node.config import Config
-from node.errors import Refusal
+from node.errors import InsufficientPermission, Refusal
+from node.events.api_keys import KeyGrant, Permission
 from node.events.entry import Entry
 from node.events.event import Actor, Event
 from node.events.facts import TrustMode
@@ -21,33 +22,47 @@ from node.keys import Signer
 from node.projections.view import View
 from node.refusals import MinuteShare, RefusalLimiter
 
-Via = Literal["node", "admin", "anonymous", "capability", "peer"]
+Via = Literal["node", "admin", "anonymous", "capability", "peer", "key"]
 
 DEFAULT_WEIGHTS = (0.35, 0.30, 0.25, 0.10)
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Whoever a request speaks for. `entity` is its URI or node_id; `grant` comes with a capability token alone."""
+    """Whoever a request speaks for. `entity` is its URI or node_id; `grant` comes with a capability token alone, `key` with an
+    API key.
+    """
 
     via: Via
     entity: str
     grant: Grant | None = None
+    key: KeyGrant | None = None
     trace_id: str | None = None
 
     @property
     def is_operator(self) -> bool:
-        """The admin key, or anybody where authentication is off (loopback only)."""
-        return self.via in ("admin", "anonymous")
+        """The admin key, an API key that is to be like it, or anybody where authentication is off (loopback only)."""
+        return self.via in ("admin", "anonymous") or (self.key is not None and "admin" in self.key.permissions)
 
     def actor(self, *, credential: str | None = None) -> Actor:
         """How the log names this principal."""
         return Actor(
             principal=self.entity,
             via=self.via,
-            credential=self.grant.token_id if self.grant else credential,
+            credential=self._credential() or credential,
             idempotency_key=None,
             trace_id=self.trace_id,
         )
+
+    def _credential(self) -> str | None:
+        if self.key is not None:
+            return self.key.key_id
+        return None if self.grant is None else self.grant.token_id
+
+
+def require_permission(key: KeyGrant, permission: Permission) -> None:
+    """Raises InsufficientPermission."""
+    if permission not in key.permissions:
+        raise InsufficientPermission(f"the key has not the permission {permission}")
 
 
 class Context(Struct, frozen=True, kw_only=True):

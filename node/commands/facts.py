@@ -10,6 +10,7 @@ from itertools import islice
 from msgspec import Struct, structs
 
 from node.canonical import fact_hash
+from node.commands.api_keys import require_key_write, require_no_peer_name
 from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
@@ -166,8 +167,10 @@ def _require_right(command: AssertFact, draft: Draft, garden: Garden | None, vie
         if not lies_under(draft.normal_source, principal.grant.subject):
             raise SourceNotOwned("source: it does not lie under the token's subject")
         _require_no_own_instruction(draft, principal.grant, context)
+    elif principal.key is not None:
+        require_key_write(principal.key, draft, view, context)
     elif principal.via == "admin":
-        _require_admin_source(draft.normal_source, view, context)
+        require_no_peer_name("source", draft.normal_source, view, context)
     elif principal.via != "anonymous":
         raise InsufficientPermission("this credential does not write facts")
 
@@ -176,14 +179,6 @@ def _require_no_own_instruction(draft: Draft, grant: Grant, context: Context) ->
     # Another organisation's instruction is always held; our own agent's would stand at once (PROTOCOL §8.4).
     if draft.value.interpret_as == "instruction" and authority_of(grant.subject) == context.node_id:
         raise InsufficientPermission("value.interpret_as: instructions need instruction:write, which no token grants")
-
-
-def _require_admin_source(source: str, view: View, context: Context) -> None:
-    # Federation stands or falls with this: an admin who could write in a peer's name could forge its history here.
-    owner = authority_of(source) or source
-    peer = None if owner == context.node_id else view.peers.of_node(owner)
-    if peer is not None and peer.status != "revoked":
-        raise SourceNotOwned("source: it lies under a registered peer")
 
 
 def _garden(command: AssertFact, view: View) -> Garden | None:
@@ -266,6 +261,7 @@ def _judge(
         is_attested=is_attested_by_source(draft.normal_source, issuers, verified),
         is_by_admin=command.principal.is_operator,
         is_by_token=command.principal.via == "capability",
+        is_by_key=command.principal.via == "key",
     )
 
 

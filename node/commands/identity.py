@@ -64,7 +64,9 @@ class ChangeSettings(Struct, frozen=True, kw_only=True):
 
 
 class RecordRefusal(Struct, frozen=True, kw_only=True):
-    principal: Principal
+    """`refused` is who was refused; the command is the node's own, whatever has become of that principal's credential."""
+
+    refused: Principal
     code: str
     detail: str
     subject: str
@@ -137,7 +139,7 @@ def decide_change_settings(command: ChangeSettings, view: View, context: Context
 
 def decide_record_refusal(command: RecordRefusal, view: View, context: Context) -> Decision:
     event = RequestRefused(code=command.code, detail=command.detail, subject=command.subject)
-    return Decision(events=(event,), actor=command.principal.actor())
+    return Decision(events=(event,), actor=command.refused.actor())
 
 
 def decide_record_refusal_count(command: RecordRefusalCount, view: View, context: Context) -> Decision:

@@ -3,9 +3,12 @@
 Always: who is given nothing here reads nothing; permissions and memberships are those of the view, so of now, also under `as_of`.
 """
 
+from msgspec import structs
+
 from node.commands.capabilities import is_garden_uri, scopes_of
-from node.commands.decision import Principal
+from node.commands.decision import Principal, require_permission
 from node.errors import InsufficientCapability
+from node.events.api_keys import KeyGrant
 from node.events.facts import Scope
 from node.events.tokens import Grant
 from node.projections.access import ALL_SCOPES, EVERYTHING, NOTHING, Access
@@ -13,22 +16,34 @@ from node.projections.view import View
 
 
 def require_reader(principal: Principal) -> None:
-    """Raises InsufficientCapability for a credential that grants no reading."""
-    if not principal.is_operator and (principal.grant is None or principal.grant.verb != "read"):
+    """Raises InsufficientPermission or InsufficientCapability for a credential that grants no reading."""
+    if principal.key is not None:
+        require_permission(principal.key, "read")
+    elif not principal.is_operator and (principal.grant is None or principal.grant.verb != "read"):
         raise InsufficientCapability("this credential does not read facts")
 
 
 def readable_by(principal: Principal, view: View) -> Access:
-    """What a principal may read. Raises InsufficientCapability for a credential that grants no reading."""
+    """What a principal may read. Raises what `require_reader` does."""
     require_reader(principal)
     return known_to(principal, view)
 
 
 def known_to(principal: Principal, view: View) -> Access:
-    """The facts that a writer may name: what it may read, or what its write token is about."""
+    """The facts that a writer may name: what it may read, or what it may write about."""
+    if principal.key is not None:
+        return _of_key(principal, principal.key)
     if principal.is_operator:
         return EVERYTHING
     return NOTHING if principal.grant is None else granted_by(principal.grant)
+
+
+def _of_key(principal: Principal, key: KeyGrant) -> Access:
+    if principal.is_operator:
+        return structs.replace(EVERYTHING, scopes=key.allowed_scopes)
+    # Who neither reads nor writes facts may name none of them either.
+    is_about_facts = "read" in key.permissions or "write" in key.permissions
+    return _outside_gardens(scopes=key.allowed_scopes) if is_about_facts else NOTHING
 
 
 def granted_by(grant: Grant) -> Access:

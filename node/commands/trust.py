@@ -30,11 +30,12 @@ def judge(
     is_attested: bool,
     is_by_admin: bool,
     is_by_token: bool,
+    is_by_key: bool = False,
 ) -> Judgement:
     """Score a source, given in normal form, for a fact that `origin` wrote first; every term is 0..1."""
     organisation = origin_of(source, origin)
     return _weigh(
-        _identity(view, source, organisation, node_id, now_ms, is_by_token),
+        _identity(view, source, organisation, node_id, now_ms, is_by_token=is_by_token, is_by_key=is_by_key),
         _history(view, rules, source, organisation, now_ms),
         _scope_authority(view, source, organisation, node_id, scope, now_ms, is_by_admin),
         1.0 if is_attested else 0.2,
@@ -101,14 +102,18 @@ def _weigh(
     )
 
 
-def _identity(view: View, source: str, organisation: str, node_id: str, now_ms: int, is_by_token: bool) -> float:
+def _identity(
+    view: View, source: str, organisation: str, node_id: str, now_ms: int, *, is_by_token: bool, is_by_key: bool
+) -> float:
     if organisation == node_id:
         if is_informal(source):
             return 0.4
         return 1.0 if view.identity.has_manifest() else 0.4
     if is_covered_by_manifest(view, organisation, node_id, now_ms):
         return 1.0 if view.peers.of_node(organisation).is_manifest_proven else 0.7
-    return 0.5 if is_by_token else 0.1
+    if is_by_token:
+        return 0.5
+    return 0.4 if is_by_key else 0.1
 
 
 def _history(view: View, rules: Rules, source: str, organisation: str, now_ms: int) -> float:

@@ -18,7 +18,7 @@ class Actor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who caused an event: item 0 of every entry (docs/log-format.md)."""
 
     principal: str | None
-    via: Literal["node", "admin", "anonymous", "capability", "peer"]
+    via: Literal["node", "admin", "anonymous", "capability", "peer", "key"]
     credential: str | None
     idempotency_key: str | None
     trace_id: str | None

@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler
 from node.config import is_loopback_host
 from node.countersign import Countersigner
 from node.errors import WrongHost
-from node.http import audit, batches, conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
+from node.http import api_keys, audit, batches, conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
 from node.http.errors import answer_refusals
 from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
 from node.peer_client import PeerClient
@@ -23,6 +23,10 @@ ROUTES = (
     web.get("/healthz", ops.healthz),
     web.get("/readyz", ops.readyz),
     web.get("/v1/me", identity.me),
+    web.post("/v1/auth/keys", api_keys.create_key),
+    web.get("/v1/auth/keys", api_keys.list_keys),
+    web.get("/v1/auth/keys/{key_id}", api_keys.get_key),
+    web.delete("/v1/auth/keys/{key_id}", api_keys.revoke_key),
     web.get("/v1/admin/config", identity.get_settings),
     web.patch("/v1/admin/config", identity.patch_settings),
     web.post("/v1/admin/restore/confirm", identity.confirm_restore),

@@ -1,8 +1,8 @@
-"""Bearer to Principal: the admin key, a capability token, or nobody where authentication is off (PROTOCOL §3, §8.2).
+"""Bearer to Principal: the admin key, an API key, a capability token, or nobody where authentication is off (PROTOCOL §3, §8.2).
 
 Always: secrets are compared in constant time, and a credential that is not understood is refused, never taken for another kind.
 
-Peer tokens are taken on the exchange routes alone (`peer_claims`); API keys are not known to this version.
+Peer tokens are taken on the exchange routes alone (`peer_claims`).
 """
 
 import re
@@ -10,6 +10,7 @@ import re
 from aiohttp import web
 from msgspec import structs
 
+from node.commands.api_keys import check_key
 from node.commands.capabilities import check_token, parse_token
 from node.commands.decision import Principal
 from node.commands.gardens import require_operator
@@ -98,9 +99,20 @@ def _recognised(request: web.Request, node: Node, bearer: str | None) -> Princip
         return Principal(via="anonymous", entity=node.node_id)
     if bearer is None:
         raise AuthenticationRequired("a bearer credential is required")
-    if not node.is_admin_key(bearer):
-        raise InvalidCredentials("the credential is not known here")
-    return Principal(via="admin", entity=node.node_id)
+    if node.is_admin_key(bearer):
+        return Principal(via="admin", entity=node.node_id)
+    return _by_key(request, node, bearer)
+
+
+def _by_key(request: web.Request, node: Node, bearer: str) -> Principal:
+    with node.view() as view:
+        key = view.api_keys.by_hash(node.api_key_hash(bearer))
+        if key is None:
+            raise InvalidCredentials("the credential is not known here")
+        # Already here, so that what is asked for with a key that no longer holds is on record against it.
+        principal = request[PRINCIPAL] = Principal(via="key", entity=key.grant.entity, key=key.grant)
+        check_key(key, view, node.clock.at_ms())
+    return principal
 
 
 def _by_capability(request: web.Request, node: Node, bearer: str) -> Principal:

@@ -7,10 +7,12 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from node.canonical import b64url_encode
-from node.commands.decision import rules_in_force
+from node.commands.api_keys import PERMISSIONS
+from node.commands.decision import Principal, rules_in_force
 from node.commands.identity import ChangeSettings, PublishManifest
 from node.commands.introductions import held_manifest
 from node.commands.manifests import Manifest, parse_stored
+from node.commands.reading import granted_by
 from node.commands.restores import ConfirmRestore
 from node.commands.trust import judge
 from node.errors import InvalidParameter, InvalidUri, ManifestNotFound, MissingField
@@ -21,10 +23,12 @@ from node.http.body import decode_query, json_response, read_json
 from node.http.exchange import TOLD_MS
 from node.http.keys import NODE, SYNC
 from node.http.moments import refuse_as_of
+from node.projections.access import ALL_SCOPES
 from node.projections.identity import OwnManifest
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
+from node.times import format_ms
 from node.uris import normal_uri
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -128,12 +132,9 @@ async def confirm_restore(request: web.Request) -> web.Response:
 
 
 async def me(request: web.Request) -> web.Response:
+    """Whom the credential speaks for, and what it may do: `allowed_sources` null where no list bounds what it may name."""
     principal = principal_of(request)
-    permissions = ["read", "write", "federate", "admin"] if principal.is_operator else [principal.grant.verb]
-    grant = None if principal.grant is None else msgspec.to_builtins(principal.grant)
-    return json_response(
-        {"entity_uri": principal.entity, "kind": principal.via, "permissions": permissions, "capability": grant}
-    )
+    return json_response({"entity_uri": principal.entity, "kind": principal.via, **_rights_of(principal)})
 
 
 async def explain_trust(request: web.Request) -> web.Response:
@@ -162,6 +163,29 @@ async def explain_trust(request: web.Request) -> web.Response:
             is_by_token=False,
         )
     return json_response({"source": source, "scope": asked.scope, **msgspec.to_builtins(judgement)})
+
+
+def _rights_of(principal: Principal) -> dict[str, object]:
+    key, grant = principal.key, principal.grant
+    if key is not None:
+        return {
+            "permissions": key.permissions,
+            "key_id": key.key_id,
+            "allowed_scopes": key.allowed_scopes,
+            "allowed_sources": key.allowed_sources,
+            "expires_at": format_ms(key.expires_ms),
+            "capability": None,
+        }
+    rights = {"permissions": PERMISSIONS, "key_id": None, "allowed_scopes": ALL_SCOPES, "allowed_sources": None}
+    if grant is None:
+        return rights | {"expires_at": None, "capability": None}
+    return rights | {
+        "permissions": (grant.verb,),
+        "allowed_scopes": granted_by(grant).scopes,
+        "allowed_sources": (grant.subject,),
+        "expires_at": grant.expiry,
+        "capability": msgspec.to_builtins(grant),
+    }
 
 
 def _standing(node: Node) -> OwnManifest:

@@ -3,6 +3,7 @@
 `PROJECTIONS` is the one list of all projections; a new one joins here.
 """
 
+from node.projections.api_keys import ApiKeys
 from node.projections.audit import Audit
 from node.projections.base import Projection
 from node.projections.conflicts import Conflicts
@@ -23,6 +24,7 @@ PROJECTIONS: tuple[type[Projection], ...] = (
     Members,
     Sources,
     Tokens,
+    ApiKeys,
     Peers,
     Introductions,
     Nonces,

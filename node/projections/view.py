@@ -8,6 +8,7 @@ import lmdb
 from node.errors import NotReady
 from node.events.event import Event
 from node.projections import PROJECTIONS
+from node.projections.api_keys import ApiKeys
 from node.projections.audit import Audit
 from node.projections.base import Projection
 from node.projections.conflicts import Conflicts
@@ -58,6 +59,10 @@ class View:
     @cached_property
     def tokens(self) -> Tokens:
         return self._open(Tokens)
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        return self._open(ApiKeys)
 
     @cached_property
     def peers(self) -> Peers:

@@ -6,6 +6,7 @@ import msgspec
 
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
 from node.events.log import OFFSET_KEY, RESTORED
+from tests.api_keys import KEYS, make_key
 from tests.organisations import Organisation, issue
 from tests.replay.folders import edit
 from tests.served import NODE_ID, Served, fact
@@ -125,6 +126,24 @@ async def test_a_revoked_token_does_not_wake_up(http: Served, org_b: Organisatio
     (await http.post(CONFIRM, {})).expect(200)
 
     (await write(http, old)).refused(403, "token_revoked")
+
+
+async def test_api_keys_sleep_until_an_admin_confirms_and_later_ones_do_not(http: Served):
+    old, gone = await make_key(http, "read", "admin"), await make_key(http)
+    (await http.send("DELETE", f"{KEYS}/{gone['key_id']}")).expect(204)
+    await restore(http)
+    new = await make_key(http)
+
+    for path in ("/v1/facts", "/v1/me"):
+        (await http.send("GET", path, bearer=old["raw_key"])).refused(403, "api_key_asleep")
+    (await http.post(CONFIRM, {}, bearer=old["raw_key"])).refused(403, "api_key_asleep")
+    (await http.send("GET", "/v1/facts", bearer=new["raw_key"])).expect(200)
+    listed = (await http.get(KEYS)).expect(200)["keys"]
+    assert [key["status"] for key in listed] == ["active", "revoked", "asleep"]
+
+    (await http.post(CONFIRM, {})).expect(200)
+    (await http.send("GET", "/v1/facts", bearer=old["raw_key"])).expect(200)
+    (await http.send("GET", "/v1/facts", bearer=gone["raw_key"])).refused(401, "api_key_revoked")
 
 
 async def test_only_an_admin_confirms_and_only_what_waits(http: Served, org_b: Organisation):

@@ -4,8 +4,11 @@ Always: a list in an event has more than one element somewhere, and text is not 
 works for the plain case does not pass.
 """
 
+from msgspec import structs
+
 from node.canonical import b64url_encode, canonical_json
 from node.events import EVENT_TYPES
+from node.events.api_keys import ApiKeyCreated, ApiKeyRevoked, KeyGrant
 from node.events.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from node.events.conflicts import ConflictResolved
 from node.events.event import Event, type_of
@@ -126,6 +129,7 @@ def samples() -> list[Event]:
         *_of_relays(),
         *_of_restores(),
         *_of_members(),
+        *_of_api_keys(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -416,6 +420,25 @@ def _of_restores() -> list[Event]:
         NodeRestored(size=60, root="0b" * 32, origin="org-a.example/stigmem-log/0123456789abcdef"),
         RestoreConfirmed(offset=60),
         NodeRestored(size=64, root="0c" * 32, origin="org-a.example/stigmem-log/fedcba9876543210"),
+    ]
+
+
+def _of_api_keys() -> list[Event]:
+    grant = KeyGrant(
+        key_id="01890000-0000-7000-8000-0000000000a1",
+        entity=f"{NODE_ID}/agent/scribe",
+        permissions=("read", "write", "instruction:write"),
+        allowed_scopes=("local", "company"),
+        allowed_sources=("agent:", f"{NODE_ID}/service/billing"),
+        expires_ms=1_785_000_000_000,
+    )
+    other = structs.replace(
+        grant, key_id="01890000-0000-7000-8000-0000000000a2", permissions=("federate", "admin"), allowed_sources=()
+    )
+    return [
+        ApiKeyCreated(key_hash="ac" * 32, description="the scribe's, in \u00dcberlingen", grant=grant),
+        ApiKeyCreated(key_hash="ad" * 32, description="", grant=other),
+        ApiKeyRevoked(key_id=other.key_id),
     ]
 
 

@@ -25,6 +25,7 @@ PLACES = {
     "{conflict_id}": f"stigmem:conflict:{UNKNOWN_ID}",
     "{peer_id}": UNKNOWN_ID,
     "{token_id}": UNKNOWN_ID,
+    "{key_id}": UNKNOWN_ID,
     "{entity_uri:.+}": "stigmem%3A%2F%2Forg-a.example",
 }
 PUBLIC = {
@@ -88,6 +89,18 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
         },
         1 << 16,
     ),
+    "POST /v1/auth/keys": (
+        {
+            "entity_uri": f"{NODE_ID}/agent/scribe",
+            "permissions": ["read", "write"],
+            "raw_key": "sk_" + "b" * 43,
+            "allowed_scopes": ["company"],
+            "allowed_sources": ["agent:"],
+            "expires_at": "2026-06-04T12:00:00Z",
+            "description": "the scribe's",
+        },
+        1 << 16,
+    ),
     "POST /v1/federation/capability-tokens/verify": ({"token_json": "{}"}, 1 << 16),
     "POST /v1/federation/capability-tokens/{token_id}/revoke": ({"reason": "gone"}, 1 << 16),
 }
@@ -101,6 +114,7 @@ REQUIRED = {
     "PUT /v1/federation/manifest": tuple(MANIFEST),
     "POST /v1/federation/declaration": (),
     "POST /v1/federation/peers": ("peer_url", "peer_entity_uri"),
+    "POST /v1/auth/keys": ("entity_uri", "permissions"),
     "POST /v1/federation/capability-tokens": ("issuer", "subject", "verb", "object"),
     "POST /v1/federation/capability-tokens/verify": ("token_json",),
 }
@@ -371,6 +385,7 @@ BAD_QUERIES = {
     "/v1/conflicts": ["limit=0", "limit=1001", "status=open"],
     "/v1/quarantine": ["limit=0", "limit=1001", "quarantine_status=gone"],
     "/v1/gardens": ["limit=0", "limit=1001", "limit=ten"],
+    "/v1/auth/keys": ["limit=0", "limit=1001", "limit=ten"],
     "/v1/federation/audit": ["limit=0", "limit=501", "limit=x", "cursor=a&cursor=b"],
     "/v1/admin/audit-log": ["limit=0", "limit=1001", "after=yesterday", "before=2026-02-30T00:00:00Z"],
     "/v1/trust": ["source=agent%3Ax&scope=secret"],
@@ -393,6 +408,7 @@ LISTINGS = [
     "/v1/conflicts",
     "/v1/quarantine",
     "/v1/gardens",
+    "/v1/auth/keys",
     "/v1/federation/audit",
     "/v1/admin/audit-log",
 ]

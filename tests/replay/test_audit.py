@@ -12,6 +12,7 @@ from rdflib import RDF, Graph, Literal, Namespace, URIRef
 
 from node.canonical import fact_hash
 from node.events import EVENT_TYPES
+from node.events.api_keys import ApiKeyCreated
 from node.events.event import type_of
 from node.events.facts import FactAsserted
 from node.events.identity import AdminKeyCreated, RequestRefused
@@ -211,7 +212,9 @@ def test_nothing_that_a_terminal_acts_on_is_in_the_report(tmp_path: Path):
 def test_no_hash_of_a_key_and_no_nonce_of_a_token_is_told(tmp_path: Path):
     (issued,) = (event for event in samples() if isinstance(event, CapabilityIssued))
     hidden = structs.replace(issued.grant, nonce="a-nonce-to-hide")
-    write_log(tmp_path, [samples()[0], AdminKeyCreated(key_hash="5e" * 32), CapabilityIssued(grant=hidden)])
+    (key, *_) = (event for event in samples() if isinstance(event, ApiKeyCreated))
+    secret = [AdminKeyCreated(key_hash="5e" * 32), structs.replace(key, key_hash="5e" * 32)]
+    write_log(tmp_path, [samples()[0], *secret, CapabilityIssued(grant=hidden)])
 
     for form in FORMATS:
         done = told(tmp_path, "audit", "--format", form)

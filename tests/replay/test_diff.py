@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from node.events.api_keys import ApiKeyCreated
 from node.events.facts import FactAsserted, Value
 from node.events.identity import AdminKeyCreated
 from node.events.tokens import CapabilityIssued
@@ -161,11 +162,13 @@ def test_the_report_marks_what_became_of_each_thing_and_ends_with_totals(story: 
 def test_no_secret_is_told(tmp_path: Path):
     (issued,) = (event for event in samples() if isinstance(event, CapabilityIssued))
     hidden = structs.replace(issued.grant, nonce="a-nonce-to-hide")
-    write_log(tmp_path, [samples()[0], AdminKeyCreated(key_hash="5e" * 32), CapabilityIssued(grant=hidden)])
+    (key, *_) = (event for event in samples() if isinstance(event, ApiKeyCreated))
+    secret = [AdminKeyCreated(key_hash="5e" * 32), structs.replace(key, key_hash="5e" * 32)]
+    write_log(tmp_path, [samples()[0], *secret, CapabilityIssued(grant=hidden)])
 
     for form in ([], ["--json"]):
-        done = told(tmp_path, "diff", "--from", "0", "--to", "3", *form)
-        assert done.code == 0 and "admin_key" in done.stdout
+        done = told(tmp_path, "diff", "--from", "0", "--to", "4", *form)
+        assert done.code == 0 and "admin_key" in done.stdout and key.grant.key_id in done.stdout
         assert "5e5e" not in done.stdout and "a-nonce-to-hide" not in done.stdout
 
 

@@ -1,0 +1,162 @@
+"""/v1/auth/keys: making, listing and revoking API keys (PROTOCOL §3).
+
+Always: a key is in one answer, the one to its making; from then on it is known by its id.
+"""
+
+import secrets
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from node.canonical import b64url_decode, b64url_encode
+from node.commands.api_keys import CreateApiKey, RevokeApiKey, check_raw_key, find_api_key, is_asleep
+from node.errors import ApiKeyExists, ApiKeyNotFound, InvalidCursor
+from node.events.api_keys import Permission
+from node.events.facts import Scope
+from node.http.auth import operator_of
+from node.http.body import decode_query, json_response, read_json
+from node.http.keys import NODE
+from node.http.moments import Moment, asked_moment, check_moment, moment_of
+from node.projections.access import ALL_SCOPES
+from node.projections.api_keys import ApiKey
+from node.projections.view import View
+from node.runtime import Node
+from node.strict_json import decode
+from node.times import format_ms
+
+MAX_BYTES = 1 << 16
+RAW_KEY_BYTES = 32
+
+
+class CreateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Without `raw_key` the node makes one; without `expires_at` the key lives as long as the settings allow."""
+
+    entity_uri: str
+    permissions: tuple[Permission, ...]
+    raw_key: str | None = None
+    allowed_scopes: tuple[Scope, ...] = ALL_SCOPES
+    allowed_sources: tuple[str, ...] = ()
+    expires_at: str | None = None
+    description: str = ""
+
+
+class KeysQuery(Struct, frozen=True, kw_only=True):
+    as_of: str | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class KeysCursor(Struct, frozen=True, array_like=True):
+    """Where the page before ended, by offset, and what the first page looked at."""
+
+    before: int
+    moment: Moment
+
+
+async def create_key(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], operator_of(request)
+    body = decode(await read_json(request, max_bytes=MAX_BYTES), CreateKeyRequest)
+    raw_key = f"sk_{secrets.token_urlsafe(RAW_KEY_BYTES)}" if body.raw_key is None else body.raw_key
+    check_raw_key(raw_key)
+    if node.is_admin_key(raw_key):
+        raise ApiKeyExists("raw_key: it is taken, or was")
+    outcome = await node.execute(
+        CreateApiKey(
+            principal=principal,
+            key_hash=node.api_key_hash(raw_key),
+            entity=body.entity_uri,
+            permissions=body.permissions,
+            allowed_scopes=body.allowed_scopes,
+            allowed_sources=body.allowed_sources,
+            expires_at=body.expires_at,
+            description=body.description,
+        )
+    )
+    with node.view() as view:
+        shown = _shown(find_api_key(outcome.reply, view), view, node.clock.at_ms())
+    return json_response({"key_id": shown.pop("key_id"), "raw_key": raw_key, **shown}, 201)
+
+
+async def list_keys(request: web.Request) -> web.Response:
+    """Newest first."""
+    node, _ = request.app[NODE], operator_of(request)
+    asked = decode_query(request, KeysQuery)
+    moment = moment_of(asked.as_of, node)
+    before, moment = (moment.at.size, moment) if not asked.cursor else _opened(asked.cursor, moment, node)
+    found: list[ApiKey] = []
+    with node.view() as view:
+        for key in view.api_keys.newest_first(before):
+            found.append(key)
+            if len(found) > asked.limit:
+                break
+        page, has_more = found[: asked.limit], len(found) > asked.limit
+        shown = [_shown(_then(key, moment), view, moment.at.now_ms) for key in page]
+    cursor = KeysCursor(page[-1].offset, moment) if has_more else None
+    return json_response(
+        {
+            "keys": shown,
+            "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+            "has_more": has_more,
+        }
+    )
+
+
+async def get_key(request: web.Request) -> web.Response:
+    node, _ = request.app[NODE], operator_of(request)
+    moment = asked_moment(request)
+    with node.view() as view:
+        key = find_api_key(request.match_info["key_id"], view)
+        return json_response(_shown(_then(key, moment), view, moment.at.now_ms))
+
+
+async def revoke_key(request: web.Request) -> web.Response:
+    node, principal = request.app[NODE], operator_of(request)
+    await node.execute(RevokeApiKey(principal=principal, key_id=request.match_info["key_id"]))
+    return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _then(key: ApiKey, moment: Moment) -> ApiKey:
+    then = key.at(moment.at.size)
+    if then is None:
+        raise ApiKeyNotFound("there is no such key")
+    return then
+
+
+def _shown(key: ApiKey, view: View, now_ms: int) -> dict[str, object]:
+    grant = key.grant
+    return {
+        "key_id": grant.key_id,
+        "entity_uri": grant.entity,
+        "permissions": grant.permissions,
+        "allowed_scopes": grant.allowed_scopes,
+        "allowed_sources": grant.allowed_sources,
+        "description": key.description,
+        "created_at": format_ms(key.created_ms),
+        "created_by": key.created_by,
+        "expires_at": format_ms(grant.expires_ms),
+        "revoked_at": None if key.revoked_ms is None else format_ms(key.revoked_ms),
+        "status": _status(key, view, now_ms),
+        "log_offset": key.offset,
+    }
+
+
+def _status(key: ApiKey, view: View, now_ms: int) -> str:
+    """In the order in which the door would refuse it; whether it sleeps is asked of today, like every right."""
+    if key.revoked_from is not None:
+        return "revoked"
+    if key.grant.expires_ms <= now_ms:
+        return "expired"
+    return "asleep" if is_asleep(key, view) else "active"
+
+
+def _opened(text: str, asked: Moment, node: Node) -> tuple[int, Moment]:
+    try:
+        cursor = msgspec.msgpack.decode(b64url_decode(text), type=KeysCursor)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidCursor("cursor: not one of this listing's") from error
+    check_moment(asked, cursor.moment.as_of)
+    if not 0 <= cursor.before < cursor.moment.at.size <= node.log.announced().size:
+        raise InvalidCursor("cursor: not one of this listing's")
+    return cursor.before, cursor.moment
