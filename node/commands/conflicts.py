@@ -5,7 +5,7 @@ Always: the new fact names every fact of the group that was live, so settling on
 
 from msgspec import Struct
 
-from node.commands.decision import Context, Decision, Principal
+from node.commands.decision import Context, Decision, Principal, require_permission
 from node.commands.drafts import StatedValue
 from node.commands.facts import MAX_SUPERSEDED, AssertFact, decide_assert_fact
 from node.commands.reading import known_to
@@ -38,6 +38,15 @@ class ResolveConflict(Struct, frozen=True, kw_only=True):
     note: str
 
 
+def require_settler(principal: Principal) -> None:
+    """Raises InsufficientPermission for a credential that settles nothing: a key must read both sides, and write."""
+    if principal.key is not None:
+        require_permission(principal.key, "read")
+        require_permission(principal.key, "write")
+    elif not principal.is_operator:
+        raise InsufficientPermission("this credential does not settle conflicts")
+
+
 def find_conflict(conflict_id: str, access: Access, view: View) -> Conflict:
     """Raises ConflictNotFound alike for none and for one whose sides may not be read."""
     conflict = view.conflicts.by_id(conflict_id)
@@ -53,9 +62,8 @@ def sides_of(conflict: Conflict, view: View) -> list[FactRow]:
 
 def decide_resolve_conflict(command: ResolveConflict, view: View, context: Context) -> Decision:
     """One event; its reply is the fact that settles the conflict."""
+    require_settler(command.principal)
     conflict = find_conflict(command.conflict_id, known_to(command.principal, view), view)
-    if not command.principal.is_operator:
-        raise InsufficientPermission("this credential does not settle conflicts")
     if len(command.note) > MAX_NOTE_CHARS:
         raise InvalidField(f"resolution_note: more than {MAX_NOTE_CHARS} characters")
     at = At(size=WHOLE, now_ms=context.at_ms)

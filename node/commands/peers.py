@@ -15,6 +15,7 @@ from node.commands.manifests import Manifest, check_form, check_no_rotations, ch
 from node.errors import (
     DeclarationInvalid,
     FederationDisabled,
+    InsufficientPermission,
     InvalidField,
     InvalidUri,
     LogForked,
@@ -48,7 +49,7 @@ class Declaration(Struct, frozen=True, kw_only=True):
 
 
 class RegisterPeer(Struct, frozen=True, kw_only=True):
-    """`node_url` was checked by the peer client already (PROTOCOL §5.1 'Peer URLs')."""
+    """`node_url` was checked by the peer client already (PROTOCOL §5.1 'Peer URLs'). With an API key there is a declaration."""
 
     principal: Principal
     node_id: str
@@ -104,7 +105,11 @@ class _Unproven(Exception):
 
 
 def decide_register_peer(command: RegisterPeer, view: View, context: Context) -> Decision:
-    require_operator(command.principal)
+    require_registrar(command.principal)
+    if not command.principal.is_operator and command.declaration is None:
+        raise InsufficientPermission(
+            "a key that may federate brings a signed declaration; an admin names a peer without one"
+        )
     if not context.config.federation_enabled:
         raise FederationDisabled("STIGMEM_FEDERATION_ENABLED is off")
     _check_node_id(command.node_id, context)
@@ -115,8 +120,12 @@ def decide_register_peer(command: RegisterPeer, view: View, context: Context) ->
         raise LogForked("its log forked; approve with accept_checkpoint first")
     if command.declaration is not None:
         _check_declaration(command.declaration, old, context.at_ms)
-    event = _registered(command, old, old.peer_id if old else context.clock.new_id())
-    return Decision(events=(event,), actor=command.principal.actor(), reply=event.peer_id)
+    peer_id = old.peer_id if old else context.clock.new_id()
+    if command.principal.is_operator:
+        events: tuple[Event, ...] = (_registered(command, old, peer_id),)
+    else:
+        events = _declared_by_key(command, old, peer_id)
+    return Decision(events=events, actor=command.principal.actor(), reply=peer_id)
 
 
 def decide_record_peer_check(command: RecordPeerCheck, view: View, context: Context) -> Decision:
@@ -160,6 +169,12 @@ def decide_remove_peer(command: RemovePeer, view: View, context: Context) -> Dec
     return Decision(events=(event,), actor=command.principal.actor())
 
 
+def require_registrar(principal: Principal) -> None:
+    """Raises InsufficientPermission unless it is an admin, or a key that may bring declarations."""
+    if not principal.is_operator and (principal.key is None or "federate" not in principal.key.permissions):
+        raise InsufficientPermission("an admin may do this, or an API key with the permission federate")
+
+
 def find_peer(peer_id: str, view: View) -> Peer:
     """Raises PeerNotFound."""
     peer = view.peers.by_id(peer_id)
@@ -178,24 +193,40 @@ def check_scopes(scopes: tuple[Scope, ...], context: Context) -> None:
         raise ScopeNotPermitted("allowed_scopes: team needs STIGMEM_FEDERATION_ALLOW_TEAM")
 
 
+def _declared_by_key(command: RegisterPeer, old: Peer | None, peer_id: str) -> tuple[Event, ...]:
+    """What a declaration comes to that no admin stands behind: who is new waits, who is known may have less at once."""
+    if old is None or old.status == "revoked":
+        return _registered(command, None, peer_id), _proposed(command, peer_id)
+    held = old.public_key or old.declared_key
+    if held is None or b64url_decode(held) != b64url_decode(command.declaration.public_key):
+        # Anybody can sign a declaration with a key of his own: it may not so much as stop the exchange with whom we know.
+        raise DeclarationInvalid("federation_pubkey: not the key that is held of this peer")
+    # Whoever waits goes on waiting: it may never have been approved.
+    return (_proposed(command, peer_id) if old.reason == "awaiting_approval" else _registered(command, old, peer_id),)
+
+
 def _registered(command: RegisterPeer, old: Peer | None, peer_id: str) -> PeerRegistered | PeerTermsProposed:
-    declaration, scopes = command.declaration, _sorted(command.allowed_scopes)
+    declaration = command.declaration
     if declaration is not None and _asks_for_more(command, old):
-        return PeerTermsProposed(
-            peer_id=peer_id,
-            node_id=command.node_id,
-            node_url=command.node_url,
-            allowed_scopes=scopes,
-            declared_key=declaration.public_key,
-            declared_at=declaration.signed_at,
-        )
+        return _proposed(command, peer_id)
     return PeerRegistered(
         peer_id=peer_id,
         node_id=command.node_id,
         node_url=command.node_url,
-        allowed_scopes=scopes,
+        allowed_scopes=_sorted(command.allowed_scopes),
         declared_key=declaration.public_key if declaration else None,
         declared_at=declaration.signed_at if declaration else None,
+    )
+
+
+def _proposed(command: RegisterPeer, peer_id: str) -> PeerTermsProposed:
+    return PeerTermsProposed(
+        peer_id=peer_id,
+        node_id=command.node_id,
+        node_url=command.node_url,
+        allowed_scopes=_sorted(command.allowed_scopes),
+        declared_key=command.declaration.public_key,
+        declared_at=command.declaration.signed_at,
     )
 
 

@@ -7,11 +7,11 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
-from node.commands.conflicts import ResolveConflict, sides_of
+from node.commands.conflicts import ResolveConflict, require_settler, sides_of
 from node.commands.drafts import StatedValue
 from node.commands.reading import readable_by
 from node.errors import InvalidCursor
-from node.http.auth import operator_of, reader_of
+from node.http.auth import principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.keys import NODE
 from node.http.moments import Moment, check_moment, moment_of
@@ -59,7 +59,8 @@ async def list_conflicts(request: web.Request) -> web.Response:
 
 
 async def resolve_conflict(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], principal_of(request)
+    require_settler(principal)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), ResolveRequest)
     outcome = await node.execute(
         ResolveConflict(

@@ -8,10 +8,10 @@ from msgspec import Meta, Struct
 from node.commands.approvals import ApprovePeer
 from node.commands.declarations import own_declaration
 from node.commands.drafts import NAME_BYTES
-from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer
+from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer, require_registrar
 from node.errors import PeerNotActive
 from node.events.facts import Scope
-from node.http.auth import operator_of
+from node.http.auth import operator_of, principal_of
 from node.http.body import json_response, read_json
 from node.http.keys import NODE, PEERS, SYNC
 from node.http.moments import asked_moment, refuse_as_of
@@ -36,7 +36,7 @@ class TutorialForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A peer's own signed declaration, brought by an operator.
+    """A peer's own signed declaration, brought by an operator, or with a key that may federate: then it waits for one.
 
     `rate_limit` is named by PROTOCOL §5.1 and defined nowhere: signed like the rest, and said to change nothing here.
     """
@@ -74,7 +74,8 @@ class PullRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 
 
 async def register_peer(request: web.Request) -> web.Response:
-    node, client, principal = request.app[NODE], request.app[PEERS], operator_of(request)
+    node, client, principal = request.app[NODE], request.app[PEERS], principal_of(request)
+    require_registrar(principal)
     raw = await read_json(request, max_bytes=MAX_BYTES)
     members = scan_json(raw)
     if isinstance(members, dict) and "declaration_sig" in members:
@@ -140,7 +141,7 @@ async def check_now(request: web.Request) -> web.Response:
 
 
 async def list_peers(request: web.Request) -> web.Response:
-    operator_of(request)
+    require_registrar(principal_of(request))
     moment = asked_moment(request)
     shown = await (shown_peers(request) if moment.as_of is None else past_peers(request, moment))
     return json_response({"peers": shown})

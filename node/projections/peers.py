@@ -126,6 +126,7 @@ class PastPeer(Struct, frozen=True, array_like=True):
     cosigned: Cosigned | None
 
 
+_ASKS_FOR_OTHER = "its declaration asks for other scopes or another URL"
 _FORKED = "it signed two logs that cannot both be its own"
 _BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
 _BY_PEER_ID = TableSpec("peers/by_peer_id", str)
@@ -254,11 +255,16 @@ class Peers(Projection):
 
     def _propose(self, proposed: PeerTermsProposed) -> None:
         # What was agreed before stays agreed; nothing is exchanged until the new terms are (PROTOCOL §5.1).
+        peer = self.of_node(proposed.node_id)
+        is_new = peer is not None and (peer.node_url, peer.allowed_scopes) == (
+            proposed.node_url,
+            proposed.allowed_scopes,
+        )
         self._change(
             proposed.node_id,
             status="pending_verification",
             reason="awaiting_approval",
-            detail="its declaration asks for other scopes or another URL",
+            detail="its declaration waits for an admin" if is_new else _ASKS_FOR_OTHER,
             declared_at=proposed.declared_at,
             proposed=Terms(
                 node_url=proposed.node_url,

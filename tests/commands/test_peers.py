@@ -6,6 +6,7 @@ import rfc8785
 from node.commands.peers import RecordPeerCheck
 from node.keys import Signer
 from node.times import format_ms
+from tests.api_keys import bearer_for
 from tests.clocks import START_MS
 from tests.organisations import Organisation, b64url
 from tests.served import NODE_ID, Served
@@ -304,3 +305,95 @@ async def test_where_nothing_waits_there_is_nothing_to_approve(http: Served, org
     (await http.send("POST", f"{PEERS}/{peer_id}/approve", body)).refused(409, "not_awaiting_approval")
 
     assert http.size == size
+
+
+# With a key that may federate.
+
+
+@pytest.fixture
+async def herald(http: Served) -> str:
+    """A key that may bring declarations and do nothing else."""
+    return await bearer_for(http, "federate", allowed_scopes=[])
+
+
+async def test_a_peer_that_a_key_declares_waits_for_an_admin_and_is_asked_nothing_before(
+    http: Served, org_b: Organisation, herald: str
+):
+    waiting = (await http.post(PEERS, declaration(org_b.signer), bearer=herald)).expect(201)
+
+    assert (waiting["status"], waiting["reason"]) == ("pending_verification", "awaiting_approval")
+    assert waiting["detail"] == "its declaration waits for an admin"
+    assert {entry.actor.via for entry in http.entries(http.size - 2)} == {"key"}
+    peer_id, size = waiting["peer_id"], http.size
+    (await http.post(f"{PEERS}/{peer_id}/check", {})).refused(409, "peer_not_active")
+    await http.node.execute(RecordPeerCheck(peer_id=peer_id, documents=org_b.documents(), failure=""))
+    assert http.size == size
+
+    approved = (await http.post(f"{PEERS}/{peer_id}/approve", {})).expect(200)
+
+    assert (approved["reason"], approved["proposed"], approved["allowed_scopes"]) == ("unreachable", None, ["public"])
+    await http.node.execute(RecordPeerCheck(peer_id=peer_id, documents=org_b.documents(), failure=""))
+    assert org_b.peer_at(http).status == "active"
+
+
+@pytest.mark.parametrize("second", [{}, {"allowed_scopes": ["public", "company"]}, {"node_url": "http://localhost:2"}])
+async def test_declaring_again_is_no_way_around_the_admin(
+    http: Served, org_b: Organisation, herald: str, second: dict[str, object]
+):
+    for n, terms in enumerate(({}, second, {})):
+        later = declaration(org_b.signer, signed_at=format_ms(START_MS + n), **terms)
+        waiting = (await http.post(PEERS, later, bearer=herald)).expect(201)
+
+        assert (waiting["status"], waiting["reason"]) == ("pending_verification", "awaiting_approval")
+
+
+async def test_a_removed_peer_that_a_key_declares_waits_too(http: Served, org_b: Organisation, herald: str):
+    peer_id = await org_b.join(http)
+    (await http.send("DELETE", f"{PEERS}/{peer_id}")).expect(204)
+
+    waiting = (await http.post(PEERS, declaration(org_b.signer), bearer=herald)).expect(201)
+
+    assert (waiting["peer_id"], waiting["reason"]) == (peer_id, "awaiting_approval")
+
+
+async def test_a_known_peer_s_own_declaration_may_ask_for_less_at_once_and_for_more_of_an_admin(
+    http: Served, org_b: Organisation, herald: str
+):
+    await declared(http, org_b)
+    same = declaration(org_b.signer, signed_at=format_ms(START_MS + 1))
+    more = declaration(org_b.signer, signed_at=format_ms(START_MS + 2), allowed_scopes=["public", "company"])
+
+    assert (await http.post(PEERS, same, bearer=herald)).expect(201)["reason"] == "unreachable"
+    assert (await http.post(PEERS, more, bearer=herald)).expect(201)["reason"] == "awaiting_approval"
+
+
+async def test_a_stranger_s_signature_does_not_touch_a_peer_that_is_known(
+    http: Served, org_b: Organisation, herald: str
+):
+    await org_b.join(http)
+    before = org_b.peer_at(http)
+    forged = declaration(Signer.from_seed(bytes(range(5, 37))), signed_at=format_ms(START_MS + 1))
+
+    (await http.post(PEERS, forged, bearer=herald)).refused(422, "declaration_invalid")
+
+    assert org_b.peer_at(http) == before
+
+
+async def test_a_key_that_may_federate_names_no_peer_by_itself_and_approves_none(
+    http: Served, org_b: Organisation, herald: str
+):
+    waiting = (await http.post(PEERS, declaration(org_b.signer), bearer=herald)).expect(201)
+
+    (await http.post(PEERS, form(), bearer=herald)).refused(403, "insufficient_permission")
+    approve = f"{PEERS}/{waiting['peer_id']}/approve"
+    (await http.post(approve, {}, bearer=herald)).refused(403, "insufficient_permission")
+    assert (await http.send("GET", PEERS, bearer=herald)).expect(200)["peers"][0]["status"] == "pending_verification"
+    for path in ("/v1/facts", "/v1/federation/audit", f"{PEERS}/{waiting['peer_id']}/capabilities"):
+        (await http.send("GET", path, bearer=herald)).refused(403, "insufficient_permission")
+
+
+async def test_a_key_without_the_permission_brings_no_declaration(http: Served, org_b: Organisation):
+    reader = await bearer_for(http, "read", "write")
+
+    (await http.post(PEERS, declaration(org_b.signer), bearer=reader)).refused(403, "insufficient_permission")
+    (await http.send("GET", PEERS, bearer=reader)).refused(403, "insufficient_permission")

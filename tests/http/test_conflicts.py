@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from node.times import format_ms
+from tests.api_keys import SCRIBE, bearer_for
 from tests.organisations import Organisation, be_strict, issue
 from tests.served import NODE_ID, Answer, Served, fact
 
@@ -345,3 +346,42 @@ async def test_what_one_page_brings_and_retracts_contradicts_nobody(http: Served
     (record,) = (await http.get("/v1/facts", source=org_b.assistant)).expect(200)["facts"]
     assert record["value"]["v"] == "c" and not record["contradicted"]
     assert (await http.get("/v1/conflicts")).expect(200)["conflicts"] == []
+
+
+# Settled with an API key.
+
+
+async def settled_by(http: Served, conflict_id: str, bearer: str, **body: object) -> Answer:
+    return await http.post(f"/v1/conflicts/{conflict_id}/resolve", body, bearer=bearer)
+
+
+async def test_a_key_that_reads_both_sides_and_writes_settles_a_conflict_in_its_own_name(http: Served):
+    up, down = await say(http, "up"), await say(http, "down")
+    bearer = await bearer_for(http, "read", "write")
+
+    answer = (await settled_by(http, id_of(up, down), bearer, winning_fact_id=down["id"])).expect(200)
+
+    settled = (await http.get(f"/v1/facts/{answer['resolution_fact_id']}")).expect(200)
+    assert (settled["source"], settled["value"]) == (SCRIBE, text("down"))
+    assert await plain(http) == ["down"]
+
+
+@pytest.mark.parametrize("permissions", [["read"], ["write"], ["admin"], ["read", "admin"], ["federate"]])
+async def test_settling_takes_reading_and_writing(http: Served, permissions: list[str]):
+    up, down = await say(http, "up"), await say(http, "down")
+    bearer = await bearer_for(http, *permissions)
+
+    for conflict_id in (id_of(up, down), id_of(up, up)):
+        (await settled_by(http, conflict_id, bearer, winning_fact_id=up["id"])).refused(403, "insufficient_permission")
+    assert await conflicts(http, status="resolved") == []
+
+
+async def test_a_conflict_in_a_scope_that_a_key_does_not_read_is_none_to_it(http: Served):
+    up, down = await say(http, "up", scope="team"), await say(http, "down", scope="team")
+    bearer = await bearer_for(http, "read", "write", allowed_scopes=["local", "public"])
+
+    answer = await settled_by(http, id_of(up, down), bearer, winning_fact_id=up["id"])
+
+    answer.refused(404, "conflict_not_found")
+    listed = await http.send("GET", "/v1/conflicts", bearer=bearer)
+    assert listed.expect(200)["conflicts"] == []
