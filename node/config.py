@@ -56,6 +56,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     # Off: whoever may push chooses when this node works; a pull is taken when the node itself has the time.
     federation_push_enabled: bool = False
     attestation_policy: Literal["accepted", "peers", "off"] = "peers"
+    # Far above what an agent asks for, and below what a node can do: one that runs wild leaves room for the others.
+    quota_reads_per_minute: int = 300_000
+    quota_writes_per_minute: int = 60_000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __repr__(self) -> str:
@@ -256,6 +259,10 @@ SETTINGS: tuple[Setting, ...] = (
         name="attestation_policy",
         parse=_one_of("accepted", "peers", "off"),
         help="for whom this node countersigns; default peers where node_url is loopback, else accepted",
+    ),
+    Setting(name="quota_reads_per_minute", parse=_whole(0, 10**9), help="reads of one principal a minute; 0: no limit"),
+    Setting(
+        name="quota_writes_per_minute", parse=_whole(0, 10**9), help="writes of one principal a minute; 0: no limit"
     ),
     Setting(name="log_level", parse=_one_of("debug", "info", "warning", "error"), help="least level that is logged"),
 )

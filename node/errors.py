@@ -634,6 +634,12 @@ class AttestationRefused(Forbidden):
     code = "attestation_refused"
 
 
+class QuotaExceeded(TooMany):
+    """The principal has had its share of requests of this minute (PROTOCOL §13)."""
+
+    code = "quota_exceeded"
+
+
 class AttestationQuotaExceeded(TooMany):
     code = "quota_exceeded"
 

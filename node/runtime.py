@@ -34,6 +34,7 @@ from node.projections.fact_rows import FactRow
 from node.projections.told_facts import is_told
 from node.projections.view import View
 from node.projections.views import StaleViews, Views, close_current, entries_missing, open_live, open_stale, rebuild
+from node.quotas import Quota
 from node.refusals import MinuteShare, RefusalLimiter
 from node.writer import Prepare, Writer
 
@@ -73,6 +74,8 @@ class Node:
         self._watch: LogWatch | None = None
         self._admin_hash: str | None = None
         self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
+        self.read_quota = Quota(config.quota_reads_per_minute, clock.monotonic_ns)
+        self.write_quota = Quota(config.quota_writes_per_minute, clock.monotonic_ns)
         self._sign_of_life: dict[str, asyncio.Event] = {}
         # From which offset on the log has which name: one for each restore.
         self._origins: list[tuple[int, str]] | None = None

@@ -11,7 +11,7 @@ class CountedClock(Clock):
     """Every reading of the time moves it on by `step_ms`; every draw of random bytes is the hash of the next number."""
 
     def __init__(self, start_ms: int = START_MS, step_ms: int = 0) -> None:
-        super().__init__(self._read, self._draw)
+        super().__init__(self._read, self._draw, lambda: self._time_ms * 1_000_000)
         self._time_ms = start_ms
         self._step_ms = step_ms
         self._draws = 0

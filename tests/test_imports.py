@@ -14,7 +14,7 @@ FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
 EVENTS = FIRST_LINE | {"node.events"}
 PROJECTIONS = EVENTS | {"node.projections"}
 COMMANDS = PROJECTIONS | {"node.commands"}
-RUNTIME = COMMANDS | {"node.writer", "node.refusals", "node.log_watch", "node.runtime"}
+RUNTIME = COMMANDS | {"node.writer", "node.refusals", "node.quotas", "node.log_watch", "node.runtime"}
 # What speaks to peers: beside each other on one line, below HTTP and the pulling side.
 OUTGOING = RUNTIME | {"node.peer_client", "node.peer_checks", "node.peer_witness"}
 REPLAY = PROJECTIONS | {"replay"}
@@ -24,6 +24,7 @@ ALLOWED = {
     **{f"node.{name}": {"node.errors"} for name in FOUNDATION},
     "node": set(),
     "node.refusals": FIRST_LINE,
+    "node.quotas": set(),
     "node.logging": FIRST_LINE,
     "node.peer_client": FIRST_LINE,
     "node.backoff": set(),

@@ -24,6 +24,7 @@ from node.errors import (
     TokenMalformed,
 )
 from node.http.keys import NODE, PRINCIPAL
+from node.http.quotas import charge
 from node.runtime import Node
 from node.strict_json import scan_json
 
@@ -40,6 +41,7 @@ def principal_of(request: web.Request) -> Principal:
         trace = _TRACEPARENT.fullmatch(request.headers["traceparent"])
         principal = structs.replace(principal, trace_id=trace[1] if trace else None)
     request[PRINCIPAL] = principal
+    charge(request, principal)
     return principal
 
 
@@ -64,7 +66,10 @@ def peer_claims(request: web.Request) -> Claims:
         raise AuthenticationRequired("a peer token is required")
     token = parse_peer_token(bearer)
     with node.view() as view:
-        return authenticate(token, view, node.clock.at_ms())
+        claims = authenticate(token, view, node.clock.at_ms())
+    # Before its nonce is taken: the peer comes again with the same page in mind, and nothing was done for it.
+    charge(request, Principal(via="peer", entity=claims.iss))
+    return claims
 
 
 def is_capability_write(request: web.Request) -> bool:

@@ -19,6 +19,7 @@ from node.http.body import json_response, read_body
 from node.http.errors import record_refusal
 from node.http.facts import MAX_FACT_BYTES, FactRequest, command_of
 from node.http.keys import COUNTERSIGNER, NODE
+from node.http.quotas import charge_facts
 from node.strict_json import decode, scan_json
 
 MAX_BATCH_BYTES = 8 << 20
@@ -40,6 +41,7 @@ async def assert_facts(request: web.Request) -> web.Response:
     body = decode(await _read(request), BatchRequest)
     if len(body.facts) > MAX_BATCH_FACTS:
         raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
+    charge_facts(request, principal, len(body.facts))
     facts = await _attested([_stated(raw, principal, accepted_ms) for raw in body.facts], request)
     command = AssertFacts(principal=principal, facts=tuple(facts), is_atomic=body.atomic)
     try:

@@ -20,6 +20,7 @@ from node.errors import (
     MethodRefused,
     Misdirected,
     NotFound,
+    QuotaExceeded,
     Refusal,
     RouteNotFound,
     TimedOut,
@@ -80,8 +81,8 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
 async def record_refusal(request: web.Request, refusal: Refusal) -> None:
     """Make an event of what a known principal was refused for want of a right, within its share of them."""
     principal = request.get(PRINCIPAL)
-    # What somebody known may not do is an event; what it merely got wrong is not, and strangers leave no trace in the log.
-    if principal is None or not isinstance(refusal, Forbidden | Unauthenticated):
+    # What somebody known may not do, or not so often, is an event; what it merely got wrong is none. Strangers leave no trace.
+    if principal is None or not isinstance(refusal, Forbidden | Unauthenticated | QuotaExceeded):
         return
     route = request.match_info.route.resource
     subject = f"{request.method} {route.canonical if route else request.path}"

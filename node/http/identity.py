@@ -23,6 +23,7 @@ from node.http.body import decode_query, json_response, read_json
 from node.http.exchange import TOLD_MS
 from node.http.keys import NODE, SYNC
 from node.http.moments import refuse_as_of
+from node.http.quotas import quota_of
 from node.projections.access import ALL_SCOPES
 from node.projections.identity import OwnManifest
 from node.projections.view import View
@@ -134,7 +135,9 @@ async def confirm_restore(request: web.Request) -> web.Response:
 async def me(request: web.Request) -> web.Response:
     """Whom the credential speaks for, and what it may do: `allowed_sources` null where no list bounds what it may name."""
     principal = principal_of(request)
-    return json_response({"entity_uri": principal.entity, "kind": principal.via, **_rights_of(principal)})
+    quota = quota_of(principal, request.app[NODE])
+    about = {"entity_uri": principal.entity, "kind": principal.via, **_rights_of(principal), "quota": quota}
+    return json_response(about)
 
 
 async def explain_trust(request: web.Request) -> web.Response:
