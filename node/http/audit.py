@@ -21,6 +21,7 @@ from node.http.auth import operator_of
 from node.http.body import decode_query, json_response
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
+from node.http.subjects import Subject, subject_of
 from node.projections.audit import AuditRow
 from node.projections.base import LAST_PLACE, Place
 from node.projections.federation_page import MAX_PAGE_FACTS
@@ -65,8 +66,9 @@ class AuditedEvent(Struct, frozen=True, kw_only=True):
 
 
 class LoggedEvent(AuditedEvent, frozen=True, kw_only=True):
-    """One entry of the log: beside what the audit says, who caused it."""
+    """One entry of the log: beside what the audit says, what it is about and who caused it."""
 
+    subject: Subject
     principal: str | None
     via: str
     credential: str | None
@@ -154,6 +156,7 @@ def _logged(entry: Entry, view: View) -> LoggedEvent:
         ts=format_ms(entry.at_ms),
         hlc=entry.hlc,
         detail=": ".join(filter(None, (_text(event, "subject"), _text(event, "detail")))),
+        subject=subject_of(event),
         principal=actor.principal,
         via=actor.via,
         credential=actor.credential,
@@ -166,10 +169,13 @@ def _text(event: object, member: str) -> str:
 
 
 def _types_named(name: str | None) -> frozenset[str] | None:
-    """None for all. A name of no type matches nothing."""
+    """None for all. A name of no type is refused: to whoever mistyped one, an empty list would say that nothing happened."""
     if name is None:
         return None
-    return frozenset(known for known in EVENT_TYPES if name in (known, known.rpartition(".")[0]))
+    named = frozenset(known for known in EVENT_TYPES if name in (known, known.rpartition(".")[0]))
+    if not named:
+        raise InvalidParameter("event_type: no event type, such as fact.asserted")
+    return named
 
 
 def _time(parameter: str, text: str | None) -> int | None:

@@ -387,7 +387,10 @@ BAD_QUERIES = {
     "/v1/gardens": ["limit=0", "limit=1001", "limit=ten"],
     "/v1/auth/keys": ["limit=0", "limit=1001", "limit=ten"],
     "/v1/federation/audit": ["limit=0", "limit=501", "limit=x", "cursor=a&cursor=b"],
-    "/v1/admin/audit-log": ["limit=0", "limit=1001", "after=yesterday", "before=2026-02-30T00:00:00Z"],
+    "/v1/admin/audit-log": [
+        *("limit=0", "limit=1001", "limit=x", "after=yesterday", "before=2026-02-30T00:00:00Z", "after="),
+        *("event_type=fact", "event_type=", "event_type=fact.asserted.2", "event_type=a&event_type=b"),
+    ],
     "/v1/trust": ["source=agent%3Ax&scope=secret"],
     "/v1/log/proof/inclusion": ["offset=x", "offset=-1", "offset=0&size=x", "offset=99999999999999999999"],
     "/v1/log/proof/consistency": ["from=x", "from=-1", "from=1&to=x", "from=1.5"],
