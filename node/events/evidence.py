@@ -60,7 +60,7 @@ def _within(item: bytes) -> Fact:
 
 
 # By event type: the first item that holds a fact, and how it is read from there.
-_FACT_ITEMS: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
+FACT_ITEMS: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
     type_of(FactAsserted): (1, _within),
     type_of(ConflictResolved): (2, _decode_fact),
     type_of(FactQuarantined): (2, _decode_fact),
@@ -97,9 +97,9 @@ class Evidence:
         return self._header
 
     def _require(self, header: _Header, offset: int, index: int, fact: Fact) -> None:
-        if header.type not in _FACT_ITEMS:
+        if header.type not in FACT_ITEMS:
             raise LogDamaged(f"a {header.type} brings no fact, and the views have one")
-        first, read = _FACT_ITEMS[header.type]
+        first, read = FACT_ITEMS[header.type]
         number = first + index
         if number >= len(header.items):
             raise LogDamaged("the entry brought fewer facts than the views have")

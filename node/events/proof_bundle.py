@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from node.errors import LogDamaged, MalformedJson
 from node.events.checkpoint import Checkpoint, is_name_of, open_checkpoint, stated_origin
 from node.events.entry import SALT_BYTES, SIGNATURE_BYTES, Header, Item, is_signed_by, open_header
+from node.events.evidence import FACT_ITEMS
 from node.events.facts import Fact
 from node.events.log import Log
 from node.events.signed_note import MAX_NOTE_BYTES, strict_b64decode
@@ -33,7 +34,6 @@ from node.keys import key_id_of
 from node.strict_json import scan_json
 
 MAX_BUNDLE_BYTES = 1 << 24
-FACT_TYPES = ("fact.asserted.1", "batch.received.1", "push.received.1")
 
 # Paths of a tree of 2^53 leaves have 53 hashes, a consistency proof one more.
 Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -203,21 +203,13 @@ def check_extends(size: int, root: bytes, newer: Checkpoint, hashes: Sequence[st
 
 def fact_in(event_type: str, item: bytes) -> Fact | None:
     """The fact that an item of an entry of this type holds; None where it is another kind of item."""
-    if event_type not in FACT_TYPES:
+    if event_type not in FACT_ITEMS:
         return None
+    _, read = FACT_ITEMS[event_type]
     try:
-        return _fact_decoder.decode(item).fact
+        return read(item)
     except (ValueError, RecursionError):
         return None
-
-
-class _HoldsFact(Struct, frozen=True):
-    """An assertion or a receipt, as far as its fact goes."""
-
-    fact: Fact
-
-
-_fact_decoder = msgspec.json.Decoder(_HoldsFact)
 
 
 def _checked_entry(bundle: Bundle, key: LogKey) -> Header | None:

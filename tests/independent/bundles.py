@@ -17,7 +17,7 @@ MAX_BYTES = 16 << 20
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 TREE = ("log_index", "leaf_hash", "tree_size", "root_hash", "hashes", "checkpoint")
 ENTRY, ITEM = ("log_id", "integrated_time", "entry"), ("item", "item_salt")
-FACT_TYPES = ("fact.asserted.1", "batch.received.1", "push.received.1")
+FACT_TYPES = ("fact.asserted.1", "batch.received.1", "push.received.1", "fact.quarantined.1", "conflict.resolved.1")
 
 
 def check_bundle(raw: bytes, public_key: bytes) -> dict[str, object]:

@@ -9,7 +9,6 @@ import pytest
 from node.events.checkpoint import Checkpoint, log_key, origin_of, sign_checkpoint
 from node.events.entry import Entry
 from node.events.identity import NodeRestored
-from node.events.peers import BatchReceived
 from node.keys import create_key_file
 from tests.events.samples import NODE_ID, PEER_SIGNER, SIGNER
 from tests.independent.bundles import check_bundle
@@ -17,6 +16,7 @@ from tests.replay.folders import Result, edit, files_of, flip, key, make_folder,
 from tests.replay.log_command import run_log
 
 ORIGIN = origin_of(NODE_ID)
+FACTS_COME_BY = ("fact.asserted.1", "batch.received.1", "fact.quarantined.1", "conflict.resolved.1")
 HELD, DONE, BROKEN, NOT_DONE = "holds: signature, place and commitments", 0, 6, 2
 KEY = ("--public-key", str(log_key(ORIGIN, SIGNER.public_key)))
 
@@ -43,9 +43,17 @@ def on(folder: Path, command: str, *arguments: object) -> Result:
 
 
 def fact_of(entries: list[Entry], event_type: str = "fact.asserted.1") -> tuple[int, str]:
-    entry = next(entry for entry in entries if entry.type == event_type)
-    fact = entry.event.receipts[-1].fact if isinstance(entry.event, BatchReceived) else entry.event.fact
-    return entry.offset, fact.id
+    """Where a fact came in by an event of this type that had not come before."""
+    first = {fact_id: offset for entry in reversed(entries) for offset, fact_id in facts_of(entry)}
+    brought = (facts_of(entry) for entry in entries if entry.type == event_type)
+    return next(facts[-1] for facts in brought if facts and first[facts[-1][1]] == facts[-1][0])
+
+
+def facts_of(entry: Entry) -> list[tuple[int, str]]:
+    """Offset and id of the facts that an entry brought."""
+    receipts = getattr(entry.event, "receipts", ())
+    facts = [receipt.fact for receipt in receipts] or [getattr(entry.event, "fact", None)]
+    return [(entry.offset, fact.id) for fact in facts if fact is not None]
 
 
 def note_of(entries: list[Entry], size: int, root: bytes) -> str:
@@ -87,7 +95,7 @@ def test_every_entry_is_shown_and_holds(sound):
 
 def test_a_fact_is_found_by_its_id_where_it_first_came_in(sound):
     folder, entries = sound
-    for event_type in ("fact.asserted.1", "batch.received.1"):
+    for event_type in FACTS_COME_BY:
         offset, fact_id = fact_of(entries, event_type)
         assert json.loads(on(folder, "show", fact_id, "--json").stdout)["header"]["offset"] == offset
 
@@ -146,7 +154,7 @@ def test_a_tail_has_one_line_for_each_entry_and_none_that_a_terminal_obeys(sound
     assert on(folder, "tail", "--follow").code == NOT_DONE
 
 
-@pytest.mark.parametrize("event_type", ["fact.asserted.1", "batch.received.1"])
+@pytest.mark.parametrize("event_type", FACTS_COME_BY)
 def test_the_bundle_of_a_fact_proves_it_under_the_key_alone(sound, tmp_path, event_type):
     folder, entries = sound
     _, fact_id = fact_of(entries, event_type)
