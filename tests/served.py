@@ -26,6 +26,7 @@ from node.projections.views import Views
 from node.runtime import Node
 from node.sync import Sync
 from tests.clocks import CountedClock
+from tests.documented import check_answer
 
 ADMIN_KEY = "the-admin-key-of-the-tests-0123456789"
 NODE_ID = "stigmem://org-a.example"
@@ -156,7 +157,9 @@ class Served:
         async with self._session.request(
             method, url, data=content, headers=sent, skip_auto_headers=skipped, allow_redirects=False
         ) as answer:
-            return Answer(answer.status, dict(answer.headers), await answer.read())
+            content = await answer.read()
+            check_answer(method, path, answer.status, answer.headers.get("Content-Type"), content)
+            return Answer(answer.status, dict(answer.headers), content)
 
     async def get(self, path: str, **query: object) -> Answer:
         words = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in query.items()}

@@ -5,7 +5,7 @@ Always: what this node thinks of a fact (contradicted, trust, quarantine, garden
 
 from msgspec import UNSET, Struct, UnsetType
 
-from node.events.facts import Fact, Interpretation, Scope, Value, ValueType, cid_of
+from node.events.facts import Fact, Interpretation, Resolution, Scope, Value, ValueType, cid_of
 
 
 class ShownValue(Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class ServedFact(Struct, frozen=True, kw_only=True):
     cid: str
     derived_from: tuple[str, ...]
     supersedes: tuple[str, ...]
-    resolves: object
+    resolves: Resolution | None
     attestation_chain: tuple[str, ...]
     attestation_chain_issuers: tuple[str, ...]
     origin: str

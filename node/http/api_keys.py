@@ -4,21 +4,33 @@ Always: a key is in one answer, the one to its making; from then on it is known 
 """
 
 import secrets
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.api_keys import CreateApiKey, RevokeApiKey, check_raw_key, find_api_key, is_asleep
-from node.errors import ApiKeyExists, ApiKeyNotFound, InvalidCursor
+from node.errors import (
+    ApiKeyAlreadyRevoked,
+    ApiKeyExists,
+    ApiKeyNotFound,
+    FieldTooLong,
+    InvalidCursor,
+    InvalidExpiry,
+    InvalidUri,
+    ReservedNamespace,
+    SourceNotOwned,
+)
 from node.events.api_keys import Permission
 from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.describe import ADMIN, describes
+from node.http.forms import AsOf, Count, Time, Uuid
 from node.http.keys import NODE
-from node.http.moments import Moment, asked_moment, check_moment, moment_of
+from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
 from node.projections.access import ALL_SCOPES
 from node.projections.api_keys import ApiKey
 from node.projections.view import View
@@ -43,9 +55,38 @@ class CreateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class KeysQuery(Struct, frozen=True, kw_only=True):
-    as_of: str | None = None
+    as_of: AsOf | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class ShownKey(Struct, frozen=True, kw_only=True):
+    """A key as operators are shown it, with what became of it: never the key itself."""
+
+    key_id: Uuid
+    entity_uri: str
+    permissions: tuple[Permission, ...]
+    allowed_scopes: tuple[Scope, ...]
+    allowed_sources: tuple[str, ...]
+    description: str
+    created_at: Time
+    created_by: str | None
+    expires_at: Time
+    revoked_at: Time | None
+    status: Literal["active", "asleep", "expired", "revoked"]
+    log_offset: Count
+
+
+class NewKey(ShownKey, frozen=True, kw_only=True):
+    """A key that was made just now: `raw_key` is the bearer credential, in this answer alone."""
+
+    raw_key: str
+
+
+class ShownKeys(Struct, frozen=True, kw_only=True):
+    keys: list[ShownKey]
+    cursor: str | None
+    has_more: bool
 
 
 class KeysCursor(Struct, frozen=True, array_like=True):
@@ -55,6 +96,13 @@ class KeysCursor(Struct, frozen=True, array_like=True):
     moment: Moment
 
 
+@describes(
+    "make an API key; it is in this answer alone",
+    who=ADMIN,
+    body=CreateKeyRequest,
+    answers={201: NewKey},
+    refuses=(ApiKeyExists, FieldTooLong, InvalidExpiry, InvalidUri, ReservedNamespace, SourceNotOwned),
+)
 async def create_key(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), CreateKeyRequest)
@@ -76,9 +124,10 @@ async def create_key(request: web.Request) -> web.Response:
     )
     with node.view() as view:
         shown = _shown(find_api_key(outcome.reply, view), view, node.clock.at_ms())
-    return json_response({"key_id": shown.pop("key_id"), "raw_key": raw_key, **shown}, 201)
+    return json_response(NewKey(**structs.asdict(shown), raw_key=raw_key), 201)
 
 
+@describes("API keys, newest first", who=ADMIN, query=KeysQuery, answers={200: ShownKeys}, refuses=(InvalidCursor,))
 async def list_keys(request: web.Request) -> web.Response:
     """Newest first."""
     node, _ = request.app[NODE], operator_of(request)
@@ -94,15 +143,13 @@ async def list_keys(request: web.Request) -> web.Response:
         page, has_more = found[: asked.limit], len(found) > asked.limit
         shown = [_shown(_then(key, moment), view, moment.at.now_ms) for key in page]
     cursor = KeysCursor(page[-1].offset, moment) if has_more else None
-    return json_response(
-        {
-            "keys": shown,
-            "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
-            "has_more": has_more,
-        }
-    )
+    after = None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor))
+    return json_response(ShownKeys(keys=shown, cursor=after, has_more=has_more))
 
 
+@describes(
+    "one API key, with its status", who=ADMIN, query=AsOfQuery, answers={200: ShownKey}, refuses=(ApiKeyNotFound,)
+)
 async def get_key(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     moment = asked_moment(request)
@@ -111,6 +158,7 @@ async def get_key(request: web.Request) -> web.Response:
         return json_response(_shown(_then(key, moment), view, moment.at.now_ms))
 
 
+@describes("revoke an API key, at once", who=ADMIN, answers={204: None}, refuses=(ApiKeyNotFound, ApiKeyAlreadyRevoked))
 async def revoke_key(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     await node.execute(RevokeApiKey(principal=principal, key_id=request.match_info["key_id"]))
@@ -124,22 +172,22 @@ def _then(key: ApiKey, moment: Moment) -> ApiKey:
     return then
 
 
-def _shown(key: ApiKey, view: View, now_ms: int) -> dict[str, object]:
+def _shown(key: ApiKey, view: View, now_ms: int) -> ShownKey:
     grant = key.grant
-    return {
-        "key_id": grant.key_id,
-        "entity_uri": grant.entity,
-        "permissions": grant.permissions,
-        "allowed_scopes": grant.allowed_scopes,
-        "allowed_sources": grant.allowed_sources,
-        "description": key.description,
-        "created_at": format_ms(key.created_ms),
-        "created_by": key.created_by,
-        "expires_at": format_ms(grant.expires_ms),
-        "revoked_at": None if key.revoked_ms is None else format_ms(key.revoked_ms),
-        "status": _status(key, view, now_ms),
-        "log_offset": key.offset,
-    }
+    return ShownKey(
+        key_id=grant.key_id,
+        entity_uri=grant.entity,
+        permissions=grant.permissions,
+        allowed_scopes=grant.allowed_scopes,
+        allowed_sources=grant.allowed_sources,
+        description=key.description,
+        created_at=format_ms(key.created_ms),
+        created_by=key.created_by,
+        expires_at=format_ms(grant.expires_ms),
+        revoked_at=None if key.revoked_ms is None else format_ms(key.revoked_ms),
+        status=_status(key, view, now_ms),
+        log_offset=key.offset,
+    )
 
 
 def _status(key: ApiKey, view: View, now_ms: int) -> str:

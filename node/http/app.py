@@ -1,6 +1,8 @@
 """The application: the one route table, its middlewares, and its parts."""
 
+import hashlib
 import re
+from functools import cache
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -8,9 +10,24 @@ from aiohttp.typedefs import Handler
 from node.config import is_loopback_host
 from node.countersign import Countersigner
 from node.errors import WrongHost
-from node.http import api_keys, audit, batches, conflicts, exchange, facts, gardens, identity, log, ops, peers, tokens
+from node.http import (
+    api_keys,
+    audit,
+    batches,
+    conflicts,
+    docs,
+    exchange,
+    facts,
+    gardens,
+    identity,
+    log,
+    ops,
+    peers,
+    tokens,
+)
 from node.http.errors import answer_refusals
-from node.http.keys import COUNTERSIGNER, NODE, PEERS, SYNC, PullNow
+from node.http.keys import COUNTERSIGNER, DOCUMENT, NODE, PEERS, SYNC, Document, PullNow
+from node.http.openapi import document_of
 from node.peer_client import PeerClient
 from node.runtime import Node
 
@@ -22,6 +39,7 @@ ROUTES = (
     web.get("/.well-known/stigmem-manifest-proof.json", identity.own_manifest_proof),
     web.get("/healthz", ops.healthz),
     web.get("/readyz", ops.readyz),
+    web.get("/openapi.json", docs.openapi),
     web.get("/v1/me", identity.me),
     web.post("/v1/auth/keys", api_keys.create_key),
     web.get("/v1/auth/keys", api_keys.list_keys),
@@ -79,11 +97,18 @@ def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Applicatio
     guards = [] if node.config.auth_required else [guard_open_node]
     app = web.Application(middlewares=[answer_refusals, *guards], client_max_size=0)
     app[NODE], app[PEERS], app[SYNC] = node, client, sync
-    app[COUNTERSIGNER] = Countersigner(node, client)
+    app[COUNTERSIGNER], app[DOCUMENT] = Countersigner(node, client), own_document
     for route in ROUTES:
         options = {**route.kwargs, "expect_handler": _accept_expect}
         web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
     return app
+
+
+@cache
+def own_document() -> Document:
+    """The document of all routes; it takes a tenth of a second to make."""
+    body = document_of(ROUTES)
+    return Document(body=body, etag=hashlib.sha256(body).hexdigest()[:32])
 
 
 @web.middleware

@@ -14,11 +14,13 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
-from node.errors import InvalidCursor, InvalidParameter
+from node.errors import InvalidCursor, InvalidParameter, UnsupportedParameter
 from node.events import EVENT_TYPES
 from node.events.entry import Entry
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response
+from node.http.describe import ADMIN, describes
+from node.http.forms import Count, Time
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.subjects import Subject, subject_of
@@ -55,12 +57,12 @@ class LogQuery(Struct, frozen=True, kw_only=True):
 class AuditedEvent(Struct, frozen=True, kw_only=True):
     """One line of the audit. `peer_id` is None where no peer has to do with it."""
 
-    seq: int
+    seq: Count
     event_type: str
     reason: str
     peer_id: str | None
     fact_id: str | None
-    ts: str
+    ts: Time
     hlc: str
     detail: str
 
@@ -75,6 +77,31 @@ class LoggedEvent(AuditedEvent, frozen=True, kw_only=True):
     trace_id: str | None
 
 
+class AuditPage(Struct, frozen=True, kw_only=True):
+    """Newest first. `entries` are the `events` once more, under the name that today's clients read."""
+
+    events: list[AuditedEvent]
+    entries: list[AuditedEvent]
+    cursor: str | None
+    has_more: bool
+
+
+class LogPage(Struct, frozen=True, kw_only=True):
+    """Newest first; it may be short, or empty, and still say that there is more."""
+
+    events: list[LoggedEvent]
+    entries: list[LoggedEvent]
+    cursor: str | None
+    has_more: bool
+
+
+@describes(
+    "what was refused between nodes, and what became of peers, newest first",
+    who=ADMIN,
+    query=AuditQuery,
+    answers={200: AuditPage},
+    refuses=(InvalidCursor, UnsupportedParameter),
+)
 async def federation_audit(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     refuse_as_of(request, "the audit never changes; a cursor leads back in it")
@@ -83,6 +110,13 @@ async def federation_audit(request: web.Request) -> web.Response:
     return json_response(await node.read(lambda view: _audit_page(asked, before, view)))
 
 
+@describes(
+    "every event of the log, newest first",
+    who=ADMIN,
+    query=LogQuery,
+    answers={200: LogPage},
+    refuses=(InvalidCursor, UnsupportedParameter),
+)
 async def audit_log(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     refuse_as_of(request, "the log never changes; before shows it up to a time")
@@ -90,7 +124,7 @@ async def audit_log(request: web.Request) -> web.Response:
     before, types = _place(asked.cursor)[0], _types_named(asked.event_type)
     after_ms, before_ms = _time("after", asked.after), _time("before", asked.before)
 
-    def page(view: View) -> dict[str, object]:
+    def page(view: View) -> LogPage:
         size = node.log.announced().size
         first = 0 if after_ms is None else node.log.first_at(after_ms + 1, size)
         end = size if before_ms is None else node.log.first_at(before_ms, size)
@@ -99,12 +133,14 @@ async def audit_log(request: web.Request) -> web.Response:
         )
         for entry in entries:
             node.require_undamaged(entry.offset)
-        return _page([_logged(entry, view) for entry in entries], None if left <= first else (left, 0))
+        events = [_logged(entry, view) for entry in entries]
+        cursor = None if left <= first else _cursor((left, 0))
+        return LogPage(events=events, entries=events, cursor=cursor, has_more=cursor is not None)
 
     return json_response(await node.read(page))
 
 
-def _audit_page(asked: AuditQuery, before: Place, view: View) -> dict[str, object]:
+def _audit_page(asked: AuditQuery, before: Place, view: View) -> AuditPage:
     node_id = None if asked.peer_id is None else _node_id_of(asked.peer_id, view)
     rows = list(
         islice(
@@ -113,12 +149,13 @@ def _audit_page(asked: AuditQuery, before: Place, view: View) -> dict[str, objec
         )
     )
     shown, has_more = rows[: asked.limit], len(rows) > asked.limit
-    return _page([_audited(place, row, view) for place, row in shown], shown[-1][0] if has_more else None)
+    events = [_audited(place, row, view) for place, row in shown]
+    cursor = _cursor(shown[-1][0]) if has_more else None
+    return AuditPage(events=events, entries=events, cursor=cursor, has_more=has_more)
 
 
-def _page(events: list[AuditedEvent], last: Place | None) -> dict[str, object]:
-    cursor = None if last is None else b64url_encode(msgspec.msgpack.encode(last))
-    return {"events": events, "entries": events, "cursor": cursor, "has_more": cursor is not None}
+def _cursor(last: Place) -> str:
+    return b64url_encode(msgspec.msgpack.encode(last))
 
 
 def _node_id_of(peer_id: str, view: View) -> str:

@@ -8,16 +8,25 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from node.commands.batches import AssertFacts, BatchReply
+from node.commands.batches import AssertFacts, BatchAnswer, BatchReply, FactResult
 from node.commands.decision import Principal
 from node.commands.facts import AssertFact, needs_attestation
-from node.errors import BatchRefused, BodyTooLarge, InvalidField, Refusal
+from node.errors import (
+    BatchRefused,
+    BodyTooLarge,
+    InsufficientCapability,
+    InsufficientPermission,
+    InvalidField,
+    Refusal,
+)
 from node.http.auth import bearer_of, principal_of
 from node.http.body import json_response, read_body
+from node.http.describe import READERS, RefusalBody, describes
 from node.http.errors import record_refusal
 from node.http.facts import MAX_FACT_BYTES, FactRequest, command_of
+from node.http.forms import Count
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.quotas import charge_facts
 from node.strict_json import decode, scan_json
@@ -35,6 +44,28 @@ class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     atomic: bool = False
 
 
+class BatchOfFacts(BatchRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Up to 1,000 facts; with `atomic` all are stored or none."""
+
+    facts: Annotated[list[FactRequest], Meta(min_length=1, max_length=MAX_BATCH_FACTS)]
+
+
+class BatchRefusal(RefusalBody, frozen=True, kw_only=True):
+    """Of an atomic batch that is not stored, what is wrong with each of its facts."""
+
+    accepted: Count | UnsetType = UNSET
+    rejected: Count | UnsetType = UNSET
+    results: tuple[FactResult, ...] | UnsetType = UNSET
+
+
+@describes(
+    "assert many facts in one append, each judged by itself",
+    who=READERS,
+    body=BatchOfFacts,
+    answers={201: BatchAnswer},
+    refuses=(BatchRefused, InsufficientCapability, InsufficientPermission),
+    refusal=BatchRefusal,
+)
 async def assert_facts(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     accepted_ms = node.clock.now_ms()

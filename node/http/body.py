@@ -23,6 +23,7 @@ from node.errors import (
     BodyTooLarge,
     InvalidParameter,
     MalformedJson,
+    MissingField,
     RequestTimeout,
     UnsupportedEncoding,
     UnsupportedMediaType,
@@ -67,7 +68,8 @@ def decode_query(request: web.Request, type: type[T]) -> T:
     try:
         return msgspec.convert(values, type)
     except msgspec.ValidationError as error:
-        raise InvalidParameter(refusal_of_validation(str(error)).detail) from None
+        refusal = refusal_of_validation(str(error))
+        raise (refusal if isinstance(refusal, MissingField) else InvalidParameter(refusal.detail)) from None
 
 
 def json_response(obj: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -149,5 +151,7 @@ def _readers(struct: type) -> dict[str, Callable[[str, str], object]]:
 
 
 def _reader(info: msgspec.inspect.Type) -> Callable[[str, str], object]:
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _reader(info.type)
     members = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
     return next((_READERS[type(member)] for member in members if type(member) in _READERS), _read_text)

@@ -10,12 +10,22 @@ from node.canonical import b64url_decode, b64url_encode
 from node.commands.conflicts import ResolveConflict, require_settler, sides_of
 from node.commands.drafts import StatedValue
 from node.commands.reading import readable_by
-from node.errors import InvalidCursor
+from node.errors import (
+    ConflictAlreadyResolved,
+    ConflictNotFound,
+    InsufficientCapability,
+    InvalidCursor,
+    InvalidValue,
+    TextTooLarge,
+    WinnerNotInConflict,
+)
 from node.http.auth import principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.describe import KEYS, READERS, describes
+from node.http.forms import AsOf, ConflictId, Time, Uuid
 from node.http.keys import NODE
 from node.http.moments import Moment, check_moment, moment_of
-from node.http.records import record_of
+from node.http.records import Record, record_of
 from node.projections.access import Access, is_readable
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At, Conflict
@@ -31,7 +41,7 @@ Status = Literal["unresolved", "resolved"]
 
 class ConflictsQuery(Struct, frozen=True, kw_only=True):
     status: Status | None = None
-    as_of: str | None = None
+    as_of: AsOf | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -42,6 +52,28 @@ class ResolveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     resolution_note: str = ""
 
 
+class ShownConflict(Struct, frozen=True, kw_only=True):
+    """Two facts that contradict. `resolved_by` is the fact that settled it, null where a side expired or was retracted."""
+
+    conflict_id: ConflictId
+    fact_a: Record
+    fact_b: Record
+    status: Status
+    resolved_by: Uuid | None
+    detected_at: Time
+
+
+class ConflictsPage(Struct, frozen=True, kw_only=True):
+    conflicts: list[ShownConflict]
+    cursor: str | None
+    has_more: bool
+
+
+class Resolved(Struct, frozen=True, kw_only=True):
+    resolution_fact_id: Uuid
+    conflict_status: Literal["resolved"] = "resolved"
+
+
 class Cursor(Struct, frozen=True, array_like=True):
     """A place in the listing, and what its first page looked at."""
 
@@ -50,6 +82,13 @@ class Cursor(Struct, frozen=True, array_like=True):
     status: Status | None
 
 
+@describes(
+    "contradictions, newest first",
+    who=READERS,
+    query=ConflictsQuery,
+    answers={200: ConflictsPage},
+    refuses=(InvalidCursor, InsufficientCapability),
+)
 async def list_conflicts(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
     asked = decode_query(request, ConflictsQuery)
@@ -58,6 +97,13 @@ async def list_conflicts(request: web.Request) -> web.Response:
     return json_response(listing)
 
 
+@describes(
+    "settle a contradiction with a new fact",
+    who=KEYS,
+    body=ResolveRequest,
+    answers={200: Resolved},
+    refuses=(ConflictNotFound, ConflictAlreadyResolved, WinnerNotInConflict, InvalidValue, TextTooLarge),
+)
 async def resolve_conflict(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     require_settler(principal)
@@ -71,10 +117,10 @@ async def resolve_conflict(request: web.Request) -> web.Response:
             note=body.resolution_note,
         )
     )
-    return json_response({"resolution_fact_id": outcome.reply.id, "conflict_status": "resolved"})
+    return json_response(Resolved(resolution_fact_id=outcome.reply.id))
 
 
-def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, node: Node) -> dict[str, object]:
+def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, node: Node) -> ConflictsPage:
     moment, before = _start(asked, moment, node)
     found: list[Conflict] = []
     for conflict in view.conflicts.newest_first(before):
@@ -86,11 +132,11 @@ def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, 
             found.append(conflict)
     page, has_more = found[: asked.limit], len(found) > asked.limit
     cursor = Cursor(moment=moment, place=page[-1].detected, status=asked.status) if has_more else None
-    return {
-        "conflicts": [_shown(conflict, moment, view, node) for conflict in page],
-        "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
-        "has_more": has_more,
-    }
+    return ConflictsPage(
+        conflicts=[_shown(conflict, moment, view, node) for conflict in page],
+        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        has_more=has_more,
+    )
 
 
 def _is_asked(conflict: Conflict, asked: ConflictsQuery, at: At, view: View) -> bool:
@@ -103,20 +149,20 @@ def _status(conflict: Conflict, at: At, view: View) -> Status:
     return "unresolved" if view.conflicts.is_open(conflict, at) else "resolved"
 
 
-def _shown(conflict: Conflict, moment: Moment, view: View, node: Node) -> dict[str, object]:
+def _shown(conflict: Conflict, moment: Moment, view: View, node: Node) -> ShownConflict:
     at, is_past = moment.at, moment.as_of is not None
     first, second = (
         record_of(row_at(side, at.size), view, node, at=at, is_past=is_past) for side in sides_of(conflict, view)
     )
     resolution = view.conflicts.resolution(conflict, at)
-    return {
-        "conflict_id": conflict.conflict_id,
-        "fact_a": first,
-        "fact_b": second,
-        "status": _status(conflict, at, view),
-        "resolved_by": None if resolution is None else resolution.fact.id,
-        "detected_at": format_ms(conflict.detected_ms),
-    }
+    return ShownConflict(
+        conflict_id=conflict.conflict_id,
+        fact_a=first,
+        fact_b=second,
+        status=_status(conflict, at, view),
+        resolved_by=None if resolution is None else resolution.fact.id,
+        detected_at=format_ms(conflict.detected_ms),
+    )
 
 
 def _start(asked: ConflictsQuery, moment: Moment, node: Node) -> tuple[Moment, Place]:

@@ -93,7 +93,11 @@ async def record_refusal(request: web.Request, refusal: Refusal) -> None:
 
 
 def status_of(refusal: Refusal) -> int:
-    return next((status for kind, status in _STATUS.items() if isinstance(refusal, kind)), 500)
+    return status_of_kind(type(refusal))
+
+
+def status_of_kind(refused: type[Refusal]) -> int:
+    return next((status for kind, status in _STATUS.items() if issubclass(refused, kind)), 500)
 
 
 def refusal_response(refusal: Refusal, headers: dict[str, str] | None = None) -> web.Response:

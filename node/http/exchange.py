@@ -8,21 +8,32 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.clock import parse_hlc
 from node.commands.exchange import FactBody, RefuseExchange, ServePage, SignAttestation, TakeCosignature
 from node.commands.fact_lists import with_readable_facts
 from node.commands.peer_tokens import Claims
-from node.commands.pushes import TakePush, examine_push
+from node.commands.pushes import FactError, Pushed, TakePush, examine_push
 from node.commands.served_facts import ServedFact, served_fact
 from node.errors import (
+    AttestationQuotaExceeded,
+    AttestationRefused,
     BodyTooLarge,
     CosignatureInvalid,
+    CursorForeign,
     FederationDisabled,
+    HlcSkew,
+    InvalidCursor,
+    InvalidHlc,
     PushDisabled,
+    QuarantineGardenRequired,
     Refusal,
     RelayLagExceeded,
+    ScopeNotPermitted,
+    ScopeViolation,
+    SourceNotOwned,
+    TermsChanged,
     TooLarge,
 )
 from node.events.checkpoint import open_checkpoint, origin_in
@@ -30,6 +41,8 @@ from node.events.facts import Scope
 from node.events.manifest_proof import checkpoint_at
 from node.http.auth import is_capability_write, peer_claims
 from node.http.body import decode_query, encoded_response, json_response, read_body, read_json
+from node.http.describe import CAPABILITY, FACT, PEER, WRITES, RefusalBody, describes
+from node.http.forms import Base64Url, Count, Sha256
 from node.http.keys import NODE, SYNC
 from node.http.tokens import token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, page_for
@@ -73,6 +86,43 @@ class PushBody(Struct, frozen=True, kw_only=True):
     sender_hlc: str | None = None
 
 
+class FactsServed(Struct, frozen=True, kw_only=True):
+    """A page as peers get it."""
+
+    facts: list[ServedFact]
+    cursor: str
+    has_more: bool
+
+
+class PushRefused(RefusalBody, frozen=True, kw_only=True):
+    """A push of nothing but forbidden facts tells of each of them."""
+
+    accepted: Count | UnsetType = UNSET
+    rejected: Count | UnsetType = UNSET
+    errors: tuple[FactError, ...] | UnsetType = UNSET
+
+
+class Attested(Struct, frozen=True, kw_only=True):
+    """This node's signature over the fact body."""
+
+    attestation: Base64Url
+    issuer: str
+    key_id: Sha256
+
+
+class CosignatureTaken(Struct, frozen=True, kw_only=True):
+    """Of how many entries the checkpoint was."""
+
+    size: Count
+
+
+@describes(
+    "a page of facts",
+    who=PEER,
+    query=PullQuery,
+    answers={200: FactsServed},
+    refuses=(CursorForeign, InvalidCursor, RelayLagExceeded, ScopeNotPermitted, *WRITES),
+)
 async def pull(request: web.Request) -> web.Response:
     node, claims = request.app[NODE], _peer(request)
     try:
@@ -109,9 +159,17 @@ def page_body(
     if view.peers.of_node(peer_node_id).manifest is None:
         facts = foreign_facts(facts, now_ms)
     lag_ms = max((lags_ms.get(fact.received_from or "", 0) for fact in page.facts), default=0)
-    return msgspec.json.encode({"facts": facts, "cursor": page.cursor, "has_more": page.has_more}), lag_ms
+    return msgspec.json.encode(FactsServed(facts=facts, cursor=page.cursor, has_more=page.has_more)), lag_ms
 
 
+@describes(
+    "take a peer's facts",
+    who=PEER,
+    body=PushBody,
+    answers={202: Pushed},
+    refuses=(HlcSkew, InvalidHlc, PushDisabled, QuarantineGardenRequired, ScopeViolation, SourceNotOwned, TermsChanged),
+    refusal=PushRefused,
+)
 async def push(request: web.Request) -> web.Response:
     """Too large a push is refused before its token counts as used: the sender may split it and try again."""
     node = request.app[NODE]
@@ -141,6 +199,13 @@ async def push(request: web.Request) -> web.Response:
     return json_response((await node.execute(command)).reply, 202)
 
 
+@describes(
+    "a signature over a fact body that one of ours wrote elsewhere",
+    who=PEER,
+    body=AttestBody,
+    answers={200: Attested},
+    refuses=(*CAPABILITY, *FACT, AttestationQuotaExceeded, AttestationRefused),
+)
 async def attest(request: web.Request) -> web.Response:
     node, claims = request.app[NODE], _peer(request)
     try:
@@ -149,9 +214,16 @@ async def attest(request: web.Request) -> web.Response:
     except Refusal as refusal:
         await _refuse(node, claims, refusal)
     signature = (await node.execute(SignAttestation(claims=claims, body=body.fact_body, token=token))).reply
-    return json_response({"attestation": signature, "issuer": node.node_id, "key_id": node.signer.key_id})
+    return json_response(Attested(attestation=signature, issuer=node.node_id, key_id=node.signer.key_id))
 
 
+@describes(
+    "a witness's cosignature over a checkpoint of this log",
+    who=PEER,
+    body=CosignatureBody,
+    answers={201: CosignatureTaken},
+    refuses=(CosignatureInvalid,),
+)
 async def take_cosignature(request: web.Request) -> web.Response:
     node, claims = request.app[NODE], _peer(request)
     try:
@@ -161,7 +233,7 @@ async def take_cosignature(request: web.Request) -> web.Response:
         await _refuse(node, claims, refusal)
     command = TakeCosignature(claims=claims, note=body.checkpoint, size=size, cosignature=body.cosignature)
     await node.execute(command)
-    return json_response({"size": size}, 201)
+    return json_response(CosignatureTaken(size=size), 201)
 
 
 def _own_size(node: Node, note: str) -> int:

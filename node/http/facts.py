@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.attestations import SIGNATURE_CHARS
@@ -13,22 +13,40 @@ from node.commands.drafts import NAME_BYTES, StatedValue
 from node.commands.facts import AssertFact, needs_attestation, row_of
 from node.commands.gardens import find_garden
 from node.commands.reading import readable_by
+from node.commands.served_facts import ShownValue
 from node.errors import (
+    AttestationChainMismatch,
+    AttestationChainTooLong,
     FactNotFound,
     GardenForbidden,
     GardenNotFound,
+    GardenScopeMismatch,
+    InsufficientCapability,
+    InsufficientPermission,
     InvalidCursor,
     InvalidField,
     InvalidParameter,
     InvalidUri,
+    ProvenanceHashInvalid,
+    ProvenanceInvalid,
+    ProvenanceUnknownParent,
+    QuarantineFull,
+    QuarantineWriteForbidden,
+    Refusal,
+    ScopeNotPermitted,
+    SourceNotOwned,
+    SupersededNotOwned,
+    TrustBelowThreshold,
     UnsupportedField,
 )
 from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.describe import FACT, READERS, describes
+from node.http.forms import AsOf, Count, Share, Time
 from node.http.keys import COUNTERSIGNER, NODE
-from node.http.moments import Moment, asked_moment, check_moment, moment_of
-from node.http.records import held_answer, new_record_of, record_of
+from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
+from node.http.records import HeldRecord, Record, held_answer, new_record_of, record_of
 from node.projections.access import Access, is_readable, may_read
 from node.projections.base import Place
 from node.projections.conflicts import At
@@ -86,10 +104,31 @@ class FactsQuery(Struct, frozen=True, kw_only=True):
     include_contradicted: bool = False
     include_expired: bool = False
     include_retracted: bool = False
-    as_of: str | None = None
+    as_of: AsOf | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     order: Literal["desc", "asc"] = "desc"
+
+
+class FactsPage(Struct, frozen=True, kw_only=True):
+    """`total` counts all that was asked for, up to 10,000; of more it says so with `total_is_minimum`."""
+
+    facts: list[Record]
+    total: Count
+    cursor: str | None
+    total_is_minimum: bool | UnsetType = UNSET
+
+
+class SignedBody(Struct, frozen=True, kw_only=True):
+    """The fact body (PROTOCOL §2.4): canonical JSON, the bytes that attestations sign."""
+
+    confidence: Share
+    entity: str
+    relation: str
+    scope: Scope
+    source: str
+    ts: Time
+    value: ShownValue
 
 
 class Cursor(Struct, frozen=True, array_like=True):
@@ -101,6 +140,36 @@ class Cursor(Struct, frozen=True, array_like=True):
     as_of: str | None
 
 
+# What a fact that is asserted can be refused with, for itself and for whose it is.
+ASSERTED: tuple[type[Refusal], ...] = (
+    *FACT,
+    AttestationChainMismatch,
+    AttestationChainTooLong,
+    GardenForbidden,
+    GardenNotFound,
+    GardenScopeMismatch,
+    InsufficientCapability,
+    InsufficientPermission,
+    ProvenanceHashInvalid,
+    ProvenanceInvalid,
+    ProvenanceUnknownParent,
+    QuarantineFull,
+    QuarantineWriteForbidden,
+    SourceNotOwned,
+    SupersededNotOwned,
+    TrustBelowThreshold,
+    UnsupportedField,
+    ScopeNotPermitted,
+)
+
+
+@describes(
+    "assert a fact; 202 where it waits in quarantine",
+    who=READERS,
+    body=FactRequest,
+    answers={201: Record, 202: HeldRecord},
+    refuses=ASSERTED,
+)
 async def assert_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     accepted_ms = node.clock.now_ms()
@@ -136,6 +205,13 @@ def command_of(body: FactRequest, principal: Principal, accepted_ms: int) -> Ass
     )
 
 
+@describes(
+    "facts, newest first",
+    who=READERS,
+    query=FactsQuery,
+    answers={200: FactsPage},
+    refuses=(InvalidCursor, GardenForbidden, InsufficientCapability),
+)
 async def list_facts(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
     asked = decode_query(request, FactsQuery)
@@ -145,6 +221,13 @@ async def list_facts(request: web.Request) -> web.Response:
     return json_response(answer)
 
 
+@describes(
+    "one record, by id or CID",
+    who=READERS,
+    query=AsOfQuery,
+    answers={200: Record},
+    refuses=(FactNotFound, InsufficientCapability),
+)
 async def get_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
     moment = asked_moment(request)
@@ -153,6 +236,13 @@ async def get_fact(request: web.Request) -> web.Response:
         return json_response(record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None))
 
 
+@describes(
+    "the fact body, the bytes that attestations sign",
+    who=READERS,
+    query=AsOfQuery,
+    answers={200: SignedBody},
+    refuses=(FactNotFound, InsufficientCapability),
+)
 async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     node, principal = request.app[NODE], reader_of(request)
@@ -188,7 +278,7 @@ def _find(name: str, access: Access, view: View, at: At) -> FactRow:
     raise FactNotFound("there is no such fact")
 
 
-def _listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> dict[str, object]:
+def _listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> FactsPage:
     cursor = _opened(asked.cursor, moment, node) if asked.cursor else None
     snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else cursor.snapshot
     as_of = moment.as_of if cursor is None else cursor.as_of
@@ -198,14 +288,12 @@ def _listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node
         raise InvalidCursor("cursor: not one of this listing's")
     place, at = None if cursor is None else cursor.place, At(snapshot.size, snapshot.now_ms)
     page = page_of(view, query, access, snapshot, limit=asked.limit, after=place)
-    answer: dict[str, object] = {
-        "facts": [record_of(row, view, node, at=at, is_past=as_of is not None) for row in page.rows],
-        "total": min(page.total, EXACT_TOTAL_MAX),
-        "cursor": _next(page, snapshot, digest, as_of),
-    }
-    if page.total > EXACT_TOTAL_MAX:
-        answer["total_is_minimum"] = True
-    return answer
+    return FactsPage(
+        facts=[record_of(row, view, node, at=at, is_past=as_of is not None) for row in page.rows],
+        total=min(page.total, EXACT_TOTAL_MAX),
+        cursor=_next(page, snapshot, digest, as_of),
+        total_is_minimum=True if page.total > EXACT_TOTAL_MAX else UNSET,
+    )
 
 
 def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -> FactQuery:

@@ -9,13 +9,27 @@ from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.gardens import CreateGarden, DeleteGarden, PromoteFact, RejectFact, find_garden
-from node.errors import InvalidCursor
+from node.errors import (
+    FactAmbiguous,
+    FactNotFound,
+    FactNotQuarantinePending,
+    GardenExists,
+    GardenInUse,
+    GardenNotFound,
+    GardenNotQuarantine,
+    GardenScopeMismatch,
+    InvalidCursor,
+    QuarantineHasPendingFacts,
+    QuarantineWriteForbidden,
+)
 from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.describe import ADMIN, describes
+from node.http.forms import AsOf, Count, Time, Uuid
 from node.http.keys import NODE
-from node.http.moments import Moment, asked_moment, check_moment, moment_of
-from node.http.records import queue_item, record_of
+from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
+from node.http.records import QueueItem, queue_item, record_of
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At
 from node.projections.fact_rows import row_at
@@ -53,9 +67,50 @@ class RejectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class QueueQuery(Struct, frozen=True, kw_only=True):
     quarantine_status: QuarantineStatus | None = None
     garden_id: str | None = None
-    as_of: str | None = None
+    as_of: AsOf | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class GardenRecord(Struct, frozen=True, kw_only=True):
+    """A garden: `id` is what facts carry, `garden_id` its URI."""
+
+    id: Uuid
+    garden_id: str
+    slug: str
+    name: str
+    scope: Scope
+    description: str
+    quarantine: bool
+    created_at: Time
+    created_by: str
+
+
+class GardensPage(Struct, frozen=True, kw_only=True):
+    gardens: list[GardenRecord]
+    cursor: str | None
+    has_more: bool
+
+
+class Promoted(Struct, frozen=True, kw_only=True):
+    """Where a fact went, `target_garden_id` null for outside of all gardens."""
+
+    fact_id: Uuid
+    promoted_at: Time
+    promoted_by: str
+    target_garden_id: Uuid | None
+
+
+class RejectedFact(Struct, frozen=True, kw_only=True):
+    fact_id: Uuid
+    rejected_at: Time
+    rejected_by: str
+
+
+class QueuePage(Struct, frozen=True, kw_only=True):
+    items: list[QueueItem]
+    total: Count
+    cursor: str | None
 
 
 class QueueCursor(Struct, frozen=True, array_like=True):
@@ -73,11 +128,18 @@ class GardensCursor(Struct, frozen=True, array_like=True):
 
 
 class GardensQuery(Struct, frozen=True, kw_only=True):
-    as_of: str | None = None
+    as_of: AsOf | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
+@describes(
+    "create a garden",
+    who=ADMIN,
+    body=GardenRequest,
+    answers={201: GardenRecord},
+    refuses=(GardenExists,),
+)
 async def create_garden(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), GardenRequest)
@@ -95,6 +157,7 @@ async def create_garden(request: web.Request) -> web.Response:
         return json_response(_shown(view.gardens.by_id(outcome.reply), node), 201)
 
 
+@describes("gardens", who=ADMIN, query=GardensQuery, answers={200: GardensPage}, refuses=(InvalidCursor,))
 async def list_gardens(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     asked = decode_query(request, GardensQuery)
@@ -108,9 +171,18 @@ async def list_gardens(request: web.Request) -> web.Response:
     if has_more:
         carried = None if moment.as_of is None else moment
         cursor = b64url_encode(msgspec.msgpack.encode(GardensCursor(page[-1].id, carried)))
-    return json_response({"gardens": [_shown(garden, node) for garden in page], "cursor": cursor, "has_more": has_more})
+    return json_response(
+        GardensPage(gardens=[_shown(garden, node) for garden in page], cursor=cursor, has_more=has_more)
+    )
 
 
+@describes(
+    "one garden, by id, slug or URI",
+    who=ADMIN,
+    query=AsOfQuery,
+    answers={200: GardenRecord},
+    refuses=(GardenNotFound,),
+)
 async def get_garden(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     size = asked_moment(request).past_size
@@ -118,12 +190,33 @@ async def get_garden(request: web.Request) -> web.Response:
         return json_response(_shown(find_garden(request.match_info["garden"], view, size=size), node))
 
 
+@describes(
+    "delete a garden; its facts stay with node admins",
+    who=ADMIN,
+    answers={204: None},
+    refuses=(GardenNotFound, GardenInUse, QuarantineHasPendingFacts),
+)
 async def delete_garden(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     await node.execute(DeleteGarden(principal=principal, garden=request.match_info["garden"]))
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
+@describes(
+    "admit a fact that waits in quarantine",
+    who=ADMIN,
+    body=PromoteRequest,
+    answers={200: Promoted},
+    refuses=(
+        FactAmbiguous,
+        FactNotFound,
+        FactNotQuarantinePending,
+        GardenNotFound,
+        GardenNotQuarantine,
+        GardenScopeMismatch,
+        QuarantineWriteForbidden,
+    ),
+)
 async def promote_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), PromoteRequest)
@@ -138,15 +231,22 @@ async def promote_fact(request: web.Request) -> web.Response:
         )
     )
     return json_response(
-        {
-            "fact_id": outcome.reply.fact_id,
-            "promoted_at": format_ms(outcome.entries[0].at_ms),
-            "promoted_by": principal.entity,
-            "target_garden_id": outcome.reply.target_garden_id,
-        }
+        Promoted(
+            fact_id=outcome.reply.fact_id,
+            promoted_at=format_ms(outcome.entries[0].at_ms),
+            promoted_by=principal.entity,
+            target_garden_id=outcome.reply.target_garden_id,
+        )
     )
 
 
+@describes(
+    "reject a fact that waits in quarantine",
+    who=ADMIN,
+    body=RejectRequest,
+    answers={200: RejectedFact},
+    refuses=(FactAmbiguous, FactNotFound, FactNotQuarantinePending, GardenNotFound, GardenNotQuarantine),
+)
 async def reject_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), RejectRequest)
@@ -160,14 +260,21 @@ async def reject_fact(request: web.Request) -> web.Response:
         )
     )
     return json_response(
-        {
-            "fact_id": outcome.reply.fact_id,
-            "rejected_at": format_ms(outcome.entries[0].at_ms),
-            "rejected_by": principal.entity,
-        }
+        RejectedFact(
+            fact_id=outcome.reply.fact_id,
+            rejected_at=format_ms(outcome.entries[0].at_ms),
+            rejected_by=principal.entity,
+        )
     )
 
 
+@describes(
+    "facts in quarantine, newest first; without a status, all",
+    who=ADMIN,
+    query=QueueQuery,
+    answers={200: QueuePage},
+    refuses=(GardenNotFound, InvalidCursor),
+)
 async def list_quarantine(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     asked = decode_query(request, QueueQuery)
@@ -175,7 +282,7 @@ async def list_quarantine(request: web.Request) -> web.Response:
     return json_response(await node.read(lambda view: _queue(asked, before, moment, view, node)))
 
 
-def _queue(asked: QueueQuery, before: Place, moment: Moment, view: View, node: Node) -> dict[str, object]:
+def _queue(asked: QueueQuery, before: Place, moment: Moment, view: View, node: Node) -> QueuePage:
     at, size = moment.at, moment.past_size
     gardens = [find_garden(asked.garden_id, view, size=size)] if asked.garden_id else view.gardens.all(size)
     is_past = size is not None
@@ -188,11 +295,11 @@ def _queue(asked: QueueQuery, before: Place, moment: Moment, view: View, node: N
         records = [record_of(row_at(row, at.size), view, node, at=at, is_past=True) for row in rows]
     else:
         records = [record_of(row, view, node) for row in rows]
-    return {
-        "items": [queue_item(record) for record in records],
-        "total": len(waiting),
-        "cursor": None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
-    }
+    return QueuePage(
+        items=[queue_item(record) for record in records],
+        total=len(waiting),
+        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+    )
 
 
 def _held(asked: QueueQuery, gardens: list[Garden], view: View) -> Iterator[Place]:
@@ -254,15 +361,15 @@ def _carried(carried: Moment | None, asked: Moment, node: Node) -> Moment:
     return carried or asked
 
 
-def _shown(garden: Garden, node: Node) -> dict[str, object]:
-    return {
-        "id": garden.id,
-        "garden_id": f"{node.node_id}/garden/{garden.slug}",
-        "slug": garden.slug,
-        "name": garden.name,
-        "scope": garden.scope,
-        "description": garden.description,
-        "quarantine": garden.is_quarantine,
-        "created_at": garden.created_at,
-        "created_by": garden.created_by,
-    }
+def _shown(garden: Garden, node: Node) -> GardenRecord:
+    return GardenRecord(
+        id=garden.id,
+        garden_id=f"{node.node_id}/garden/{garden.slug}",
+        slug=garden.slug,
+        name=garden.name,
+        scope=garden.scope,
+        description=garden.description,
+        quarantine=garden.is_quarantine,
+        created_at=garden.created_at,
+        created_by=garden.created_by,
+    )

@@ -1,5 +1,6 @@
 """What handlers find on the application and on a request."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -34,10 +35,19 @@ class ExchangeState(Protocol):
     caught_up_ms: int | None
 
 
+class Document(Struct, frozen=True):
+    """The API's document as it is sent; `etag` changes with it."""
+
+    body: bytes
+    etag: str
+
+
 NODE: web.AppKey[Node] = web.AppKey("node", Node)
 PEERS: web.AppKey[PeerClient] = web.AppKey("peers", PeerClient)
 SYNC: web.AppKey[PullNow] = web.AppKey("sync", PullNow)
 COUNTERSIGNER: web.AppKey[Countersigner] = web.AppKey("countersigner", Countersigner)
+# Made when it is first asked for, once per process.
+DOCUMENT: web.AppKey[Callable[[], Document]] = web.AppKey("document")
 
 # Set once a request's credential was recognised, also where it is then refused: refusals are recorded under it.
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)

@@ -9,8 +9,9 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.errors import MissingField, ProofOutOfRange
-from node.events.manifest_proof import checkpoint_at, consistency_proof, inclusion_proof
+from node.events.manifest_proof import Proof, checkpoint_at, consistency_proof, inclusion_proof
 from node.http.body import decode_query, json_response
+from node.http.describe import PUBLIC, Content, describes
 from node.http.keys import NODE
 
 Number = Annotated[int, Meta(ge=0, le=2**53)]
@@ -21,15 +22,18 @@ class CheckpointQuery(Struct, frozen=True, kw_only=True):
 
 
 class InclusionQuery(Struct, frozen=True, kw_only=True):
-    offset: Number | None = None
+    offset: Number
     size: Number | None = None
 
 
 class ConsistencyQuery(Struct, frozen=True, kw_only=True, rename={"first": "from", "second": "to"}):
-    first: Number | None = None
+    first: Number
     second: Number | None = None
 
 
+@describes(
+    "the signed checkpoint, a C2SP note", who=PUBLIC, query=CheckpointQuery, answers={200: Content("text/plain")}
+)
 async def checkpoint(request: web.Request) -> web.Response:
     """The log as it stands. To be cosigned is an event too, so a cosigned checkpoint is never the last: it is asked for by name."""
     node, asked = request.app[NODE], decode_query(request, CheckpointQuery)
@@ -41,11 +45,16 @@ async def checkpoint(request: web.Request) -> web.Response:
     return web.Response(text=note, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
 
 
+@describes(
+    "the proof that an entry is in the log",
+    who=PUBLIC,
+    query=InclusionQuery,
+    answers={200: Proof},
+    refuses=(MissingField, ProofOutOfRange),
+)
 async def inclusion(request: web.Request) -> web.Response:
     """`size` left out: the log as it stands."""
     node, asked = request.app[NODE], decode_query(request, InclusionQuery)
-    if asked.offset is None:
-        raise MissingField("offset")
     head = node.log.announced().size
     size = head if asked.size is None else asked.size
     if not asked.offset < size <= head:
@@ -53,11 +62,16 @@ async def inclusion(request: web.Request) -> web.Response:
     return json_response(inclusion_proof(node.log, asked.offset, size, node.log_origin(size), node.signer))
 
 
+@describes(
+    "the proof that the log goes on from a shorter one",
+    who=PUBLIC,
+    query=ConsistencyQuery,
+    answers={200: Proof},
+    refuses=(MissingField, ProofOutOfRange),
+)
 async def consistency(request: web.Request) -> web.Response:
     """`to` left out: the log as it stands."""
     node, asked = request.app[NODE], decode_query(request, ConsistencyQuery)
-    if asked.first is None:
-        raise MissingField("from")
     head = node.log.announced().size
     second = head if asked.second is None else asked.second
     if not 0 < asked.first <= second <= head:

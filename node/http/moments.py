@@ -13,6 +13,7 @@ from msgspec import Struct
 from node.errors import InvalidCursor, InvalidParameter, UnsupportedParameter
 from node.events.entry import open_header
 from node.http.body import decode_query
+from node.http.forms import AsOf
 from node.http.keys import NODE
 from node.projections.conflicts import WHOLE, At
 from node.runtime import Node
@@ -34,7 +35,7 @@ class Moment(Struct, frozen=True, array_like=True):
 
 
 class AsOfQuery(Struct, frozen=True, kw_only=True):
-    as_of: str | None = None
+    as_of: AsOf | None = None
 
 
 def asked_moment(request: web.Request) -> Moment:

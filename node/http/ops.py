@@ -1,17 +1,38 @@
 """/healthz and /readyz: whether the process lives, and whether it can take a write (PROTOCOL §13)."""
 
-from aiohttp import web
+from typing import Literal
 
+from aiohttp import web
+from msgspec import Struct
+
+from node.errors import LogDamaged, NotReady
 from node.http.body import json_response
+from node.http.describe import PUBLIC, describes
+from node.http.forms import Count
 from node.http.keys import NODE
 
 
+class Alive(Struct, frozen=True, kw_only=True):
+    """The process lives."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(Struct, frozen=True, kw_only=True):
+    """Writes are taken; `log_size` counts the entries of the log."""
+
+    status: Literal["ready"] = "ready"
+    log_size: Count
+
+
+@describes("whether the process lives", who=PUBLIC, answers={200: Alive}, reads_node=False)
 async def healthz(request: web.Request) -> web.Response:
-    return json_response({"status": "ok"})
+    return json_response(Alive())
 
 
+@describes("whether writes are taken", who=PUBLIC, answers={200: Ready}, refuses=(NotReady, LogDamaged))
 async def readyz(request: web.Request) -> web.Response:
     """503 where the writer has stopped; it starts only once the views stand at the log's head."""
     node = request.app[NODE]
     node.require_ready()
-    return json_response({"status": "ready", "log_size": node.log.announced().size})
+    return json_response(Ready(log_size=node.log.announced().size))

@@ -3,19 +3,48 @@
 from typing import Annotated, Literal
 
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from node.commands.approvals import ApprovePeer
-from node.commands.declarations import own_declaration
+from node.commands.declarations import SignedDeclaration, own_declaration
 from node.commands.drafts import NAME_BYTES
-from node.commands.peers import ChangePeer, RegisterPeer, RemovePeer, declaration_of, find_peer, require_registrar
-from node.errors import PeerNotActive
+from node.commands.peers import (
+    ChangePeer,
+    Finding,
+    RegisterPeer,
+    RemovePeer,
+    declaration_of,
+    find_peer,
+    require_registrar,
+)
+from node.errors import (
+    DeclarationInvalid,
+    FederationDisabled,
+    FieldTooLong,
+    InvalidUri,
+    LogForked,
+    LogUnproven,
+    NotAwaitingApproval,
+    PeerAnswerInvalid,
+    PeerBehind,
+    PeerIdTaken,
+    PeerNotActive,
+    PeerNotFound,
+    PeerUnreachable,
+    PeerUrlForbidden,
+    QuarantineGardenRequired,
+    ScopeNotPermitted,
+    TermsChanged,
+    UnsupportedParameter,
+)
 from node.events.facts import Scope
 from node.http.auth import operator_of, principal_of
 from node.http.body import json_response, read_json
+from node.http.describe import ADMIN, KEYS, describes
+from node.http.forms import Count, Uuid
 from node.http.keys import NODE, PEERS, SYNC
-from node.http.moments import asked_moment, refuse_as_of
-from node.http.peer_records import past_peers, registered, shown_peer, shown_peers
+from node.http.moments import AsOfQuery, asked_moment, refuse_as_of
+from node.http.peer_records import PeerRecord, RegisteredPeer, past_peers, registered, shown_peer, shown_peers
 from node.peer_checks import check_peer
 from node.peer_witness import shown_checkpoint
 from node.strict_json import decode, scan_json
@@ -73,6 +102,52 @@ class PullRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     start: Literal["start"] | None = None
 
 
+class CheckedPeer(PeerRecord, frozen=True, kw_only=True):
+    """A peer as listed, with what was found; null where it was removed meanwhile."""
+
+    found: Finding | None
+
+
+class Peers(Struct, frozen=True, kw_only=True):
+    peers: list[PeerRecord]
+
+
+class PeerCapabilities(Struct, frozen=True, kw_only=True):
+    """What is exchanged with a peer. `push` says whether its pushes are taken, `push_url` where ours go, null while they do not."""
+
+    peer_id: Uuid
+    node_id: str
+    allowed_scopes: tuple[Scope, ...]
+    delegated_sources: tuple[str, ...]
+    pull: bool
+    push: bool
+    push_url: str | None
+
+
+class Pulled(Struct, frozen=True, kw_only=True):
+    """What one pull cycle brought, over all its pages."""
+
+    ingested: Count
+    known: Count
+    refused: Count
+    cursor: str | None
+
+
+@describes(
+    "register a peer, by its URL or by its signed declaration",
+    who=KEYS,
+    body=(TutorialForm, DeclarationForm),
+    answers={201: RegisteredPeer},
+    refuses=(
+        DeclarationInvalid,
+        FederationDisabled,
+        InvalidUri,
+        LogForked,
+        PeerIdTaken,
+        PeerUrlForbidden,
+        ScopeNotPermitted,
+    ),
+)
 async def register_peer(request: web.Request) -> web.Response:
     node, client, principal = request.app[NODE], request.app[PEERS], principal_of(request)
     require_registrar(principal)
@@ -100,9 +175,16 @@ async def register_peer(request: web.Request) -> web.Response:
         await check_peer(node, client, peer)
     with node.view() as view:
         peer = find_peer(outcome.reply, view)
-    return json_response(registered(peer) | {"warnings": (*peer.warnings, *unheeded)}, 201)
+    return json_response(structs.replace(registered(peer), warnings=(*peer.warnings, *unheeded)), 201)
 
 
+@describes(
+    "this node's own signed declaration, for a peer's registration route",
+    who=ADMIN,
+    body=DeclareRequest,
+    answers={200: SignedDeclaration},
+    refuses=(FederationDisabled, ScopeNotPermitted),
+)
 async def declare(request: web.Request) -> web.Response:
     """Our own signed declaration, to be brought to a peer's registration route as it stands."""
     node, principal = request.app[NODE], operator_of(request)
@@ -110,6 +192,14 @@ async def declare(request: web.Request) -> web.Response:
     return json_response(own_declaration(principal, body.allowed_scopes, node.context()))
 
 
+@describes(
+    "approve a peer's terms, or the new line of a log",
+    who=ADMIN,
+    body=ApproveRequest,
+    is_body_optional=True,
+    answers={200: PeerRecord},
+    refuses=(LogForked, NotAwaitingApproval, PeerNotFound, PeerAnswerInvalid, PeerUnreachable),
+)
 async def approve_peer(request: web.Request) -> web.Response:
     """Take the terms that wait, or with `accept_checkpoint` the new line of a forked or restored log; then check the peer."""
     node, client, principal = request.app[NODE], request.app[PEERS], operator_of(request)
@@ -128,6 +218,12 @@ async def approve_peer(request: web.Request) -> web.Response:
     return json_response(await shown_peer(request, peer_id))
 
 
+@describes(
+    "fetch a peer's documents and judge them now",
+    who=ADMIN,
+    answers={200: CheckedPeer},
+    refuses=(PeerNotActive, PeerNotFound),
+)
 async def check_now(request: web.Request) -> web.Response:
     """Fetch a peer's documents and judge them now: the peer as it stands then, with what was found."""
     node, client = request.app[NODE], request.app[PEERS]
@@ -137,18 +233,24 @@ async def check_now(request: web.Request) -> web.Response:
     if peer.status == "revoked" or peer.reason == "awaiting_approval":
         raise PeerNotActive("nothing is fetched from a peer that is revoked, or waits for an admin")
     found = await check_peer(node, client, peer)
-    return json_response({**await shown_peer(request, peer.peer_id), "found": found})
+    return json_response(CheckedPeer(**structs.asdict(await shown_peer(request, peer.peer_id)), found=found))
 
 
+@describes("peers, oldest first", who=KEYS, query=AsOfQuery, answers={200: Peers})
 async def list_peers(request: web.Request) -> web.Response:
     require_registrar(principal_of(request))
     moment = asked_moment(request)
     shown = await (shown_peers(request) if moment.as_of is None else past_peers(request, moment))
-    return json_response({"peers": shown})
+    return json_response(Peers(peers=shown))
 
 
+@describes(
+    "what is exchanged with a peer",
+    who=ADMIN,
+    answers={200: PeerCapabilities},
+    refuses=(PeerNotFound, UnsupportedParameter),
+)
 async def get_capabilities(request: web.Request) -> web.Response:
-    """What is exchanged with a peer. `push` says whether its pushes are taken, `push_url` where ours go, null while they do not."""
     node = request.app[NODE]
     operator_of(request)
     refuse_as_of(request, "what is exchanged follows from today's settings; the list of peers has a past")
@@ -156,18 +258,25 @@ async def get_capabilities(request: web.Request) -> web.Response:
         peer = find_peer(request.match_info["peer_id"], view)
     is_exchanging = node.config.federation_enabled and peer.status == "active"
     return json_response(
-        {
-            "peer_id": peer.peer_id,
-            "node_id": peer.node_id,
-            "allowed_scopes": peer.allowed_scopes,
-            "delegated_sources": peer.delegated_sources,
-            "pull": is_exchanging,
-            "push": is_exchanging and node.config.federation_push_enabled,
-            "push_url": request.app[SYNC].push_url_of(peer.node_id),
-        }
+        PeerCapabilities(
+            peer_id=peer.peer_id,
+            node_id=peer.node_id,
+            allowed_scopes=peer.allowed_scopes,
+            delegated_sources=peer.delegated_sources,
+            pull=is_exchanging,
+            push=is_exchanging and node.config.federation_push_enabled,
+            push_url=request.app[SYNC].push_url_of(peer.node_id),
+        )
     )
 
 
+@describes(
+    "change what is exchanged with a peer",
+    who=ADMIN,
+    body=ChangeRequest,
+    answers={200: PeerRecord},
+    refuses=(InvalidUri, FieldTooLong, PeerNotActive, PeerNotFound, ScopeNotPermitted),
+)
 async def change_peer(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), ChangeRequest)
@@ -183,12 +292,32 @@ async def change_peer(request: web.Request) -> web.Response:
     return json_response(await shown_peer(request, peer_id))
 
 
+@describes("stop all exchange with a peer", who=ADMIN, answers={204: None}, refuses=(PeerNotFound,))
 async def remove_peer(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     await node.execute(RemovePeer(principal=principal, peer_id=request.match_info["peer_id"]))
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
+@describes(
+    "pull from a peer now",
+    who=ADMIN,
+    body=PullRequest,
+    is_body_optional=True,
+    answers={200: Pulled},
+    refuses=(
+        FederationDisabled,
+        LogForked,
+        LogUnproven,
+        PeerAnswerInvalid,
+        PeerBehind,
+        PeerNotActive,
+        PeerNotFound,
+        PeerUnreachable,
+        QuarantineGardenRequired,
+        TermsChanged,
+    ),
+)
 async def pull_now(request: web.Request) -> web.Response:
     """Run a whole pull cycle now, page after page."""
     node, sync = request.app[NODE], request.app[SYNC]
@@ -198,4 +327,4 @@ async def pull_now(request: web.Request) -> web.Response:
     with node.view() as view:
         peer = find_peer(request.match_info["peer_id"], view)
     cycle = await sync.pull_now(peer.node_id, from_start=body.start is not None)
-    return json_response(cycle)
+    return json_response(Pulled(**structs.asdict(cycle)))

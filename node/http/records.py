@@ -4,16 +4,21 @@ Always: effective confidence uses live trust for what other organisations say, t
 read, and the stated confidence for our own word.
 """
 
-from msgspec import UNSET, Struct, UnsetType
+from typing import get_type_hints
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from node.commands.attestations import is_attested_by_source
 from node.commands.decision import rules_in_force
 from node.commands.served_facts import ShownValue, shown_value
 from node.commands.trust import judge
 from node.events.facts import Fact, Scope
+from node.http.forms import Base64Url, Cid, Count, Hlc, Share, Time, Uuid
 from node.http.moments import now_at
 from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow
+from node.projections.gardens import QuarantineStatus
 from node.projections.view import View
 from node.runtime import Node
 from node.uris import normal_uri, origin_of
@@ -22,35 +27,54 @@ from node.uris import normal_uri, origin_of
 class Record(Struct, frozen=True, kw_only=True):
     """The record of a fact. `asserted_confidence` is there for a rejected one, whose confidence reads 0."""
 
-    id: str
+    id: Uuid
     entity: str
     relation: str
     value: ShownValue
     source: str
-    timestamp: str
-    hlc: str
-    confidence: float
+    timestamp: Time
+    hlc: Hlc
+    confidence: Share
     scope: Scope
-    valid_until: str | None
-    garden_id: str | None
+    valid_until: Time | None
+    garden_id: Uuid | None
     received_from: str | None
     contradicted: bool
-    supersedes: tuple[str, ...]
+    supersedes: tuple[Uuid, ...]
     origin: str
-    seal: str | None
-    source_trust: float | None
-    effective_confidence: float
-    quarantine_status: str | None
-    quarantine_garden_id: str | None
+    seal: Base64Url | None
+    source_trust: Share | None
+    effective_confidence: Share
+    quarantine_status: QuarantineStatus | None
+    quarantine_garden_id: Uuid | None
     quarantine_reason: str | None
     derived_from: tuple[str, ...]
     attestation_chain: tuple[str, ...]
     attestation_chain_issuers: tuple[str, ...]
     attestation_verified: tuple[bool, ...]
-    cid: str
-    log_offset: int
+    cid: Cid
+    log_offset: Count
     warnings: tuple[str, ...]
-    asserted_confidence: float | UnsetType = UNSET
+    asserted_confidence: Share | UnsetType = UNSET
+
+
+def _record_behind(name: str, *first: str, doc: str) -> type[Struct]:
+    """A record with its id as `fact_id` before it, and those of `first` before the rest: a struct inherits no order but its own."""
+    types = get_type_hints(Record, include_extras=True)
+    rest = [member for member in Record.__struct_fields__ if member not in (*first, "asserted_confidence")]
+    members = [("fact_id", Uuid), *((member, types[member]) for member in (*first, *rest))]
+    members.append(("asserted_confidence", types["asserted_confidence"], UNSET))
+    return msgspec.defstruct(name, members, frozen=True, kw_only=True, module=__name__, namespace={"__doc__": doc})
+
+
+HeldRecord = _record_behind(
+    "HeldRecord",
+    "quarantine_status",
+    "quarantine_garden_id",
+    "quarantine_reason",
+    doc="The record of a write that went to quarantine: what it is about first. `fact_id` is the record's `id`.",
+)
+QueueItem = _record_behind("QueueItem", doc="A record in the quarantine listing. `fact_id` is its `id`.")
 
 
 def record_of(row: FactRow, view: View, node: Node, *, at: At | None = None, is_past: bool = False) -> Record:
@@ -98,21 +122,12 @@ def new_record_of(row: FactRow, view: View, node: Node, *, at: At | None = None,
     )
 
 
-def held_answer(record: Record) -> dict[str, object]:
-    """The answer to a write that went to quarantine: what it is about first, then the rest of the record."""
-    members = _members(record)
-    first = ("quarantine_status", "quarantine_garden_id", "quarantine_reason")
-    return {"fact_id": record.id} | {name: members.pop(name) for name in first} | members
+def held_answer(record: Record) -> HeldRecord:
+    return HeldRecord(fact_id=record.id, **structs.asdict(record))
 
 
-def queue_item(record: Record) -> dict[str, object]:
-    """A record in the quarantine listing."""
-    return {"fact_id": record.id} | _members(record)
-
-
-def _members(record: Record) -> dict[str, object]:
-    members = ((name, getattr(record, name)) for name in record.__struct_fields__)
-    return {name: value for name, value in members if value is not UNSET}
+def queue_item(record: Record) -> QueueItem:
+    return QueueItem(fact_id=record.id, **structs.asdict(record))
 
 
 def _effective_confidence(fact: Fact, view: View, node: Node, *, is_past: bool) -> float:

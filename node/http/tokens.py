@@ -1,20 +1,25 @@
 """/v1/federation/capability-tokens: issue, list, verify, revoke, and accept for countersigning (PROTOCOL §8, §9)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from aiohttp import web
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.canonical import b64url_encode
 from node.commands.capabilities import check_token, parse_token, sign_grant
 from node.commands.tokens import AcceptCapability, IssueCapability, RevokeCapability
 from node.errors import (
     CapabilityExpired,
+    FieldTooLong,
+    InvalidExpiry,
     InvalidField,
+    InvalidObject,
+    InvalidUri,
     MalformedJson,
     Refusal,
     SubjectNotDelegated,
+    TokenAlreadyRevoked,
     TokenAsleep,
     TokenNotFound,
     TokenRevoked,
@@ -24,14 +29,17 @@ from node.errors import (
 from node.events.tokens import Grant
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
+from node.http.describe import ADMIN, PUBLIC, describes
+from node.http.forms import Base64Url, Count, Time, Uuid
 from node.http.keys import NODE
-from node.http.moments import asked_moment
+from node.http.moments import AsOfQuery, asked_moment
 from node.projections.tokens import IssuedToken
 from node.runtime import Node
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
-_REASONS: tuple[tuple[type[Refusal], str], ...] = (
+TokenFault = Literal["malformed", "revoked", "asleep", "expired", "signature", "unknown_issuer", "subject"]
+_REASONS: tuple[tuple[type[Refusal], TokenFault], ...] = (
     (TokenRevoked, "revoked"),
     (TokenAsleep, "asleep"),
     (CapabilityExpired, "expired"),
@@ -59,6 +67,56 @@ class RevokeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     reason: str = ""
 
 
+class SignedToken(Grant, frozen=True, kw_only=True):
+    """A capability token: what it grants, and this node's signature."""
+
+    signature: Base64Url
+
+
+class NewToken(SignedToken, frozen=True, kw_only=True):
+    """`token_json` is the bearer credential, to be sent as it stands."""
+
+    token_json: str
+
+
+class ShownToken(Grant, frozen=True, kw_only=True):
+    """A token as operators are shown it: without its signature, with what became of it."""
+
+    issued_by: str | None
+    status: Literal["active", "revoked"]
+    revoked_at: Time | None
+    log_offset: Count
+
+
+class ShownTokens(Struct, frozen=True, kw_only=True):
+    tokens: list[ShownToken]
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """`reason` where the token is not valid."""
+
+    valid: bool
+    reason: TokenFault | UnsetType = UNSET
+
+
+class RevokedToken(Struct, frozen=True, kw_only=True):
+    token_id: Uuid
+    revoked_at: Time
+    status: Literal["revoked"] = "revoked"
+
+
+class AcceptedToken(Struct, frozen=True, kw_only=True):
+    token_id: str
+    status: Literal["accepted"] = "accepted"
+
+
+@describes(
+    "issue a capability token",
+    who=ADMIN,
+    body=IssueRequest,
+    answers={201: NewToken},
+    refuses=(InvalidExpiry, InvalidObject, InvalidUri, FieldTooLong),
+)
 async def issue_token(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), IssueRequest)
@@ -73,18 +131,22 @@ async def issue_token(request: web.Request) -> web.Response:
             expiry=body.expiry,
         )
     )
-    members = signed_members(outcome.reply, node)
-    return json_response({**members, "token_json": msgspec.json.encode(members).decode()}, 201)
+    token = signed(outcome.reply, node)
+    return json_response(NewToken(**structs.asdict(token), token_json=msgspec.json.encode(token).decode()), 201)
 
 
+@describes("tokens issued here, newest first", who=ADMIN, query=AsOfQuery, answers={200: ShownTokens})
 async def list_tokens(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     size = asked_moment(request).at.size
     with node.view() as view:
         tokens = (token.at(size) for token in view.tokens.all_issued())
-        return json_response({"tokens": [_shown(token) for token in tokens if token is not None]})
+        return json_response(ShownTokens(tokens=[_shown(token) for token in tokens if token is not None]))
 
 
+@describes(
+    "one token, with its status", who=ADMIN, query=AsOfQuery, answers={200: ShownToken}, refuses=(TokenNotFound,)
+)
 async def get_token(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)
     size = asked_moment(request).at.size
@@ -96,28 +158,43 @@ async def get_token(request: web.Request) -> web.Response:
     return json_response(_shown(then))
 
 
+@describes("whether a capability token holds", who=PUBLIC, body=VerifyRequest, answers={200: Verdict})
 async def verify_token(request: web.Request) -> web.Response:
     node = request.app[NODE]
     body = decode(await read_json(request, max_bytes=MAX_BYTES), VerifyRequest)
     reason = _verdict(bytes(body.token_json), node)
-    return json_response({"valid": True} if reason is None else {"valid": False, "reason": reason})
+    return json_response(Verdict(valid=True) if reason is None else Verdict(valid=False, reason=reason))
 
 
+@describes(
+    "revoke a token",
+    who=ADMIN,
+    body=RevokeRequest,
+    is_body_optional=True,
+    answers={200: RevokedToken},
+    refuses=(TokenNotFound, TokenAlreadyRevoked),
+)
 async def revoke_token(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
     body = decode(raw, RevokeRequest)
     command = RevokeCapability(principal=principal, token_id=request.match_info["token_id"], reason=body.reason)
     revocation = (await node.execute(command)).reply
-    return json_response({"token_id": revocation.token_id, "revoked_at": revocation.revoked_at, "status": "revoked"})
+    return json_response(RevokedToken(token_id=revocation.token_id, revoked_at=revocation.revoked_at))
 
 
+@describes(
+    "countersign what is written elsewhere under this token",
+    who=ADMIN,
+    answers={200: AcceptedToken},
+    refuses=(InvalidField,),
+)
 async def accept_token(request: web.Request) -> web.Response:
     """Countersign from here on what other nodes ask for under this token (`stigmem tokens accept`)."""
     node, principal = request.app[NODE], operator_of(request)
     token_id = request.match_info["token_id"]
     await node.execute(AcceptCapability(principal=principal, token_id=token_id))
-    return json_response({"token_id": token_id, "status": "accepted"})
+    return json_response(AcceptedToken(token_id=token_id))
 
 
 def token_text(raw: bytes) -> bytes:
@@ -129,13 +206,11 @@ def token_text(raw: bytes) -> bytes:
     return text
 
 
-def signed_members(grant: Grant, node: Node) -> dict[str, object]:
-    """A token's members, in order, the signature last."""
-    signature = b64url_encode(sign_grant(grant, node.signer))
-    return {**msgspec.to_builtins(grant), "signature": signature}
+def signed(grant: Grant, node: Node) -> SignedToken:
+    return SignedToken(**structs.asdict(grant), signature=b64url_encode(sign_grant(grant, node.signer)))
 
 
-def _verdict(raw: bytes, node: Node) -> str | None:
+def _verdict(raw: bytes, node: Node) -> TokenFault | None:
     if raw[:1] not in (b"{", b'"'):
         raise InvalidField("token_json: an object or a string")
     try:
@@ -149,12 +224,11 @@ def _verdict(raw: bytes, node: Node) -> str | None:
     return None
 
 
-def _shown(token: IssuedToken) -> dict[str, object]:
-    status = "revoked" if token.revoked_at else "active"
-    return {
-        **msgspec.to_builtins(token.grant),
-        "issued_by": token.issued_by,
-        "status": status,
-        "revoked_at": token.revoked_at,
-        "log_offset": token.offset,
-    }
+def _shown(token: IssuedToken) -> ShownToken:
+    return ShownToken(
+        **structs.asdict(token.grant),
+        issued_by=token.issued_by,
+        status="revoked" if token.revoked_at else "active",
+        revoked_at=token.revoked_at,
+        log_offset=token.offset,
+    )

@@ -34,6 +34,7 @@ PUBLIC = {
     "GET /.well-known/stigmem-manifest-proof.json",
     "GET /healthz",
     "GET /readyz",
+    "GET /openapi.json",
     "GET /v1/federation/manifest/{entity_uri:.+}",
     "POST /v1/federation/capability-tokens/verify",
     "GET /v1/log/checkpoint",

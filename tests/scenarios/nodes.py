@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.documented import check_answer
+
 STIGMEM = Path(sys.executable).with_name("stigmem")
 START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 10.0
@@ -102,7 +104,9 @@ class Client:
         content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         self._connection.request(method, path, body=content, headers=headers)
         response = self._connection.getresponse()
-        return Answer(response.status, response.read())
+        answer = Answer(response.status, response.read())
+        check_answer(method, path, answer.status, response.getheader("Content-Type"), answer.body)
+        return answer
 
     def close(self) -> None:
         self._connection.close()
