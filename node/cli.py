@@ -21,6 +21,7 @@ from node.config import SETTINGS, Config, ConfigError, from_environ
 from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
+from node.key_console import add_key_commands
 from node.keys import KeyFileError
 from node.log_console import NodeLog
 from node.logging import configure_logging
@@ -69,6 +70,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_facts(commands)
     _add_tokens(commands)
     _add_peers(commands)
+    add_key_commands(commands, _at_node)
     _add_restore(commands)
     add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
     add_log_commands(commands, lambda: _node_log(environ), environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"))

@@ -1,4 +1,4 @@
-"""What the command line asks of a running node: signed facts, accepted tokens; peers are in `peer_console.py`.
+"""What the command line asks of a running node: signed facts, accepted tokens, and how tables look.
 
 Always: a signature is made here, over the body built from validated fields (PROTOCOL §2.4); the key never travels.
 """
@@ -140,6 +140,15 @@ def _refused(status: int, said: bytes) -> NodeRefused:
 def plain(text: str) -> str:
     """Printable characters alone: a terminal obeys what it is sent, and a peer's words may not move its cursor."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def columns(rows: list[tuple[str, ...]]) -> str:
+    """Rows of text, the heading first, as a table for a terminal."""
+    shown = [tuple(map(plain, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join(
+        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in shown
+    )
 
 
 async def _read(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from node.client import NodeRefused, ask, plain
+from node.client import NodeRefused, ask, columns, plain
 
 PEERS = "/v1/federation/peers"
 DECLARATION = "/v1/federation/declaration"
@@ -150,11 +150,7 @@ def _value(value: object) -> str:
 
 
 def _table(peers: list[Shown]) -> str:
-    rows = [("PEER", "STATUS", "SCOPES", "WE OWE", "WE LACK", "NEXT TRY", "LAST ERROR"), *map(_row, peers)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return columns([("PEER", "STATUS", "SCOPES", "WE OWE", "WE LACK", "NEXT TRY", "LAST ERROR"), *map(_row, peers)])
 
 
 def _row(peer: Shown) -> tuple[str, ...]:
@@ -168,7 +164,7 @@ def _row(peer: Shown) -> tuple[str, ...]:
         peer["next_try_at"] or "-",
         peer["last_error"] or "-",
     )
-    return tuple(plain(str(text)) for text in texts)
+    return tuple(map(str, texts))
 
 
 def _owed(lag: Shown | None) -> str:

@@ -42,10 +42,19 @@ ALLOWED = {
     "node.http": OUTGOING | {"node.countersign"},
     "node.client": COMMANDS,
     "node.peer_console": {"node.client"},
+    "node.key_console": {"node.client"},
     "node.log_console": EVENTS | {"node.client", "replay.log_source"},
     "node.serve": OUTGOING | {"node.http", "node.sync"},
     "node.cli": OUTGOING
-    | {"node.client", "node.log_console", "node.peer_console", "node.serve", "node.logging", "replay"},
+    | {
+        "node.client",
+        "node.key_console",
+        "node.log_console",
+        "node.peer_console",
+        "node.serve",
+        "node.logging",
+        "replay",
+    },
     "replay": REPLAY,
 }
 

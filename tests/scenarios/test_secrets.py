@@ -15,6 +15,9 @@ from tests.scenarios.organisations import Organisation, federate, openssl, start
 
 PASSPHRASE = "correct horse battery staple"
 UNKNOWN_BEARER = "sk_of-which-nobody-here-has-heard-0123456789"
+GIVEN_KEY = "a-key-that-was-there-before-this-node-0123456789"
+REVOKED_KEY = "a-key-that-somebody-left-on-a-train-0123456789"
+BAD_KEY = "a key that is none 0123456789 0123456789"
 MISPLACED = "a-secret-in-a-field-that-does-not-exist"
 BROKEN_HTTP = "a-secret-in-bytes-that-are-no-request"
 STATED = "a text that is no secret"
@@ -61,7 +64,23 @@ def use_everything(org_a: Organisation, org_b: Organisation) -> dict[str, bytes]
         connection.sendall(f"{BROKEN_HTTP}\r\n\r\n".encode())
         assert connection.makefile("rb").readline().split()[1] == b"400"
     org_b.pull(org_a)
+    for key in (GIVEN_KEY, REVOKED_KEY):
+        make = {"entity_uri": org_a.assistant, "permissions": ["write"], "raw_key": key}
+        made = node.post("/v1/auth/keys", make).expect(201)
+        node.post("/v1/auth/keys", make).refused(409, "api_key_exists")
+        node.post("/v1/facts", fact | {"source": org_a.assistant}, key).expect(201)
+        node.get("/v1/facts", bearer=key).refused(403, "insufficient_permission")
+    assert node.send("DELETE", f"/v1/auth/keys/{made['key_id']}").status == 204
+    node.get("/v1/facts", bearer=REVOKED_KEY).refused(401, "api_key_revoked")
+    node.post("/v1/auth/keys", {"entity_uri": "agent:x", "permissions": ["read"], "raw_key": BAD_KEY}).expect(422)
+    made = node.post("/v1/auth/keys", {"entity_uri": "agent:x", "permissions": ["read"]}).expect(201)
+    made_key = made["raw_key"]
+    node.get("/v1/facts", bearer=made_key).expect(200)
     return private_key_of(org_a) | {
+        "given key": GIVEN_KEY.encode(),
+        "revoked key": REVOKED_KEY.encode(),
+        "bad key": BAD_KEY.encode(),
+        "made key": made_key.encode(),
         "admin key": node.settings["ADMIN_KEY"].encode(),
         "passphrase": PASSPHRASE.encode(),
         "token signature": json.loads(token["token_json"])["signature"].encode(),

@@ -1,0 +1,116 @@
+"""`stigmem keys`: making, listing and revoking API keys at a running node.
+
+Always: a key that was made is on stdout, alone but for `--json`, and nowhere else; what is said of it goes to stderr.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from node.client import ask, columns, plain
+
+KEYS = "/v1/auth/keys"
+PAGE = 1000
+Shown = dict[str, object]
+
+
+class AtNode(Protocol):
+    """Runs something at the node that the environment names, prints what comes of it, and returns the exit code."""
+
+    def __call__(self, run: Callable[[str, str], bytes], *, is_raw: bool) -> int: ...
+
+
+def add_key_commands(commands: argparse._SubParsersAction, at_node: AtNode) -> None:
+    keys = commands.add_parser("keys", help="API keys of a running node (STIGMEM_URL, STIGMEM_API_KEY)")
+    verbs = keys.add_subparsers(dest="keys_command", required=True, metavar="COMMAND")
+    create = verbs.add_parser("create", help="make a key; it is printed once")
+    create.add_argument("entity_uri", help="in whose name it speaks, such as stigmem://org-a.example/agent/scribe")
+    create.add_argument(
+        *("--permission", "--permissions"),
+        dest="permissions",
+        action="append",
+        required=True,
+        help="read, write, instruction:write, federate, admin: with commas between, or once for each",
+    )
+    create.add_argument(
+        *("--scope", "--scopes"), dest="scopes", action="append", help="scopes it reads and writes (all), likewise"
+    )
+    create.add_argument(
+        "--source",
+        dest="sources",
+        action="append",
+        default=[],
+        help="a source it may name beside its entity; agent: is every agent:...; once for each",
+    )
+    create.add_argument("--expires-at", metavar="TIME", help="an RFC 3339 time; default: as late as the node allows")
+    create.add_argument("--description", default="", help="what it is for")
+    listing = verbs.add_parser("list", help="all keys, newest first")
+    listing.add_argument("--as-of", metavar="WHEN", help="as the log had it: an RFC 3339 time, or offset:N")
+    revoke = verbs.add_parser("revoke", help="take a key back, at once")
+    revoke.add_argument("key_id")
+    for verb, run in ((create, _create), (listing, _list), (revoke, _revoke)):
+        verb.add_argument("--json", action="store_true", help="the node's answer as JSON")
+        verb.set_defaults(handler=_handler(run, at_node))
+
+
+def _handler(run: Callable[[argparse.Namespace, str, str], str], at_node: AtNode) -> Callable[..., int]:
+    def handle(arguments: argparse.Namespace) -> int:
+        return at_node(lambda url, bearer: run(arguments, url, bearer).encode(), is_raw=arguments.json)
+
+    return handle
+
+
+def _create(arguments: argparse.Namespace, url: str, bearer: str) -> str:
+    body: Shown = {
+        "entity_uri": arguments.entity_uri,
+        "permissions": _words(arguments.permissions),
+        "allowed_sources": arguments.sources,
+        "description": arguments.description,
+    }
+    body |= {} if arguments.scopes is None else {"allowed_scopes": _words(arguments.scopes)}
+    body |= {} if arguments.expires_at is None else {"expires_at": arguments.expires_at}
+    answer = ask(url, bearer, "POST", KEYS, msgspec.json.encode(body))
+    if arguments.json:
+        return answer.decode()
+    made = msgspec.json.decode(answer)
+    said = f"key {made['key_id']} for {made['entity_uri']}, until {made['expires_at']}; it is not shown again"
+    print(f"stigmem: {plain(said)}", file=sys.stderr)
+    return made["raw_key"]
+
+
+def _list(arguments: argparse.Namespace, url: str, bearer: str) -> str:
+    found: list[Shown] = []
+    asked = {"limit": str(PAGE)} | ({} if arguments.as_of is None else {"as_of": arguments.as_of})
+    has_more = True
+    while has_more:
+        page = msgspec.json.decode(ask(url, bearer, "GET", f"{KEYS}?{urlencode(asked)}"))
+        found += page["keys"]
+        has_more, asked["cursor"] = page["has_more"], page["cursor"]
+    if arguments.json:
+        return msgspec.json.encode({"keys": found}).decode()
+    return columns([("KEY", "ENTITY", "PERMISSIONS", "SCOPES", "EXPIRES", "STATUS", "DESCRIPTION"), *map(_row, found)])
+
+
+def _revoke(arguments: argparse.Namespace, url: str, bearer: str) -> str:
+    ask(url, bearer, "DELETE", f"{KEYS}/{quote(arguments.key_id, safe='')}")
+    return "" if arguments.json else plain(f"{arguments.key_id}: revoked")
+
+
+def _words(stated: list[str]) -> list[str]:
+    return [word for words in stated for word in words.split(",") if word]
+
+
+def _row(key: Shown) -> tuple[str, ...]:
+    return (
+        key["key_id"],
+        key["entity_uri"],
+        ",".join(key["permissions"]),
+        ",".join(key["allowed_scopes"]) or "none",
+        key["expires_at"],
+        key["status"],
+        key["description"] or "-",
+    )
