@@ -385,7 +385,10 @@ async def test_the_past_shows_a_key_as_it_was_and_none_that_came_later(http: Ser
 async def test_a_key_is_told_what_it_is_and_may_do(http: Served):
     made = await make_key(http, "read", allowed_scopes=["company"], allowed_sources=["agent:"])
 
-    assert (await read(http, made["raw_key"], "/v1/me")).expect(200) == {
+    told = (await read(http, made["raw_key"], "/v1/me")).expect(200)
+
+    assert told.pop("quota").keys() == {"reads", "writes"}
+    assert told == {
         "entity_uri": SCRIBE,
         "kind": "key",
         "permissions": ["read"],
