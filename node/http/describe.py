@@ -19,8 +19,8 @@ from node.http.forms import Count
 
 H = TypeVar("H", bound=Handler)
 
-# public: no credential; admin: the admin key, or an API key with the permission `admin`; key: an API key; token: a capability token;
-# peer: a peer token.
+# public: no credential; admin: the admin key, or an API key with the permission `admin`; key: an API key;
+# token: a capability token; peer: a peer token.
 Who = Literal["public", "admin", "key", "token", "peer"]
 
 PUBLIC: tuple[Who, ...] = ("public",)
