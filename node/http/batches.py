@@ -13,19 +13,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from node.commands.batches import AssertFacts, BatchAnswer, BatchReply, FactResult
 from node.commands.decision import Principal
 from node.commands.facts import AssertFact, needs_attestation
-from node.errors import (
-    BatchRefused,
-    BodyTooLarge,
-    InsufficientCapability,
-    InsufficientPermission,
-    InvalidField,
-    Refusal,
-)
+from node.errors import BatchRefused, BodyTooLarge, InvalidField, Refusal
 from node.http.auth import bearer_of, principal_of
 from node.http.body import json_response, read_body
 from node.http.describe import READERS, RefusalBody, describes
 from node.http.errors import record_refusal
-from node.http.facts import MAX_FACT_BYTES, FactRequest, command_of
+from node.http.facts import ASSERTING, MAX_FACT_BYTES, FactRequest, command_of
 from node.http.forms import Count
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.quotas import charge_facts
@@ -37,21 +30,19 @@ MAX_BATCH_FACTS = 1000
 _SCANNED_ON_LOOP_BYTES = 1 << 16
 
 
+# Read by itself, so that what is wrong with one is that one's refusal.
+Stated = Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/FactRequest"})]
+
+
 class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/facts/batch; each fact is that of POST /v1/facts, and is read by itself."""
 
-    facts: Annotated[list[msgspec.Raw], Meta(min_length=1)]
+    facts: Annotated[list[Stated], Meta(min_length=1)]
     atomic: bool = False
 
 
-class BatchOfFacts(BatchRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Up to 1,000 facts; with `atomic` all are stored or none."""
-
-    facts: Annotated[list[FactRequest], Meta(min_length=1, max_length=MAX_BATCH_FACTS)]
-
-
 class BatchRefusal(RefusalBody, frozen=True, kw_only=True):
-    """Of an atomic batch that is not stored, what is wrong with each of its facts."""
+    """An atomic batch with a refused fact tells of each, as where it is accepted."""
 
     accepted: Count | UnsetType = UNSET
     rejected: Count | UnsetType = UNSET
@@ -59,11 +50,11 @@ class BatchRefusal(RefusalBody, frozen=True, kw_only=True):
 
 
 @describes(
-    "assert many facts in one append, each judged by itself",
+    "assert up to 1,000 facts in one append",
     who=READERS,
-    body=BatchOfFacts,
+    body=BatchRequest,
     answers={201: BatchAnswer},
-    refuses=(BatchRefused, InsufficientCapability, InsufficientPermission),
+    refuses=(*ASSERTING, BatchRefused),
     refusal=BatchRefusal,
 )
 async def assert_facts(request: web.Request) -> web.Response:

@@ -141,7 +141,7 @@ class Cursor(Struct, frozen=True, array_like=True):
 
 
 # What a fact that is asserted can be refused with, for itself and for whose it is.
-ASSERTED: tuple[type[Refusal], ...] = (
+ASSERTING: tuple[type[Refusal], ...] = (
     *FACT,
     AttestationChainMismatch,
     AttestationChainTooLong,
@@ -168,7 +168,7 @@ ASSERTED: tuple[type[Refusal], ...] = (
     who=READERS,
     body=FactRequest,
     answers={201: Record, 202: HeldRecord},
-    refuses=ASSERTED,
+    refuses=ASSERTING,
 )
 async def assert_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
