@@ -75,8 +75,8 @@ class Content(Struct, frozen=True):
     json_type: str = "string"
 
 
-# A struct, several of which one is answered, text, or None for an answer without a body.
-Answer = type | tuple[type, ...] | Content | None
+# A struct or a text, several of which one is answered, or None for an answer without a body.
+Answer = type | Content | tuple[type | Content, ...] | None
 
 
 class Description(Struct, frozen=True, kw_only=True):

@@ -208,9 +208,9 @@ def refusals_of(route: web.RouteDef, said: Description) -> set[type[Refusal]]:
 def _answered(answer: Answer, said: Description) -> Json:
     if answer is None:
         return {"description": said.what}
-    if isinstance(answer, Content):
-        return {"description": said.what, "content": {answer.content_type: {"schema": {"type": answer.json_type}}}}
-    return {"description": said.what, "content": _json(_schema(answer))}
+    texts = [one for one in (answer if isinstance(answer, tuple) else (answer,)) if isinstance(one, Content)]
+    content = {text.content_type: {"schema": {"type": text.json_type}} for text in texts} or _json(_schema(answer))
+    return {"description": said.what, "content": content}
 
 
 def _refused(codes: list[str], said: Description) -> Json:
@@ -251,9 +251,7 @@ def _components(described: list[Description]) -> dict[str, Json]:
 
 
 def _types(answer: object) -> tuple[type, ...]:
-    if isinstance(answer, tuple):
-        return answer
-    return (answer,) if isinstance(answer, type) else ()
+    return tuple(one for one in (answer if isinstance(answer, tuple) else (answer,)) if isinstance(one, type))
 
 
 def _reachable(structs: Iterable[type]) -> set[type]:

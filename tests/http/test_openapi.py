@@ -1,7 +1,9 @@
 """The API's document: whole, valid, the same for everybody, and made of what the handlers really use."""
 
+import hashlib
 import json
 import re
+from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,13 @@ from tests.served import Served
 
 DOCUMENT = json.loads(own_document().body)
 PAGE = Path(__file__).parents[2] / "docs" / "routes.md"
+ASSETS = ("start.js", "swagger-ui-bundle.js", "swagger-ui.css")
+# swagger-ui-dist 5.35.0, as it came from npm, whose integrity for it is
+# sha512-U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ==
+PUBLISHED = {
+    "swagger-ui.css": "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+    "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+}
 
 
 def test_it_is_a_valid_document_of_bounded_size():
@@ -70,7 +79,7 @@ def test_who_may_call_a_route_is_told_alike_here_in_the_doors_and_on_the_routes_
 
 
 def test_every_code_that_is_answered_is_declared_somewhere():
-    """But for those that no route of this node answers with: what befalls single facts of peers, and unknown routes."""
+    """But for those that no route answers with: what befalls single facts of peers, and a method that no route takes."""
     declared = {refusal.code for route in ROUTES for refusal in refusals_of(route, description_of(route))}
     known = {cls.code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.Refusal)}
 
@@ -80,7 +89,6 @@ def test_every_code_that_is_answered_is_declared_somewhere():
         "invalid_fact",
         "manifest_conflict",
         "method_not_allowed",
-        "not_found",
         "seal_invalid",
     }
 
@@ -113,3 +121,47 @@ async def test_whoever_asks_gets_it_and_whoever_has_it_gets_nothing(http: Served
         again = await http.send("GET", "/openapi.json", bearer=None, headers={"If-None-Match": held})
         assert (again.status, again.body, again.headers["Etag"]) == (304, b"", tag)
     (await http.send("GET", "/openapi.json", headers={"If-None-Match": '"another"'})).expect(200)
+
+
+# The page.
+
+
+async def test_the_page_takes_everything_from_here_and_runs_nothing_that_stands_in_it(http: Served):
+    page = await http.send("GET", "/docs", bearer=None)
+    text = page.body.decode()
+
+    named = re.findall(r'(?:src|href)="([^"]*)"', text)
+
+    assert page.status == 200 and page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert {link for link in named if link.startswith("/docs/")} == {f"/docs/{name}" for name in ASSETS}
+    assert set(named) - {f"/docs/{name}" for name in ASSETS} == {"data:,", "/openapi.json"}
+    assert not re.search(r"<script(?! src=)|<style| on[a-z]+=| style=", text)
+    policy = dict(rule.strip().split(" ", 1) for rule in page.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+
+
+@pytest.mark.parametrize("name", ASSETS)
+async def test_a_file_of_the_page_is_sent_as_what_it_is(http: Served, name: str):
+    answer = await http.send("GET", f"/docs/{name}", bearer=None)
+
+    assert answer.status == 200 and answer.body
+    assert answer.headers["Content-Type"] == f"text/{'css' if name.endswith('.css') else 'javascript'}; charset=utf-8"
+    answer.assert_well_formed()
+    held = {"If-None-Match": answer.headers["Etag"]}
+    again = await http.send("GET", f"/docs/{name}", bearer=None, headers=held)
+    assert (again.status, again.body) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "name", ["page.html", "swagger-ui.LICENSE.txt", "%2e%2e%2fapp.py", "..%2Fapp.py", "start.js%00", "x"]
+)
+async def test_no_other_file_is_served(http: Served, name: str):
+    (await http.send("GET", f"/docs/{name}", bearer=None)).refused(404, "not_found")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_is_shipped_of_swagger_ui_is_what_its_makers_published(name: str):
+    shipped = (files("node.http") / "assets" / name).read_bytes()
+
+    assert hashlib.sha256(shipped).hexdigest() == PUBLISHED[name]
