@@ -36,6 +36,17 @@ class RegisteredPeer(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
+class NamedPeer(Struct, frozen=True, kw_only=True):
+    """Who a peer is, for those who are no admins."""
+
+    peer_id: Uuid
+    node_id: str
+    node_url: str
+    status: PeerStatus
+    allowed_scopes: tuple[Scope, ...]
+    established_at: Time | None
+
+
 class ProposedTerms(Struct, frozen=True, kw_only=True):
     """What a repeated declaration asks for, until an admin approves it."""
 
@@ -113,6 +124,14 @@ async def past_peers(request: web.Request, moment: Moment) -> list[PeerRecord]:
     return await request.app[NODE].read(lambda view: [_content(peer) for peer in view.peers.all_at(moment.at.size)])
 
 
+async def named_peers(request: web.Request, moment: Moment) -> list[NamedPeer]:
+    """Every peer, as whoever is no admin may know of it: what facts it brings, and how, is for admins."""
+    size = None if moment.as_of is None else moment.at.size
+    return await request.app[NODE].read(
+        lambda view: [_named(peer) for peer in (view.peers.all() if size is None else view.peers.all_at(size))]
+    )
+
+
 async def shown_peer(request: web.Request, peer_id: str) -> PeerRecord:
     """Raises PeerNotFound."""
     node, sync = request.app[NODE], request.app[SYNC]
@@ -137,6 +156,17 @@ def registered(peer: Peer | PastPeer) -> RegisteredPeer:
         reason=peer.reason or None,
         detail=peer.detail or None,
         warnings=peer.warnings,
+    )
+
+
+def _named(peer: Peer | PastPeer) -> NamedPeer:
+    return NamedPeer(
+        peer_id=peer.peer_id,
+        node_id=peer.node_id,
+        node_url=peer.node_url,
+        status=peer.status,
+        allowed_scopes=peer.allowed_scopes,
+        established_at=peer.verified_at,
     )
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 from msgspec import Meta, Struct, structs
 
 from node.commands.approvals import ApprovePeer
+from node.commands.decision import Principal
 from node.commands.declarations import SignedDeclaration, own_declaration
 from node.commands.drafts import NAME_BYTES
 from node.commands.peers import (
@@ -21,6 +22,7 @@ from node.errors import (
     DeclarationInvalid,
     FederationDisabled,
     FieldTooLong,
+    InsufficientPermission,
     InvalidUri,
     LogForked,
     LogUnproven,
@@ -44,7 +46,16 @@ from node.http.describe import ADMIN, KEYS, describes
 from node.http.forms import Count, Uuid
 from node.http.keys import NODE, PEERS, SYNC
 from node.http.moments import AsOfQuery, asked_moment, refuse_as_of
-from node.http.peer_records import PeerRecord, RegisteredPeer, past_peers, registered, shown_peer, shown_peers
+from node.http.peer_records import (
+    NamedPeer,
+    PeerRecord,
+    RegisteredPeer,
+    named_peers,
+    past_peers,
+    registered,
+    shown_peer,
+    shown_peers,
+)
 from node.peer_checks import check_peer
 from node.peer_witness import shown_checkpoint
 from node.strict_json import decode, scan_json
@@ -110,6 +121,10 @@ class CheckedPeer(PeerRecord, frozen=True, kw_only=True):
 
 class Peers(Struct, frozen=True, kw_only=True):
     peers: list[PeerRecord]
+
+
+class NamedPeers(Struct, frozen=True, kw_only=True):
+    peers: list[NamedPeer]
 
 
 class PeerCapabilities(Struct, frozen=True, kw_only=True):
@@ -236,10 +251,15 @@ async def check_now(request: web.Request) -> web.Response:
     return json_response(CheckedPeer(**structs.asdict(await shown_peer(request, peer.peer_id)), found=found))
 
 
-@describes("peers, oldest first", who=KEYS, query=AsOfQuery, answers={200: Peers})
+@describes("peers, oldest first", who=KEYS, query=AsOfQuery, answers={200: (Peers, NamedPeers)})
 async def list_peers(request: web.Request) -> web.Response:
-    require_registrar(principal_of(request))
+    """All there is to say for an admin; for a key, who the peers are, as today's clients ask."""
+    principal = principal_of(request)
+    if not principal.is_operator:
+        _require_member(principal)
     moment = asked_moment(request)
+    if not principal.is_operator:
+        return json_response(NamedPeers(peers=await named_peers(request, moment)))
     shown = await (shown_peers(request) if moment.as_of is None else past_peers(request, moment))
     return json_response(Peers(peers=shown))
 
@@ -328,3 +348,9 @@ async def pull_now(request: web.Request) -> web.Response:
         peer = find_peer(request.match_info["peer_id"], view)
     cycle = await sync.pull_now(peer.node_id, from_start=body.start is not None)
     return json_response(Pulled(**structs.asdict(cycle)))
+
+
+def _require_member(principal: Principal) -> None:
+    """Raises InsufficientPermission for who has nothing to do with facts or peers; a token is about some facts, and no more."""
+    if principal.key is None or not {"read", "federate"} & set(principal.key.permissions):
+        raise InsufficientPermission("an admin may do this, or an API key that reads or federates")

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.clients.sdk import Driver, Sdk
-from tests.scenarios.nodes import ADMIN_KEY, RunningNode
+from tests.scenarios.nodes import RunningNode
 
 NODE_ID = "stigmem://org-a.example"
 AGENT = f"{NODE_ID}/agent/scribe"
@@ -43,8 +43,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
 
 @pytest.fixture(scope="session")
 def key(node: RunningNode) -> str:
-    """An agent's ordinary credential."""
-    return ADMIN_KEY
+    """An agent's ordinary credential: it reads and writes, in its own name and for informal agents."""
+    stated = {"entity_uri": AGENT, "permissions": ["read", "write"], "allowed_sources": ["agent:"]}
+    return node.post("/v1/auth/keys", stated).expect(201)["raw_key"]
 
 
 @pytest.fixture(params=["sync", "async"])

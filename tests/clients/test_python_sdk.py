@@ -336,11 +336,24 @@ def test_a_credential_that_nobody_knows_and_none_at_all_are_errors_of_authentica
 
 
 def test_a_source_of_somebody_else_is_an_error_of_authentication(sdk: Sdk, entity: str):
-    raised = refused(
-        sdk, "assert_fact", entity=entity, relation=STATUS, value=GREEN, source="system:stigmem", scope="local"
-    )
+    for source in (f"{NODE_ID}/agent/other", f"{AGENT}2", "user:alice", "system:stigmem"):
+        raised = refused(sdk, "assert_fact", entity=entity, relation=STATUS, value=GREEN, source=source)
+
+        assert (raised.kind, raised.status_code) == ("StigmemAuthError", 403)
+        assert "source" in raised.detail
+    assert sdk("query", entity=entity)["facts"] == []
+
+
+def test_a_key_that_may_not_do_it_is_an_error_of_authentication(make_sdk: MakeSdk, node: RunningNode, entity: str):
+    stated = {"entity_uri": AGENT, "permissions": ["read"], "allowed_scopes": ["public"]}
+    reader = make_sdk(node.post("/v1/auth/keys", stated).expect(201)["raw_key"])
+    hidden = node.post("/v1/facts", {"entity": entity, "relation": STATUS, "value": GREEN, "source": AGENT}).expect(201)
+
+    raised = refused(reader, "assert_fact", entity=entity, relation=STATUS, value=GREEN, source=AGENT, scope="public")
 
     assert (raised.kind, raised.status_code) == ("StigmemAuthError", 403)
+    assert reader("query", entity=entity) == {"facts": [], "total": 0, "cursor": None}
+    assert refused(reader, "get", fact_id=hidden["id"]).kind == "StigmemNotFoundError"
 
 
 def test_what_is_not_there_is_an_error_of_its_own(sdk: Sdk):

@@ -396,4 +396,3 @@ async def test_a_key_without_the_permission_brings_no_declaration(http: Served, 
     reader = await bearer_for(http, "read", "write")
 
     (await http.post(PEERS, declaration(org_b.signer), bearer=reader)).refused(403, "insufficient_permission")
-    (await http.send("GET", PEERS, bearer=reader)).refused(403, "insufficient_permission")

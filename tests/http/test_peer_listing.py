@@ -6,9 +6,10 @@ import pytest
 
 from node.commands.peers import RegisterPeer
 from node.http import peer_records
+from tests.api_keys import bearer_for
 from tests.clocks import START_MS
-from tests.organisations import Organisation
-from tests.served import Served
+from tests.organisations import Organisation, issue
+from tests.served import ADMIN_KEY, Served
 
 PEERS = "/v1/federation/peers"
 FACTS = "/v1/federation/facts"
@@ -150,3 +151,35 @@ async def test_nothing_is_fetched_from_a_removed_peer(http: Served, org_b: Organ
     (await http.send("POST", f"{PEERS}/{checked}/check")).refused(409, "peer_not_active")
 
     assert http.size == size
+
+
+# Who is no admin.
+
+OF_ALL = {"peer_id", "node_id", "node_url", "status", "allowed_scopes", "established_at"}
+
+
+async def test_whoever_reads_facts_may_know_who_the_peers_are_and_no_more(http: Served, org_b: Organisation):
+    await org_b.join(http)
+    whole, reader = await peer_of(http), await bearer_for(http, "read", allowed_scopes=["local"])
+    federating = await bearer_for(http, "federate")
+
+    for query in ("", f"?as_of=offset:{http.size - 1}"):
+        for bearer in (reader, federating):
+            [peer] = (await http.send("GET", PEERS + query, bearer=bearer)).expect(200)["peers"]
+            assert peer == {name: whole[name] for name in OF_ALL}
+    assert (await http.send("GET", f"{PEERS}?as_of=offset:1", bearer=reader)).expect(200)["peers"] == []
+
+
+async def test_whoever_reads_no_facts_is_told_of_no_peers(http: Served, org_b: Organisation):
+    await org_b.join(http)
+    token = await issue(http, f"{org_b.node_id}/agent/x", verb="read")
+
+    for bearer in (await bearer_for(http, "write", "instruction:write"), token):
+        (await http.send("GET", PEERS, bearer=bearer)).refused(403, "insufficient_permission")
+
+
+async def test_the_peers_are_listed_with_federation_off(serve):
+    http = await serve(federation_enabled=False)
+
+    for bearer in (ADMIN_KEY, await bearer_for(http, "read")):
+        assert (await http.send("GET", PEERS, bearer=bearer)).expect(200) == {"peers": []}
