@@ -14,7 +14,8 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
-from node.errors import InvalidCursor, InvalidParameter, UnsupportedParameter
+from node.commands.decision import Principal
+from node.errors import InsufficientPermission, InvalidCursor, InvalidParameter, UnsupportedParameter
 from node.events import EVENT_TYPES
 from node.events.entry import Entry
 from node.http.auth import operator_of
@@ -24,6 +25,7 @@ from node.http.forms import Count, Time
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.subjects import Subject, subject_of
+from node.projections.access import ALL_SCOPES
 from node.projections.audit import AuditRow
 from node.projections.base import LAST_PLACE, Place
 from node.projections.federation_page import MAX_PAGE_FACTS
@@ -103,7 +105,7 @@ class LogPage(Struct, frozen=True, kw_only=True):
     refuses=(InvalidCursor, UnsupportedParameter),
 )
 async def federation_audit(request: web.Request) -> web.Response:
-    node, _ = request.app[NODE], operator_of(request)
+    node, _ = request.app[NODE], _auditor_of(request)
     refuse_as_of(request, "the audit never changes; a cursor leads back in it")
     asked = decode_query(request, AuditQuery)
     before = _place(asked.cursor)
@@ -118,7 +120,7 @@ async def federation_audit(request: web.Request) -> web.Response:
     refuses=(InvalidCursor, UnsupportedParameter),
 )
 async def audit_log(request: web.Request) -> web.Response:
-    node, _ = request.app[NODE], operator_of(request)
+    node, _ = request.app[NODE], _auditor_of(request)
     refuse_as_of(request, "the log never changes; before shows it up to a time")
     asked = decode_query(request, LogQuery)
     before, types = _place(asked.cursor)[0], _types_named(asked.event_type)
@@ -138,6 +140,14 @@ async def audit_log(request: web.Request) -> web.Response:
         return LogPage(events=events, entries=events, cursor=cursor, has_more=cursor is not None)
 
     return json_response(await node.read(page))
+
+
+def _auditor_of(request: web.Request) -> Principal:
+    """An admin who reads every scope: what happened to a fact says that there is one."""
+    principal = operator_of(request)
+    if principal.key is not None and not set(ALL_SCOPES) <= set(principal.key.allowed_scopes):
+        raise InsufficientPermission("the audit tells of facts in every scope, and the key does not read all")
+    return principal
 
 
 def _audit_page(asked: AuditQuery, before: Place, view: View) -> AuditPage:

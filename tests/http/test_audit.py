@@ -8,6 +8,7 @@ import pytest
 
 from node.events import EVENT_TYPES
 from replay.things import Kind
+from tests.api_keys import bearer_for
 from tests.organisations import Organisation, issue
 from tests.replay.folders import make_folder
 from tests.served import ADMIN_KEY, NODE_ID, Served, fact
@@ -169,6 +170,18 @@ async def test_only_an_operator_reads_the_audit(http: Served, org_b: Organisatio
     for path in (AUDIT, LOG):
         assert (await http.send("GET", path, bearer=org_b.token(http))).status == 401
         assert (await http.send("GET", path, bearer=None)).status == 401
+
+
+async def test_a_key_reads_the_audit_that_administers_and_reads_every_scope(http: Served):
+    for path in (AUDIT, LOG):
+        auditor = await bearer_for(http, "admin")
+        (await http.send("GET", path, bearer=auditor)).expect(200)
+        for permissions, fields in (
+            (("read", "write", "federate"), {}),
+            (("read", "admin"), {"allowed_scopes": ["local", "team", "public"]}),
+        ):
+            bearer = await bearer_for(http, *permissions, **fields)
+            (await http.send("GET", path, bearer=bearer)).refused(403, "insufficient_permission")
 
 
 # The whole log.
