@@ -1,4 +1,4 @@
-"""The requests of stigmem-ts and of the MCP server on it, byte for byte as `fetch` sends them, against a real node.
+"""The requests of stigmem-ts and of the MCP server on it, as Node's `fetch` sends them, against a real node.
 
 Neither is in a registry; what they send is written down here, and what they read of the answers is looked at.
 """
@@ -15,11 +15,15 @@ from tests.clients.conftest import AGENT, NODE_ID
 from tests.scenarios.nodes import REQUEST_DEADLINE_S, Answer, RunningNode
 
 GREEN, RED = ({"type": "string", "v": word} for word in ("green", "red"))
-# What Node's fetch adds by itself; `Content-Type` is the client's own, on every request.
-HEADERS = (
+# In this order, and with these names, Node's fetch sends them; the client gives the three in the middle, on every request.
+HEAD = (
+    "{method} {path} HTTP/1.1\r\n"
+    "host: localhost:{port}\r\n"
     "connection: close\r\n"
     "Accept: application/json\r\n"
     "Content-Type: application/json\r\n"
+    "Authorization: Bearer {key}\r\n"
+    "{more}"
     "accept-language: *\r\n"
     "sec-fetch-mode: cors\r\n"
     "user-agent: node\r\n"
@@ -38,9 +42,8 @@ class TypeScript:
     ) -> Answer:
         if params:
             path += "?" + "&".join(f"{quote(name)}={encoded(value)}" for name, value in params.items())
-        head = f"{method} {path} HTTP/1.1\r\nhost: localhost:{self._port}\r\n{HEADERS}{headers}"
+        head = HEAD.format(method=method, path=path, port=self._port, key=self._key, more=headers)
         content = b"" if body is None else json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-        head += f"Authorization: Bearer {self._key}\r\n"
         head += f"content-length: {len(content)}\r\n\r\n" if body is not None else "\r\n"
         with socket.create_connection(("127.0.0.1", self._port), REQUEST_DEADLINE_S) as connection:
             connection.sendall(head.encode() + content)
