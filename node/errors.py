@@ -285,6 +285,20 @@ class GardenForbidden(Forbidden):
     code = "garden_forbidden"
 
 
+class MemberNotFound(NotFound):
+    code = "member_not_found"
+
+
+class MemberExists(Conflict):
+    code = "member_exists"
+
+
+class LastAdmin(Conflict):
+    """A garden would be left without an admin (PROTOCOL §6.1)."""
+
+    code = "last_admin"
+
+
 class GardenScopeMismatch(Invalid):
     code = "garden_scope_mismatch"
 

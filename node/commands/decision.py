@@ -43,6 +43,10 @@ class Principal(Struct, frozen=True, kw_only=True):
         """The admin key, an API key that is to be like it, or anybody where authentication is off (loopback only)."""
         return self.via in ("admin", "anonymous") or (self.key is not None and "admin" in self.key.permissions)
 
+    def may(self, permission: Permission) -> bool:
+        """Whether an API key has that permission; whoever else is no operator has none."""
+        return self.is_operator if self.key is None else permission in self.key.permissions
+
     def actor(self, *, credential: str | None = None) -> Actor:
         """How the log names this principal."""
         return Actor(

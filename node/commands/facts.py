@@ -15,13 +15,12 @@ from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
-from node.commands.gardens import find_garden
 from node.commands.quarantine import hold_reason, require_room
 from node.commands.reading import known_to
+from node.commands.roles import writable_garden
 from node.commands.seals import seal_of
 from node.commands.trust import judge
 from node.errors import (
-    GardenForbidden,
     GardenScopeMismatch,
     InsufficientPermission,
     InvalidField,
@@ -184,10 +183,7 @@ def _require_no_own_instruction(draft: Draft, grant: Grant, context: Context) ->
 def _garden(command: AssertFact, view: View) -> Garden | None:
     if command.garden is None:
         return None
-    if not command.principal.is_operator:
-        # Only operators are members of gardens; to anybody else one that exists and one that does not look alike.
-        raise GardenForbidden("garden_id: not a garden that you may write to")
-    garden = find_garden(command.garden, view)
+    garden = writable_garden(command.garden, command.principal, view)
     if garden.is_quarantine:
         raise QuarantineWriteForbidden("garden_id: nothing is asserted into a quarantine garden")
     if garden.scope != command.scope:
@@ -228,7 +224,7 @@ def is_parent_name(text: str) -> bool:
 def _superseded(command: AssertFact, draft: Draft, view: View, context: Context) -> tuple[str, ...]:
     if command.supersedes is False:
         return ()
-    # The record names what it supersedes: so only what the writer may read is looked at.
+    # The record names what it supersedes: so only what the writer may name is looked at.
     access = known_to(command.principal, view)
     speaker = (origin_of(draft.normal_source, context.node_id), draft.normal_source)
     if command.supersedes is True:

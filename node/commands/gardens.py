@@ -1,6 +1,6 @@
 """Gardens and moderation: creating and deleting gardens, promoting and rejecting what waits in quarantine (PROTOCOL §6).
 
-Always: only operators of this organisation moderate; no capability token does.
+Always: the gardens' own admins and moderators decide, and this node's operators; no capability token does.
 """
 
 import re
@@ -8,21 +8,24 @@ import re
 from msgspec import Struct
 
 from node.commands.decision import Context, Decision, Principal
+from node.commands.reading import reach_of
+from node.commands.roles import administered_garden, moderated_garden, writable_garden
 from node.errors import (
     FactAmbiguous,
     FactNotFound,
     FactNotQuarantinePending,
     GardenExists,
     GardenInUse,
-    GardenNotFound,
     GardenScopeMismatch,
     InsufficientPermission,
     InvalidField,
     QuarantineHasPendingFacts,
     QuarantineWriteForbidden,
+    ScopeNotPermitted,
 )
 from node.events.facts import Scope
 from node.events.gardens import FactPromoted, FactRejected, GardenCreated, GardenDeleted
+from node.projections.access import is_readable
 from node.projections.gardens import Garden, Held
 from node.projections.view import View
 from node.uris import check_plain, is_uuid
@@ -72,7 +75,7 @@ class RejectFact(Struct, frozen=True, kw_only=True):
 
 
 def decide_create_garden(command: CreateGarden, view: View, context: Context) -> Decision:
-    require_operator(command.principal)
+    _require_right_to_create(command, view)
     # A slug that looks like an id could stand for another garden wherever both are taken.
     if not _SLUG.fullmatch(command.slug) or is_uuid(command.slug):
         raise InvalidField("slug: lower-case letters, digits and inner hyphens, at most 64, and no UUID")
@@ -93,8 +96,7 @@ def decide_create_garden(command: CreateGarden, view: View, context: Context) ->
 
 
 def decide_delete_garden(command: DeleteGarden, view: View, context: Context) -> Decision:
-    require_operator(command.principal)
-    garden = find_garden(command.garden, view)
+    garden = administered_garden(command.garden, command.principal, view)
     if view.gardens.has_pending(garden.id):
         raise QuarantineHasPendingFacts("facts wait there for a moderator")
     if view.identity.settings().quarantine_garden_id == garden.id:
@@ -104,7 +106,7 @@ def decide_delete_garden(command: DeleteGarden, view: View, context: Context) ->
 
 def decide_promote_fact(command: PromoteFact, view: View, context: Context) -> Decision:
     held = _held_pending(command, view)
-    target = None if command.target is None else find_garden(command.target, view)
+    target = None if command.target is None else writable_garden(command.target, command.principal, view)
     if target is not None:
         _check_target(target, view.facts.at(held.place).fact.scope)
     event = FactPromoted(
@@ -129,20 +131,22 @@ def require_operator(principal: Principal) -> None:
         raise InsufficientPermission("only an admin of this node may do that")
 
 
-def find_garden(name: str, view: View, *, size: int | None = None) -> Garden:
-    """The garden of an id, slug or URI, now or where the log has `size` entries. Raises GardenNotFound."""
-    garden = view.gardens.by_id(name, size) or view.gardens.by_slug(name.rpartition("/garden/")[2], size)
-    if garden is None:
-        raise GardenNotFound("there is no such garden")
-    return garden
+def _require_right_to_create(command: CreateGarden, view: View) -> None:
+    principal = command.principal
+    if not principal.is_operator and not principal.may("write"):
+        raise InsufficientPermission("only an admin of this node, or a key that writes, makes gardens")
+    if command.is_quarantine and not principal.is_operator:
+        raise InsufficientPermission("quarantine: only an admin of this node makes quarantine gardens")
+    if command.scope not in reach_of(principal, view).scopes:
+        raise ScopeNotPermitted("scope: not one of this key's")
 
 
 def _held_pending(command: PromoteFact | RejectFact, view: View) -> Held:
-    require_operator(command.principal)
+    garden = moderated_garden(command.garden, command.principal, view)
     _check_text("reason", command.reason, MAX_REASON_CHARS)
-    garden = find_garden(command.garden, view)
-    found = view.gardens.held(garden.id, command.fact_id)
-    held = [one for one in found if command.origin in (None, one.origin)]
+    access = reach_of(command.principal, view)
+    found = (held for held in view.gardens.held(garden.id, command.fact_id) if command.origin in (None, held.origin))
+    held = [one for one in found if is_readable(view.facts.at(one.place), access)]
     if not held:
         raise FactNotFound("that fact is not in this garden's quarantine")
     pending = [one for one in held if one.status == "pending"]

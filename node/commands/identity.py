@@ -6,7 +6,7 @@ from msgspec import Struct
 from node import VERSION
 from node.canonical import b64url_encode
 from node.commands.decision import Context, Decision, Principal
-from node.commands.gardens import find_garden, require_operator
+from node.commands.gardens import require_operator
 from node.commands.manifests import (
     Manifest,
     check_form,
@@ -15,6 +15,7 @@ from node.commands.manifests import (
     check_succession,
     parse_stored,
 )
+from node.commands.roles import find_garden
 from node.errors import EntityNotOwned, GardenNotQuarantine, InvalidField, KeyMismatch, SelfSignForeignKey
 from node.events.event import NODE_ITSELF
 from node.events.identity import (

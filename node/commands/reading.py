@@ -10,9 +10,13 @@ from node.commands.decision import Principal, require_permission
 from node.errors import InsufficientCapability
 from node.events.api_keys import KeyGrant
 from node.events.facts import Scope
+from node.events.gardens import Role
 from node.events.tokens import Grant
 from node.projections.access import ALL_SCOPES, EVERYTHING, NOTHING, Access
 from node.projections.view import View
+
+# The roles that decide about what a garden holds in quarantine.
+MODERATING: tuple[Role, ...] = ("admin", "quarantine:moderator")
 
 
 def require_reader(principal: Principal) -> None:
@@ -26,24 +30,24 @@ def require_reader(principal: Principal) -> None:
 def readable_by(principal: Principal, view: View) -> Access:
     """What a principal may read. Raises what `require_reader` does."""
     require_reader(principal)
-    return known_to(principal, view)
+    return reach_of(principal, view)
 
 
 def known_to(principal: Principal, view: View) -> Access:
     """The facts that a writer may name: what it may read, or what it may write about."""
+    if principal.key is not None and not (principal.may("read") or principal.may("write")):
+        # Who neither reads nor writes facts may name none of them either.
+        return NOTHING
+    return reach_of(principal, view)
+
+
+def reach_of(principal: Principal, view: View) -> Access:
+    """How far a credential and the memberships of its bearer reach, whatever it is permitted to do there."""
     if principal.key is not None:
-        return _of_key(principal, principal.key)
+        return _reach_of_key(principal.key, principal, view)
     if principal.is_operator:
         return EVERYTHING
     return NOTHING if principal.grant is None else granted_by(principal.grant)
-
-
-def _of_key(principal: Principal, key: KeyGrant) -> Access:
-    if principal.is_operator:
-        return structs.replace(EVERYTHING, scopes=key.allowed_scopes)
-    # Who neither reads nor writes facts may name none of them either.
-    is_about_facts = "read" in key.permissions or "write" in key.permissions
-    return _outside_gardens(scopes=key.allowed_scopes) if is_about_facts else NOTHING
 
 
 def granted_by(grant: Grant) -> Access:
@@ -58,3 +62,20 @@ def granted_by(grant: Grant) -> Access:
 
 def _outside_gardens(*, scopes: tuple[Scope, ...] = ALL_SCOPES, entity_prefix: str | None = None) -> Access:
     return Access(scopes=scopes, entity_prefix=entity_prefix, gardens=frozenset(), moderates=frozenset())
+
+
+def _reach_of_key(key: KeyGrant, principal: Principal, view: View) -> Access:
+    if principal.is_operator:
+        return structs.replace(EVERYTHING, scopes=key.allowed_scopes)
+    gardens, moderates = [], []
+    for membership in view.members.of_entity(principal.entity):
+        garden = view.gardens.by_id(membership.garden_id)
+        # A member still needs the scope.
+        if garden is None or garden.scope not in key.allowed_scopes:
+            continue
+        gardens.append(garden.id)
+        if membership.role in MODERATING:
+            moderates.append(garden.id)
+    return Access(
+        scopes=key.allowed_scopes, entity_prefix=None, gardens=frozenset(gardens), moderates=frozenset(moderates)
+    )

@@ -20,12 +20,16 @@ from node.http.forms import Count
 H = TypeVar("H", bound=Handler)
 
 # public: no credential; admin: the admin key, or an API key with the permission `admin`; key: an API key;
-# token: a capability token; peer: a peer token.
-Who = Literal["public", "admin", "key", "token", "peer"]
+# member, its admin, its moderator: an API key in the name of somebody with that role in the garden; token: a capability token;
+# peer: a peer token.
+Who = Literal["public", "admin", "key", "member", "its admin", "its moderator", "token", "peer"]
 
 PUBLIC: tuple[Who, ...] = ("public",)
 ADMIN: tuple[Who, ...] = ("admin",)
 KEYS: tuple[Who, ...] = ("admin", "key")
+MEMBERS: tuple[Who, ...] = ("admin", "member")
+GARDEN_ADMINS: tuple[Who, ...] = ("admin", "its admin")
+MODERATORS: tuple[Who, ...] = ("admin", "its moderator")
 READERS: tuple[Who, ...] = ("admin", "key", "token")
 PEER: tuple[Who, ...] = ("peer",)
 

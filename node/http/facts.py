@@ -11,8 +11,8 @@ from node.commands.attestations import SIGNATURE_CHARS
 from node.commands.decision import Principal
 from node.commands.drafts import NAME_BYTES, StatedValue
 from node.commands.facts import AssertFact, needs_attestation, row_of
-from node.commands.gardens import find_garden
 from node.commands.reading import readable_by
+from node.commands.roles import find_garden, is_known
 from node.commands.served_facts import ShownValue
 from node.errors import (
     AttestationChainMismatch,
@@ -47,11 +47,11 @@ from node.http.forms import AsOf, Count, Share, Time
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
 from node.http.records import HeldRecord, Record, held_answer, new_record_of, record_of
-from node.projections.access import Access, is_readable, may_read
+from node.projections.access import Access, may_read, readable_at
 from node.projections.base import Place
 from node.projections.conflicts import At
 from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, page_of
-from node.projections.fact_rows import FactRow, row_at
+from node.projections.fact_rows import FactRow
 from node.projections.told_facts import told_by_id
 from node.projections.view import View
 from node.runtime import Node
@@ -265,12 +265,8 @@ def _answer_of(outcome: Outcome, view: View, node: Node) -> web.Response:
 def _find(name: str, access: Access, view: View, at: At) -> FactRow:
     """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
     stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
-    for now in stored:
-        row = row_at(now, at.size)
-        # Under the rights of now, what may not be read as it is now may not be read as it was.
-        if row is None or not (is_readable(now, access) and is_readable(row, access)):
-            continue
-        if row.shown_from is not None or not name.startswith(_CID_PREFIX):
+    for row in (readable_at(row, access, at.size) for row in stored):
+        if row is not None and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
             return row
     told = told_by_id(view, at, name)
     if told is not None and may_read(told, view, access):
@@ -318,12 +314,12 @@ def _garden_id(name: str | None, access: Access, view: View, size: int | None) -
         return None
     # Not there and not yours read alike (PROTOCOL §6.1).
     try:
-        garden_id = find_garden(name, view, size=size).id
+        garden = find_garden(name, view, size=size)
     except GardenNotFound as error:
         raise GardenForbidden("garden_id: no such garden, or not yours") from error
-    if not access.is_member(garden_id):
+    if not is_known(garden, access):
         raise GardenForbidden("garden_id: no such garden, or not yours")
-    return garden_id
+    return garden.id
 
 
 def _name(parameter: str, text: str | None) -> str | None:

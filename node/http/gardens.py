@@ -1,6 +1,7 @@
 """/v1/gardens and /v1/quarantine: gardens, and the moderation of what waits in them (PROTOCOL §6)."""
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Annotated, TypeVar, get_args
 
 import msgspec
@@ -8,12 +9,16 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
-from node.commands.gardens import CreateGarden, DeleteGarden, PromoteFact, RejectFact, find_garden
+from node.commands.decision import Principal
+from node.commands.gardens import CreateGarden, DeleteGarden, PromoteFact, RejectFact
+from node.commands.reading import reach_of
+from node.commands.roles import find_garden, is_known, known_garden, require_visitor
 from node.errors import (
     FactAmbiguous,
     FactNotFound,
     FactNotQuarantinePending,
     GardenExists,
+    GardenForbidden,
     GardenInUse,
     GardenNotFound,
     GardenNotQuarantine,
@@ -21,19 +26,21 @@ from node.errors import (
     InvalidCursor,
     QuarantineHasPendingFacts,
     QuarantineWriteForbidden,
+    ScopeNotPermitted,
 )
 from node.events.facts import Scope
-from node.http.auth import operator_of
+from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
-from node.http.describe import ADMIN, describes
+from node.http.describe import GARDEN_ADMINS, KEYS, MEMBERS, MODERATORS, describes
 from node.http.forms import AsOf, Count, Time, Uuid
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
 from node.http.records import QueueItem, queue_item, record_of
+from node.projections.access import Access, is_readable, readable_at
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At
-from node.projections.fact_rows import row_at
-from node.projections.gardens import Garden, QuarantineStatus
+from node.projections.fact_rows import FactRow
+from node.projections.gardens import Garden, QuarantineStatus, new_garden, place_in_listing
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -121,9 +128,9 @@ class QueueCursor(Struct, frozen=True, array_like=True):
 
 
 class GardensCursor(Struct, frozen=True, array_like=True):
-    """The last garden of a page of gardens, and the moment of a listing of the past."""
+    """The place of the last garden of a page of gardens, and the moment of a listing of the past."""
 
-    last_id: str
+    last: tuple[str, str]
     moment: Moment | None
 
 
@@ -135,13 +142,13 @@ class GardensQuery(Struct, frozen=True, kw_only=True):
 
 @describes(
     "create a garden",
-    who=ADMIN,
+    who=KEYS,
     body=GardenRequest,
     answers={201: GardenRecord},
-    refuses=(GardenExists,),
+    refuses=(GardenExists, ScopeNotPermitted),
 )
 async def create_garden(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], principal_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), GardenRequest)
     outcome = await node.execute(
         CreateGarden(
@@ -153,24 +160,30 @@ async def create_garden(request: web.Request) -> web.Response:
             is_quarantine=body.quarantine,
         )
     )
-    with node.view() as view:
-        return json_response(_shown(view.gardens.by_id(outcome.reply), node), 201)
+    entry = outcome.entries[0]
+    return json_response(_shown(new_garden(entry.event, offset=entry.offset, at_ms=entry.at_ms), node), 201)
 
 
-@describes("gardens", who=ADMIN, query=GardensQuery, answers={200: GardensPage}, refuses=(InvalidCursor,))
+@describes(
+    "the gardens that the caller is a member of",
+    who=KEYS,
+    query=GardensQuery,
+    answers={200: GardensPage},
+    refuses=(InvalidCursor,),
+)
 async def list_gardens(request: web.Request) -> web.Response:
-    node, _ = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], visitor_of(request)
     asked = decode_query(request, GardensQuery)
-    last_id, moment = _gardens_start(asked.cursor, moment_of(asked.as_of, node), node)
+    last, moment = _gardens_start(asked.cursor, moment_of(asked.as_of, node), node)
     with node.view() as view:
-        gardens = view.gardens.all(moment.past_size)
-    start = _after(last_id, gardens)
-    page = gardens[start : start + asked.limit]
-    has_more = start + len(page) < len(gardens)
+        access = reach_of(principal, view)
+        gardens = [garden for garden in view.gardens.all(moment.past_size) if is_known(garden, access)]
+    left = [garden for garden in gardens if last is None or place_in_listing(garden) > last]
+    page, has_more = left[: asked.limit], len(left) > asked.limit
     cursor = None
     if has_more:
         carried = None if moment.as_of is None else moment
-        cursor = b64url_encode(msgspec.msgpack.encode(GardensCursor(page[-1].id, carried)))
+        cursor = b64url_encode(msgspec.msgpack.encode(GardensCursor(place_in_listing(page[-1]), carried)))
     return json_response(
         GardensPage(gardens=[_shown(garden, node) for garden in page], cursor=cursor, has_more=has_more)
     )
@@ -178,39 +191,40 @@ async def list_gardens(request: web.Request) -> web.Response:
 
 @describes(
     "one garden, by id, slug or URI",
-    who=ADMIN,
+    who=MEMBERS,
     query=AsOfQuery,
     answers={200: GardenRecord},
     refuses=(GardenNotFound,),
 )
 async def get_garden(request: web.Request) -> web.Response:
-    node, _ = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], visitor_of(request)
     size = asked_moment(request).past_size
     with node.view() as view:
-        return json_response(_shown(find_garden(request.match_info["garden"], view, size=size), node))
+        return json_response(_shown(known_garden(request.match_info["garden"], principal, view, size=size), node))
 
 
 @describes(
     "delete a garden; its facts stay with node admins",
-    who=ADMIN,
+    who=GARDEN_ADMINS,
     answers={204: None},
     refuses=(GardenNotFound, GardenInUse, QuarantineHasPendingFacts),
 )
 async def delete_garden(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], principal_of(request)
     await node.execute(DeleteGarden(principal=principal, garden=request.match_info["garden"]))
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @describes(
     "admit a fact that waits in quarantine",
-    who=ADMIN,
+    who=MODERATORS,
     body=PromoteRequest,
     answers={200: Promoted},
     refuses=(
         FactAmbiguous,
         FactNotFound,
         FactNotQuarantinePending,
+        GardenForbidden,
         GardenNotFound,
         GardenNotQuarantine,
         GardenScopeMismatch,
@@ -218,7 +232,7 @@ async def delete_garden(request: web.Request) -> web.Response:
     ),
 )
 async def promote_fact(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], principal_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), PromoteRequest)
     outcome = await node.execute(
         PromoteFact(
@@ -242,13 +256,13 @@ async def promote_fact(request: web.Request) -> web.Response:
 
 @describes(
     "reject a fact that waits in quarantine",
-    who=ADMIN,
+    who=MODERATORS,
     body=RejectRequest,
     answers={200: RejectedFact},
     refuses=(FactAmbiguous, FactNotFound, FactNotQuarantinePending, GardenNotFound, GardenNotQuarantine),
 )
 async def reject_fact(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
+    node, principal = request.app[NODE], principal_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), RejectRequest)
     outcome = await node.execute(
         RejectFact(
@@ -270,31 +284,38 @@ async def reject_fact(request: web.Request) -> web.Response:
 
 @describes(
     "facts in quarantine, newest first; without a status, all",
-    who=ADMIN,
+    who=KEYS,
     query=QueueQuery,
     answers={200: QueuePage},
-    refuses=(GardenNotFound, InvalidCursor),
+    refuses=(GardenForbidden, InvalidCursor),
 )
 async def list_quarantine(request: web.Request) -> web.Response:
-    node, _ = request.app[NODE], operator_of(request)
+    """What the gardens hold that the caller moderates; to whoever moderates none, nothing."""
+    node, principal = request.app[NODE], visitor_of(request)
     asked = decode_query(request, QueueQuery)
     before, moment = _queue_start(asked.cursor, moment_of(asked.as_of, node), node)
-    return json_response(await node.read(lambda view: _queue(asked, before, moment, view, node)))
+    return json_response(
+        await node.read(lambda view: _queue(asked, before, moment, reach_of(principal, view), view, node))
+    )
 
 
-def _queue(asked: QueueQuery, before: Place, moment: Moment, view: View, node: Node) -> QueuePage:
+def visitor_of(request: web.Request) -> Principal:
+    """The request's principal, to whom gardens may be shown at all."""
+    principal = principal_of(request)
+    require_visitor(principal)
+    return principal
+
+
+def _queue(asked: QueueQuery, before: Place, moment: Moment, access: Access, view: View, node: Node) -> QueuePage:
     at, size = moment.at, moment.past_size
-    gardens = [find_garden(asked.garden_id, view, size=size)] if asked.garden_id else view.gardens.all(size)
     is_past = size is not None
-    waiting = sorted(_held_then(asked, gardens, at, view) if is_past else _held(asked, gardens, view), reverse=True)
-    left = [place for place in waiting if place < before]
+    gardens = _moderated(asked.garden_id, access, view, size)
+    held = _held_then(asked, gardens, access, at, view) if is_past else _held(asked, gardens, access, view)
+    waiting = sorted(held, key=attrgetter("place"), reverse=True)
+    left = [row for row in waiting if row.place < before]
     page = left[: asked.limit]
-    cursor = QueueCursor(page[-1], moment if is_past else None) if len(left) > len(page) else None
-    rows = (view.facts.at(place) for place in page)
-    if is_past:
-        records = [record_of(row_at(row, at.size), view, node, at=at, is_past=True) for row in rows]
-    else:
-        records = [record_of(row, view, node) for row in rows]
+    cursor = QueueCursor(page[-1].place, moment if is_past else None) if len(left) > len(page) else None
+    records = [record_of(row, view, node, at=at if is_past else None, is_past=is_past) for row in page]
     return QueuePage(
         items=[queue_item(record) for record in records],
         total=len(waiting),
@@ -302,21 +323,40 @@ def _queue(asked: QueueQuery, before: Place, moment: Moment, view: View, node: N
     )
 
 
-def _held(asked: QueueQuery, gardens: list[Garden], view: View) -> Iterator[Place]:
+def _moderated(name: str | None, access: Access, view: View, size: int | None) -> list[Garden]:
+    """The gardens that are asked for and that the caller moderates. Raises GardenForbidden for one that is named and is none."""
+    if name is None:
+        return [garden for garden in view.gardens.all(size) if _is_moderated(garden, access)]
+    try:
+        garden = find_garden(name, view, size=size)
+    except GardenNotFound as error:
+        raise GardenForbidden("garden_id: no such garden, or not yours") from error
+    if not _is_moderated(garden, access):
+        raise GardenForbidden("garden_id: no such garden, or not yours")
+    return [garden]
+
+
+def _is_moderated(garden: Garden, access: Access) -> bool:
+    return is_known(garden, access) and access.is_moderator(garden.id)
+
+
+def _held(asked: QueueQuery, gardens: list[Garden], access: Access, view: View) -> Iterator[FactRow]:
     statuses = get_args(QuarantineStatus) if asked.quarantine_status is None else (asked.quarantine_status,)
     for garden in gardens:
         for status in statuses:
-            yield from view.gardens.queue(garden.id, status, before=LAST_PLACE)
+            rows = map(view.facts.at, view.gardens.queue(garden.id, status, before=LAST_PLACE))
+            # Who moderates need not have the fact's scope, nor be a member of the garden that it was admitted to.
+            yield from (row for row in rows if is_readable(row, access))
 
 
-def _held_then(asked: QueueQuery, gardens: list[Garden], at: At, view: View) -> Iterator[Place]:
+def _held_then(asked: QueueQuery, gardens: list[Garden], access: Access, at: At, view: View) -> Iterator[FactRow]:
     """What has been decided since may have had another status then: it is looked for under all of them."""
     for garden in gardens:
         for status in get_args(QuarantineStatus):
             for place in view.gardens.queue(garden.id, status, before=(at.size, 0)):
-                then = row_at(view.facts.at(place), at.size)
-                if asked.quarantine_status in (None, then.quarantine_status):
-                    yield place
+                then = readable_at(view.facts.at(place), access, at.size)
+                if then is not None and asked.quarantine_status in (None, then.quarantine_status):
+                    yield then
 
 
 def _queue_start(text: str | None, moment: Moment, node: Node) -> tuple[Place, Moment]:
@@ -329,21 +369,11 @@ def _queue_start(text: str | None, moment: Moment, node: Node) -> tuple[Place, M
     return cursor.place, carried
 
 
-def _gardens_start(text: str | None, moment: Moment, node: Node) -> tuple[str | None, Moment]:
+def _gardens_start(text: str | None, moment: Moment, node: Node) -> tuple[tuple[str, str] | None, Moment]:
     if not text:
         return None, moment
     cursor = _opened(text, GardensCursor)
-    return cursor.last_id, _carried(cursor.moment, moment, node)
-
-
-def _after(last_id: str | None, gardens: list[Garden]) -> int:
-    """Where the next page of gardens begins."""
-    if last_id is None:
-        return 0
-    try:
-        return next(index for index, garden in enumerate(gardens) if garden.id == last_id) + 1
-    except StopIteration as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+    return cursor.last, _carried(cursor.moment, moment, node)
 
 
 def _opened(text: str, cursor: type[Cursor]) -> Cursor:

@@ -138,8 +138,10 @@ def _operation(route: web.RouteDef, said: Description) -> Json:
 
 
 def _credentials(said: Description) -> Iterable[Who]:
-    """Whose credentials are taken: an API key may have the permission `admin`."""
-    return dict.fromkeys((*said.who, "key")) if "admin" in said.who else said.who
+    """Whose credentials are taken: an API key may have the permission `admin`, or be in the name of a garden's member."""
+    if "admin" not in said.who:
+        return said.who
+    return ("admin", "key", *(["token"] if "token" in said.who else []))
 
 
 def _places(path: str) -> list[Json]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from node.events.facts import Scope
 from node.projections import told_facts
-from node.projections.fact_rows import FactRow
+from node.projections.fact_rows import FactRow, row_at
 from node.projections.view import View
 from node.uris import lies_under, normal_uri
 
@@ -52,6 +52,17 @@ def is_readable(row: FactRow, access: Access) -> bool:
     if row.garden_id is not None and not access.is_member(row.garden_id):
         return False
     return row.shown_from is not None or access.is_moderator(row.quarantine_garden_id)
+
+
+def readable_at(row: FactRow, access: Access, size: int) -> FactRow | None:
+    """The row as the first `size` entries of the log make it; None where they do not bring it or the caller may not read it.
+
+    Rights are those of now: what may not be read as it is now may not be read as it was.
+    """
+    then = row_at(row, size)
+    return (
+        then if then is not None and is_readable(row, access) and (then is row or is_readable(then, access)) else None
+    )
 
 
 def may_read(row: FactRow, view: View, access: Access) -> bool:

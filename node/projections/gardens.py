@@ -61,6 +61,27 @@ class Held(Struct, frozen=True, array_like=True):
     decision_reason: str | None
 
 
+def new_garden(created: GardenCreated, *, offset: int, at_ms: int) -> Garden:
+    """A garden's row when it is made, by the entry at `offset`."""
+    return Garden(
+        created.id,
+        created.slug,
+        created.name,
+        created.scope,
+        created.description,
+        created.is_quarantine,
+        format_ms(at_ms),
+        created.created_by,
+        offset,
+        None,
+    )
+
+
+def place_in_listing(garden: Garden) -> tuple[str, str]:
+    """What gardens are listed by, oldest first."""
+    return garden.created_at, garden.id
+
+
 _BY_ID = TableSpec("gardens/by_id", Garden)
 _BY_SLUG = TableSpec("gardens/by_slug", bytes)
 _HELD = TableSpec("gardens/held", Held)
@@ -98,7 +119,7 @@ class Gardens(Projection):
     def all(self, size: int | None = None) -> list[Garden]:
         """Gardens that exist, or did where the log has `size` entries, oldest first."""
         gardens = [garden for _, garden in self.table(_BY_ID).scan() if garden.stands(size)]
-        return sorted(gardens, key=lambda garden: (garden.created_at, garden.id))
+        return sorted(gardens, key=place_in_listing)
 
     def held(self, garden_id: str, fact_id: str) -> list[Held]:
         """What is known of the facts of that id in that garden's quarantine, one per origin, decided or not."""
@@ -142,18 +163,7 @@ class Gardens(Projection):
                 pass  # no other event is about gardens or quarantine
 
     def _create(self, entry: Entry, created: GardenCreated) -> None:
-        garden = Garden(
-            created.id,
-            created.slug,
-            created.name,
-            created.scope,
-            created.description,
-            created.is_quarantine,
-            format_ms(entry.at_ms),
-            created.created_by,
-            entry.offset,
-            None,
-        )
+        garden = new_garden(created, offset=entry.offset, at_ms=entry.at_ms)
         self.table(_BY_ID).put(text_key(created.id), garden)
         self.table(_BY_SLUG).put(text_key(created.slug), created.id.encode())
 

@@ -283,7 +283,13 @@ async def test_a_parent_that_a_key_may_not_read_is_as_unknown_as_none(http: Serv
 async def test_admin_opens_the_admin_routes_and_brings_neither_read_nor_write(http: Served):
     plain, admin = await bearer_for(http, "read", "write", "federate"), await bearer_for(http, "admin")
 
-    for path in (KEYS, "/v1/admin/config", "/v1/admin/audit-log", "/v1/gardens", "/v1/federation/capability-tokens"):
+    for path in (
+        KEYS,
+        "/v1/admin/config",
+        "/v1/admin/audit-log",
+        "/v1/trust?source=x",
+        "/v1/federation/capability-tokens",
+    ):
         (await read(http, plain, path)).refused(403, "insufficient_permission")
         (await read(http, admin, path)).expect(200)
     (await read(http, admin)).refused(403, "insufficient_permission")

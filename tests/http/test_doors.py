@@ -68,6 +68,8 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
     "POST /v1/facts/batch": ({"facts": [fact()], "atomic": True}, 8 << 20),
     "PATCH /v1/admin/config": ({"trust_mode": "relaxed", "blocked_sources": ["agent:mallory"]}, 1 << 20),
     "POST /v1/gardens": ({"slug": "den", "name": "Den", "scope": "team"}, 1 << 16),
+    "POST /v1/gardens/{garden}/members": ({"entity_uri": "user:alice", "role": "reader"}, 1 << 16),
+    "PATCH /v1/gardens/{garden}/members/{entity_uri:.+}": ({"role": "reader"}, 1 << 16),
     "POST /v1/gardens/{garden}/promote": ({"fact_id": UNKNOWN_ID, "target_garden_id": None, "reason": ""}, 1 << 16),
     "POST /v1/gardens/{garden}/reject": ({"fact_id": UNKNOWN_ID, "reason": ""}, 1 << 16),
     "POST /v1/conflicts/{conflict_id}/resolve": (
@@ -112,6 +114,8 @@ REQUIRED = {
     "POST /v1/facts": ("entity", "relation", "value", "source"),
     "POST /v1/facts/batch": ("facts",),
     "POST /v1/gardens": ("slug", "name", "scope"),
+    "POST /v1/gardens/{garden}/members": ("entity_uri", "role"),
+    "PATCH /v1/gardens/{garden}/members/{entity_uri:.+}": ("role",),
     "POST /v1/gardens/{garden}/promote": ("fact_id",),
     "POST /v1/gardens/{garden}/reject": ("fact_id",),
     "POST /v1/conflicts/{conflict_id}/resolve": (),
