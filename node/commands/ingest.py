@@ -9,7 +9,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from node.canonical import b64url_decode, fact_hash, seal_message, value_text
+from node.canonical import b64url_decode, fact_hash, seal_message
 from node.clock import parse_hlc
 from node.commands.attestations import SIGNATURE_CHARS, check_attestations, is_attested_by_source
 from node.commands.decision import Context
@@ -38,7 +38,7 @@ from node.errors import (
     SealInvalid,
     SourceNotOwned,
 )
-from node.events.facts import Fact, Resolution, Scope, body_of, cid_of
+from node.events.facts import Fact, Resolution, Scope, body_of, recomputed_cid
 from node.events.peers import BatchRefusal
 from node.keys import verify
 from node.projections.peers import Peer
@@ -300,11 +300,7 @@ def check_hlc(hlc: str | None, context: Context) -> None:
 
 
 def _checked_cid(wire: WireFact, draft: Draft) -> str:
-    cid = cid_of(draft)
-    if wire.cid in (None, cid):
-        return cid
-    # PROTOCOL §2.3: some nodes hash the integer text of a number that they send as a float.
-    text = value_text(draft.value.type, draft.value.v)
-    if draft.value.type == "number" and text.endswith(".0") and wire.cid == cid_of(draft, text[:-2]):
-        return wire.cid
-    raise CidMismatch("cid: not this fact's")
+    cid = recomputed_cid(draft, wire.cid)
+    if wire.cid not in (None, cid):
+        raise CidMismatch("cid: not this fact's")
+    return cid

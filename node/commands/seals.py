@@ -5,13 +5,13 @@ Always: a node with federation on seals at write what may travel; what was writt
 
 from itertools import islice
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from node.canonical import b64url_encode
+from node.canonical import b64url_decode, b64url_encode
 from node.commands.decision import Context, Decision
 from node.events.event import NODE_ITSELF
 from node.events.facts import Fact, FactsSealed, Seal, sealed_bytes
-from node.keys import Signer
+from node.keys import Signer, verify
 from node.projections.view import View
 
 MAX_SEALS = 500
@@ -28,6 +28,16 @@ def decide_seal_facts(command: SealFacts, view: View, context: Context) -> Decis
     seals = tuple(Seal(fact_id=row.fact.id, seal=seal_of(row.fact, context.signer)) for row in rows)
     event = FactsSealed(origin=context.node_id, seals=seals)
     return Decision(events=(event,), actor=NODE_ITSELF, reply=len(rows))
+
+
+def seal_holds(fact: Fact, public_key: bytes) -> bool:
+    """Whether a fact's seal is that key's. A peer's record without a clock was given one here, which its seal does not cover."""
+    clocks = [fact.hlc] if fact.received_from is None else [fact.hlc, ""]
+    try:
+        seal = b64url_decode(fact.seal or "")
+        return any(verify(public_key, sealed_bytes(structs.replace(fact, hlc=hlc)), seal) for hlc in clocks)
+    except ValueError:
+        return False
 
 
 def seal_of(fact: Fact, signer: Signer) -> str:

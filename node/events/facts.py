@@ -100,6 +100,16 @@ def cid_of(stated: Stated, number_text: str | None = None) -> str:
     )
 
 
+def recomputed_cid(stated: Stated, cid: str | None) -> str:
+    """The CID made anew, in the spelling of `cid` where that is one: some nodes hash a number's integer text (PROTOCOL §2.3)."""
+    computed = cid_of(stated)
+    if cid in (None, computed) or stated.value.type != "number":
+        return computed
+    text = value_text(stated.value.type, stated.value.v)
+    as_integer = cid_of(stated, text.removesuffix(".0"))
+    return as_integer if as_integer == cid else computed
+
+
 def sealed_bytes(fact: Fact) -> bytes:
     """What a fact's seal is a signature over (PROTOCOL §2.4)."""
     return seal_message(

@@ -23,6 +23,7 @@ from node.http import (
     members,
     ops,
     peers,
+    provenance,
     tokens,
 )
 from node.http.errors import answer_refusals
@@ -56,6 +57,9 @@ ROUTES = (
     web.get("/v1/facts", facts.list_facts),
     web.get("/v1/facts/{fact_id}", facts.get_fact),
     web.get("/v1/facts/{fact_id}/body", facts.get_body),
+    web.post("/v1/facts/{fact_id}/verify-cid", provenance.verify_cid),
+    web.get("/v1/facts/{fact_id}/provenance", provenance.get_provenance),
+    web.get("/v1/entities/{entity_uri:.+}/history", provenance.entity_history),
     web.get("/v1/conflicts", conflicts.list_conflicts),
     web.post("/v1/conflicts/{conflict_id}/resolve", conflicts.resolve_conflict),
     web.post("/v1/gardens", gardens.create_garden),

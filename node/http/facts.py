@@ -2,17 +2,14 @@
 
 from typing import Annotated, Literal
 
-import msgspec
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from msgspec import Meta, Struct
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.attestations import SIGNATURE_CHARS
 from node.commands.decision import Principal
 from node.commands.drafts import NAME_BYTES, StatedValue
 from node.commands.facts import AssertFact, needs_attestation, row_of
 from node.commands.reading import readable_by
-from node.commands.roles import find_garden, is_known
 from node.commands.served_facts import ShownValue
 from node.errors import (
     AttestationChainMismatch,
@@ -24,9 +21,6 @@ from node.errors import (
     InsufficientCapability,
     InsufficientPermission,
     InvalidCursor,
-    InvalidField,
-    InvalidParameter,
-    InvalidUri,
     ProvenanceHashInvalid,
     ProvenanceInvalid,
     ProvenanceUnknownParent,
@@ -43,25 +37,18 @@ from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
-from node.http.forms import AsOf, Count, Share, Time
+from node.http.fact_pages import FactsPage, FactsQuery, listing
+from node.http.forms import Share, Time
 from node.http.keys import COUNTERSIGNER, NODE
-from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
+from node.http.moments import AsOfQuery, asked_moment, moment_of
 from node.http.records import HeldRecord, Record, held_answer, new_record_of, record_of
-from node.projections.access import Access, may_read, readable_at
-from node.projections.base import Place
-from node.projections.conflicts import At
-from node.projections.fact_queries import EXACT_TOTAL_MAX, FactPage, FactQuery, Snapshot, page_of
-from node.projections.fact_rows import FactRow
-from node.projections.told_facts import told_by_id
+from node.projections.fact_queries import find_fact
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
-from node.times import parse_rfc3339
-from node.uris import normal_relation, normal_uri
 from node.writer import Outcome
 
 MAX_FACT_BYTES = 1 << 20
-_CID_PREFIX = "sha256:"
 
 
 class ParentRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,35 +77,6 @@ class FactRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     write_mode: Literal["assert", "summarize_with_provenance"] = "assert"
 
 
-class FactsQuery(Struct, frozen=True, kw_only=True):
-    """The parameters of GET /v1/facts (PROTOCOL §2.5)."""
-
-    entity: str | None = None
-    relation: str | None = None
-    source: str | None = None
-    scope: Scope | None = None
-    garden_id: str | None = None
-    min_confidence: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    after: str | None = None
-    before: str | None = None
-    include_contradicted: bool = False
-    include_expired: bool = False
-    include_retracted: bool = False
-    as_of: AsOf | None = None
-    cursor: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    order: Literal["desc", "asc"] = "desc"
-
-
-class FactsPage(Struct, frozen=True, kw_only=True):
-    """`total` counts all that was asked for, up to 10,000; of more it says so with `total_is_minimum`."""
-
-    facts: list[Record]
-    total: Count
-    cursor: str | None
-    total_is_minimum: bool | UnsetType = UNSET
-
-
 class SignedBody(Struct, frozen=True, kw_only=True):
     """The fact body (PROTOCOL §2.4): canonical JSON, the bytes that attestations sign."""
 
@@ -129,15 +87,6 @@ class SignedBody(Struct, frozen=True, kw_only=True):
     source: str
     ts: Time
     value: ShownValue
-
-
-class Cursor(Struct, frozen=True, array_like=True):
-    """A place in a listing: the snapshot of its first page, the last place shown, a digest of what was asked, and its `as_of`."""
-
-    snapshot: Snapshot
-    place: Place
-    asked: int
-    as_of: str | None
 
 
 # What a fact that is asserted can be refused with, for itself and for whose it is.
@@ -217,8 +166,7 @@ async def list_facts(request: web.Request) -> web.Response:
     asked = decode_query(request, FactsQuery)
     # Before the view is opened, which then holds at least what was announced.
     moment = moment_of(asked.as_of, node)
-    answer = await node.read(lambda view: _listing(asked, moment, readable_by(principal, view), view, node))
-    return json_response(answer)
+    return json_response(await node.read(lambda view: listing(asked, moment, readable_by(principal, view), view, node)))
 
 
 @describes(
@@ -232,7 +180,7 @@ async def get_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
     moment = asked_moment(request)
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
+        row = find_fact(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
         return json_response(record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None))
 
 
@@ -248,7 +196,7 @@ async def get_body(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
     moment = asked_moment(request)
     with node.view() as view:
-        row = _find(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
+        row = find_fact(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
         node.vouch_for((row,))
         body = body_of(row.fact)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
@@ -260,107 +208,3 @@ def _answer_of(outcome: Outcome, view: View, node: Node) -> web.Response:
     if record.quarantine_status is None:
         return json_response(record, 201)
     return json_response(held_answer(record), 202)
-
-
-def _find(name: str, access: Access, view: View, at: At) -> FactRow:
-    """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
-    stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
-    for row in (readable_at(row, access, at.size) for row in stored):
-        if row is not None and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
-            return row
-    told = told_by_id(view, at, name)
-    if told is not None and may_read(told, view, access):
-        return told
-    raise FactNotFound("there is no such fact")
-
-
-def _listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> FactsPage:
-    cursor = _opened(asked.cursor, moment, node) if asked.cursor else None
-    snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else cursor.snapshot
-    as_of = moment.as_of if cursor is None else cursor.as_of
-    query = _query(asked, access, view, size=None if as_of is None else snapshot.size)
-    digest = _digest(query)
-    if cursor is not None and cursor.asked != digest:
-        raise InvalidCursor("cursor: not one of this listing's")
-    place, at = None if cursor is None else cursor.place, At(snapshot.size, snapshot.now_ms)
-    page = page_of(view, query, access, snapshot, limit=asked.limit, after=place)
-    return FactsPage(
-        facts=[record_of(row, view, node, at=at, is_past=as_of is not None) for row in page.rows],
-        total=min(page.total, EXACT_TOTAL_MAX),
-        cursor=_next(page, snapshot, digest, as_of),
-        total_is_minimum=True if page.total > EXACT_TOTAL_MAX else UNSET,
-    )
-
-
-def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -> FactQuery:
-    return FactQuery(
-        entity=_name("entity", asked.entity),
-        relation=_relation(asked.relation),
-        source=_name("source", asked.source),
-        scope=asked.scope,
-        garden_id=_garden_id(asked.garden_id, access, view, size),
-        min_confidence=asked.min_confidence,
-        after_ms=_time("after", asked.after),
-        before_ms=_time("before", asked.before),
-        includes_expired=asked.include_expired,
-        includes_retracted=asked.include_retracted,
-        includes_contradicted=asked.include_contradicted,
-        is_ascending=asked.order == "asc",
-    )
-
-
-def _garden_id(name: str | None, access: Access, view: View, size: int | None) -> str | None:
-    if name is None:
-        return None
-    # Not there and not yours read alike (PROTOCOL §6.1).
-    try:
-        garden = find_garden(name, view, size=size)
-    except GardenNotFound as error:
-        raise GardenForbidden("garden_id: no such garden, or not yours") from error
-    if not is_known(garden, access):
-        raise GardenForbidden("garden_id: no such garden, or not yours")
-    return garden.id
-
-
-def _name(parameter: str, text: str | None) -> str | None:
-    try:
-        return None if text is None else normal_uri(text)
-    except InvalidUri as error:
-        raise InvalidParameter(f"{parameter}: not a name that a fact can carry") from error
-
-
-def _relation(text: str | None) -> str | None:
-    try:
-        return None if text is None else normal_relation(text)
-    except InvalidField as error:
-        raise InvalidParameter("relation: not one that a fact can carry") from error
-
-
-def _time(parameter: str, text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_rfc3339(text)
-    except ValueError as error:
-        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
-
-
-def _digest(query: FactQuery) -> int:
-    return int.from_bytes(msgspec.msgpack.encode(query), "big") % (2**61 - 1)
-
-
-def _opened(text: str, moment: Moment, node: Node) -> Cursor:
-    try:
-        cursor = msgspec.msgpack.decode(b64url_decode(text), type=Cursor)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
-    check_moment(moment, cursor.as_of)
-    is_size = 0 <= cursor.snapshot.size <= node.log.announced().size
-    if not (is_size and 0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):
-        raise InvalidCursor("cursor: not one of this listing's")
-    return cursor
-
-
-def _next(page: FactPage, snapshot: Snapshot, digest: int, as_of: str | None) -> str | None:
-    if page.last is None:
-        return None
-    cursor = Cursor(structs.replace(snapshot, total=page.total), page.last, digest, as_of)
-    return b64url_encode(msgspec.msgpack.encode(cursor))

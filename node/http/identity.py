@@ -46,6 +46,7 @@ from node.http.exchange import TOLD_MS
 from node.http.forms import Base64Url, Count, Sha256, Share, Time, Uuid
 from node.http.keys import NODE, SYNC
 from node.http.moments import refuse_as_of
+from node.http.paths import uri_in_path
 from node.http.quotas import quota_of
 from node.projections.access import ALL_SCOPES
 from node.projections.identity import OwnManifest
@@ -288,7 +289,7 @@ async def put_manifest(request: web.Request) -> web.Response:
 async def get_manifest(request: web.Request) -> web.Response:
     """The manifest held of an entity: our own, with its proof, a registered peer's, or the one that all relays agree on."""
     refuse_as_of(request, "a manifest is shown as it is held now")
-    node, entity_uri = request.app[NODE], request.match_info["entity_uri"]
+    node, entity_uri = request.app[NODE], _named(uri_in_path(request, "entity_uri"))
     if entity_uri == node.node_id:
         standing = _standing(node)
         members = msgspec.json.decode(standing.manifest)
@@ -400,6 +401,14 @@ def _rights_of(principal: Principal) -> dict[str, object]:
         "expires_at": grant.expiry,
         "capability": grant,
     }
+
+
+def _named(text: str) -> str:
+    """In normal form; a foreign node's id that has none as it is, byte for byte (PROTOCOL §1)."""
+    try:
+        return normal_uri(text)
+    except InvalidUri:
+        return text
 
 
 def _standing(node: Node) -> OwnManifest:

@@ -197,6 +197,10 @@ class Conflicts(Projection):
         row = None if conflict.resolved_by is None else self._facts.at(conflict.resolved_by)
         return None if row is None or row.shown_from is None or row.shown_from[0] >= at.size else row
 
+    def settled_from(self, place: Place) -> Place | None:
+        """From where on a resolution has put a fact aside."""
+        return self.table(_SETTLED).get(place_key(place))
+
     def is_live(self, row: FactRow, at: At) -> bool:
         """Whether a fact takes part in contradictions."""
         return (
@@ -205,7 +209,7 @@ class Conflicts(Projection):
             and row.fact.confidence > 0.0
             and _expires_ms(row.fact) > at.now_ms
             and not self._is_out(self._facts.withdrawn_from(row.place), at)
-            and not self._is_out(self.table(_SETTLED).get(place_key(row.place)), at)
+            and not self._is_out(self.settled_from(row.place), at)
         )
 
     def standing(self, row: FactRow, at: At) -> Standing:
@@ -216,7 +220,7 @@ class Conflicts(Projection):
         group = self._groups.get(key)
         if group is None or (group.only is not None and not group.has_past):
             return _UNDISPUTED
-        if self._is_out(self.table(_SETTLED).get(place_key(row.place)), at):
+        if self._is_out(self.settled_from(row.place), at):
             return _SETTLED_LOSER
         if not self.is_live(row, at):
             return _UNDISPUTED

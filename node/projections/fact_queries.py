@@ -1,4 +1,4 @@
-"""Pages of facts: filters, authorisation, expiry and withdrawal as of one snapshot (PROTOCOL §2.5).
+"""Single facts by name, and pages of facts: filters, authorisation, expiry and withdrawal as of one snapshot (PROTOCOL §2.5).
 
 Always: a page and its total hold only what the caller may read; all pages of one cursor show the state at its first page's offset.
 Newest first in log order, or oldest first with `is_ascending`.
@@ -12,9 +12,10 @@ from operator import attrgetter
 
 from msgspec import Struct
 
+from node.errors import FactNotFound
 from node.events.facts import Fact, Scope
 from node.projections import told_facts
-from node.projections.access import Access, may_read
+from node.projections.access import Access, may_read, readable_at
 from node.projections.base import LAST_PLACE, Place
 from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow, row_at
@@ -24,6 +25,7 @@ from node.times import parse_rfc3339
 from node.uris import normal_relation, normal_uri
 
 EXACT_TOTAL_MAX = 10_000
+_CID_PREFIX = "sha256:"
 
 
 class FactQuery(Struct, frozen=True, kw_only=True):
@@ -72,6 +74,18 @@ def page_of(
         rows.append(row_at(row, snapshot.size))
     total = _total(view, query, access, snapshot) if snapshot.total is None else snapshot.total
     return FactPage(rows=rows, total=total, last=rows[-1].place if has_more and rows else None)
+
+
+def find_fact(name: str, access: Access, view: View, at: At) -> FactRow:
+    """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
+    stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
+    for row in (readable_at(row, access, at.size) for row in stored):
+        if row is not None and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
+            return row
+    told = told_facts.told_by_id(view, at, name)
+    if told is not None and may_read(told, view, access):
+        return told
+    raise FactNotFound("there is no such fact")
 
 
 def is_expired(fact: Fact, now_ms: int) -> bool:

@@ -1,0 +1,179 @@
+"""Pages of facts over HTTP: what may be asked for, and the cursor that leads on (PROTOCOL §2.5).
+
+Always: a cursor goes with what was asked for; all its pages show the state at its first page's offset, with one total.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
+
+from node.canonical import b64url_decode, b64url_encode
+from node.commands.roles import find_garden, is_known
+from node.errors import GardenForbidden, GardenNotFound, InvalidCursor, InvalidField, InvalidParameter, InvalidUri
+from node.events.facts import Scope
+from node.http.forms import AsOf, Count
+from node.http.moments import Moment, check_moment
+from node.http.records import Record, record_of
+from node.projections.access import Access
+from node.projections.base import Place
+from node.projections.conflicts import At
+from node.projections.fact_queries import EXACT_TOTAL_MAX, FactQuery, Snapshot, page_of
+from node.projections.fact_rows import FactRow
+from node.projections.view import View
+from node.runtime import Node
+from node.times import parse_rfc3339
+from node.uris import normal_relation, normal_uri
+
+
+class FactsQuery(Struct, frozen=True, kw_only=True):
+    """The parameters of GET /v1/facts (PROTOCOL §2.5)."""
+
+    entity: str | None = None
+    relation: str | None = None
+    source: str | None = None
+    scope: Scope | None = None
+    garden_id: str | None = None
+    min_confidence: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    after: str | None = None
+    before: str | None = None
+    include_contradicted: bool = False
+    include_expired: bool = False
+    include_retracted: bool = False
+    as_of: AsOf | None = None
+    cursor: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    order: Literal["desc", "asc"] = "desc"
+
+
+class FactsPage(Struct, frozen=True, kw_only=True):
+    """`total` counts all that was asked for, up to 10,000; of more it says so with `total_is_minimum`."""
+
+    facts: list[Record]
+    total: Count
+    cursor: str | None
+    total_is_minimum: bool | UnsetType = UNSET
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """The facts of a page as its snapshot has them, how many match in all (at most EXACT_TOTAL_MAX + 1), and where to go on."""
+
+    rows: list[FactRow]
+    at: At
+    is_past: bool
+    total: int
+    cursor: str | None
+
+    @property
+    def counted(self) -> int:
+        return min(self.total, EXACT_TOTAL_MAX)
+
+    @property
+    def is_counted_in_part(self) -> bool | UnsetType:
+        """True where there are more than were counted; else there is nothing to say."""
+        return True if self.total > EXACT_TOTAL_MAX else UNSET
+
+
+class Cursor(Struct, frozen=True, array_like=True):
+    """A place in a listing: the snapshot of its first page, the last place shown, a digest of what was asked, and its `as_of`."""
+
+    snapshot: Snapshot
+    place: Place
+    asked: int
+    as_of: str | None
+
+
+def listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> FactsPage:
+    """The answer of GET /v1/facts."""
+    page = page_asked(asked, moment, access, view, node)
+    records = [record_of(row, view, node, at=page.at, is_past=page.is_past) for row in page.rows]
+    return FactsPage(facts=records, total=page.counted, cursor=page.cursor, total_is_minimum=page.is_counted_in_part)
+
+
+def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> Page:
+    """One page. Raises InvalidParameter, InvalidCursor, GardenForbidden."""
+    cursor = _opened(asked.cursor, moment, node) if asked.cursor else None
+    snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else cursor.snapshot
+    as_of = moment.as_of if cursor is None else cursor.as_of
+    query = _query(asked, access, view, size=None if as_of is None else snapshot.size)
+    digest = _digest(query)
+    if cursor is not None and cursor.asked != digest:
+        raise InvalidCursor("cursor: not one of this listing's")
+    found = page_of(view, query, access, snapshot, limit=asked.limit, after=None if cursor is None else cursor.place)
+    following = None
+    if found.last is not None:
+        following = Cursor(structs.replace(snapshot, total=found.total), found.last, digest, as_of)
+    return Page(
+        rows=found.rows,
+        at=At(snapshot.size, snapshot.now_ms),
+        is_past=as_of is not None,
+        total=found.total,
+        cursor=None if following is None else b64url_encode(msgspec.msgpack.encode(following)),
+    )
+
+
+def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -> FactQuery:
+    return FactQuery(
+        entity=_name("entity", asked.entity),
+        relation=_relation(asked.relation),
+        source=_name("source", asked.source),
+        scope=asked.scope,
+        garden_id=_garden_id(asked.garden_id, access, view, size),
+        min_confidence=asked.min_confidence,
+        after_ms=_time("after", asked.after),
+        before_ms=_time("before", asked.before),
+        includes_expired=asked.include_expired,
+        includes_retracted=asked.include_retracted,
+        includes_contradicted=asked.include_contradicted,
+        is_ascending=asked.order == "asc",
+    )
+
+
+def _garden_id(name: str | None, access: Access, view: View, size: int | None) -> str | None:
+    if name is None:
+        return None
+    # Not there and not yours read alike (PROTOCOL §6.1).
+    try:
+        garden = find_garden(name, view, size=size)
+    except GardenNotFound as error:
+        raise GardenForbidden("garden_id: no such garden, or not yours") from error
+    if not is_known(garden, access):
+        raise GardenForbidden("garden_id: no such garden, or not yours")
+    return garden.id
+
+
+def _name(parameter: str, text: str | None) -> str | None:
+    try:
+        return None if text is None else normal_uri(text)
+    except InvalidUri as error:
+        raise InvalidParameter(f"{parameter}: not a name that a fact can carry") from error
+
+
+def _relation(text: str | None) -> str | None:
+    try:
+        return None if text is None else normal_relation(text)
+    except InvalidField as error:
+        raise InvalidParameter("relation: not one that a fact can carry") from error
+
+
+def _time(parameter: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
+
+
+def _digest(query: FactQuery) -> int:
+    return int.from_bytes(msgspec.msgpack.encode(query), "big") % (2**61 - 1)
+
+
+def _opened(text: str, moment: Moment, node: Node) -> Cursor:
+    try:
+        cursor = msgspec.msgpack.decode(b64url_decode(text), type=Cursor)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidCursor("cursor: not one of this listing's") from error
+    check_moment(moment, cursor.as_of)
+    is_size = 0 <= cursor.snapshot.size <= node.log.announced().size
+    if not (is_size and 0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):
+        raise InvalidCursor("cursor: not one of this listing's")
+    return cursor
