@@ -162,15 +162,18 @@ def require_no_peer_name(field: str, name: str, view: View, context: Context) ->
 
 
 def _covers(allowed: str, source: str) -> bool:
-    if allowed[-1] in ":/":
-        return source.startswith(allowed)
-    return lies_under(source, allowed)
+    return source.startswith(allowed) if _is_prefix(allowed) else lies_under(source, allowed)
+
+
+def _is_prefix(name: str) -> bool:
+    """Of informal names alone: what lies under a URI is said by the URI itself."""
+    return name[-1] in ":/" and is_informal(name)
 
 
 def _source(field: str, text: str, view: View, context: Context) -> str:
     source = _name(field, text, view, context)
     # A prefix such as `system:` would take in what is refused by its full name.
-    if source[-1] in ":/" and RESERVED_SOURCE.startswith(source.lower()):
+    if _is_prefix(source) and RESERVED_SOURCE.startswith(source.lower()):
         raise ReservedNamespace(f"{field}: the prefix covers names of the node's own")
     return source
 
@@ -180,7 +183,7 @@ def _name(field: str, text: str, view: View, context: Context) -> str:
     name = normal_uri(text)
     if is_reserved_entity(name) or is_reserved_source(name):
         raise ReservedNamespace(f"{field}: names under stigmem: and system:stigmem are the node's own")
-    if field == "entity_uri" and is_informal(name) and name[-1] in ":/":
+    if field == "entity_uri" and _is_prefix(name):
         raise InvalidField("entity_uri: one name, not a prefix")
     require_no_peer_name(field, name, view, context)
     return name

@@ -4,6 +4,7 @@ Always: a key is in one answer, the one to its making; from then on it is known 
 """
 
 import secrets
+from itertools import islice
 from typing import Annotated, Literal
 
 import msgspec
@@ -134,17 +135,7 @@ async def list_keys(request: web.Request) -> web.Response:
     asked = decode_query(request, KeysQuery)
     moment = moment_of(asked.as_of, node)
     before, moment = (moment.at.size, moment) if not asked.cursor else _opened(asked.cursor, moment, node)
-    found: list[ApiKey] = []
-    with node.view() as view:
-        for key in view.api_keys.newest_first(before):
-            found.append(key)
-            if len(found) > asked.limit:
-                break
-        page, has_more = found[: asked.limit], len(found) > asked.limit
-        shown = [_shown(_then(key, moment), view, moment.at.now_ms) for key in page]
-    cursor = KeysCursor(page[-1].offset, moment) if has_more else None
-    after = None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor))
-    return json_response(ShownKeys(keys=shown, cursor=after, has_more=has_more))
+    return json_response(await node.read(lambda view: _listing(before, asked.limit, moment, view)))
 
 
 @describes(
@@ -163,6 +154,17 @@ async def revoke_key(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     await node.execute(RevokeApiKey(principal=principal, key_id=request.match_info["key_id"]))
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _listing(before: int, limit: int, moment: Moment, view: View) -> ShownKeys:
+    found = list(islice(view.api_keys.newest_first(before), limit + 1))
+    page, has_more = found[:limit], len(found) > limit
+    cursor = KeysCursor(page[-1].offset, moment) if has_more else None
+    return ShownKeys(
+        keys=[_shown(_then(key, moment), view, moment.at.now_ms) for key in page],
+        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        has_more=has_more,
+    )
 
 
 def _then(key: ApiKey, moment: Moment) -> ApiKey:

@@ -164,6 +164,7 @@ FOREIGN = [
     (SCRIBE, ["agent:team/"], "agent:team"),
     (SCRIBE, ["agent:cto"], "agent:cto/assistant"),
     (SCRIBE, ["agent:cto"], "agent:ctox"),
+    (SCRIBE, [f"{NODE_ID}/service:"], f"{NODE_ID}/service:billing"),
     (SCRIBE, [f"{NODE_ID}/service"], f"{NODE_ID}/services/billing"),
     ("agent:cto", [], "agent:cto/assistant"),
     (SCRIBE, [], PARTNER),
