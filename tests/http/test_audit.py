@@ -8,7 +8,7 @@ import pytest
 
 from node.events import EVENT_TYPES
 from replay.things import Kind
-from tests.api_keys import bearer_for
+from tests.api_keys import bearer_for, make_key
 from tests.organisations import Organisation, issue
 from tests.replay.folders import make_folder
 from tests.served import ADMIN_KEY, NODE_ID, Served, fact
@@ -273,6 +273,24 @@ async def test_what_was_done_under_a_token_is_told_with_the_token(http: Served, 
     for line in (refused, asserted):
         assert (line["principal"], line["via"]) == (agent, "capability")
         assert line["credential"] == json.loads(token)["token_id"]
+
+
+async def test_what_was_done_with_a_key_is_told_with_the_key_s_id_and_never_with_the_key(http: Served):
+    made = await make_key(http, "write")
+    await http.write(bearer=made["raw_key"])
+    (await http.send("GET", "/v1/facts", bearer=made["raw_key"])).refused(403, "insufficient_permission")
+    (await http.send("DELETE", f"/v1/auth/keys/{made['key_id']}")).expect(204)
+    (await http.post("/v1/facts", fact(), bearer=made["raw_key"])).refused(401, "api_key_revoked")
+
+    page = (await http.get(LOG)).expect(200)
+
+    after, revoked, refused, asserted, created = page["events"][:5]
+    for line, reason in ((after, "api_key_revoked"), (refused, "insufficient_permission"), (asserted, "")):
+        assert (line["principal"], line["via"], line["credential"]) == (made["entity_uri"], "key", made["key_id"])
+        assert line["reason"] == reason
+    for line in (revoked, created):
+        assert (line["subject"], line["via"]) == ({"kind": "api_key", "id": made["key_id"]}, "admin")
+    assert made["raw_key"] not in json.dumps(page)
 
 
 async def test_the_log_is_asked_for_by_time_and_type(http: Served):
