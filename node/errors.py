@@ -143,12 +143,6 @@ class BatchRefused(Invalid):
         self.causes = causes
 
 
-class UnsupportedField(Invalid):
-    """A field of the protocol that this version does not carry out, refused rather than ignored."""
-
-    code = "unsupported_field"
-
-
 class UnsupportedParameter(Invalid):
     """A query parameter of the protocol that this version does not carry out, refused rather than ignored."""
 
@@ -313,6 +307,12 @@ class QuarantineWriteForbidden(Forbidden):
     """Nothing is asserted into a quarantine garden directly (PROTOCOL §6.1)."""
 
     code = "quarantine_write_forbidden"
+
+
+class IdempotencyKeyReused(Conflict):
+    """The key was used for another request (PROTOCOL §2.7)."""
+
+    code = "idempotency_key_reused"
 
 
 class QuarantineHasPendingFacts(Conflict):

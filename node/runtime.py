@@ -24,6 +24,7 @@ from node.commands.seals import SealFacts
 from node.config import Config
 from node.errors import LogDamaged, NotReady, Refusal
 from node.events.checkpoint import origin_of
+from node.events.entry import Entry
 from node.events.evidence import damage_at
 from node.events.identity import NodeCreated
 from node.events.log import Log
@@ -150,6 +151,19 @@ class Node:
         except LogDamaged as damage:
             self.note_damage(damage)
             raise
+
+    def vouched_entries(self, first: int, end: int) -> list[Entry]:
+        """Entries [first, end), from which an answer is made anew. Raises LogDamaged as `vouch_for` does."""
+        try:
+            entries = self.log.read(first, end - first)
+            with self.log.evidence() as evidence:
+                for entry in entries:
+                    self.require_undamaged(entry.offset)
+                    evidence.require_entry(entry.offset)
+        except LogDamaged as damage:
+            self.note_damage(damage)
+            raise
+        return entries
 
     def require_undamaged(self, offset: int) -> None:
         """Raise LogDamaged where this entry is the one that was found not to hold, whatever can be read of it."""

@@ -23,6 +23,7 @@ from node.events.gardens import (
     GardenMemberRemoved,
     GardenMemberSet,
 )
+from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
@@ -389,6 +390,12 @@ TELLINGS: dict[type[Event], Telling] = {
         _peer("refused"),
         lambda e: f"was refused: {e.event_type}, {e.reason}{_because(e.detail)}",
         ("event_type", "reason", "detail", "nonce"),
+    ),
+    IdempotencyKeyTaken: Telling(
+        "took_key",
+        _one("request", "route", "carried_out"),
+        lambda e: f"carried out {e.route} once: {e.entries} entries before this one",
+        ("entries",),
     ),
     PeerTermsProposed: Telling(
         "proposed_terms",

@@ -10,6 +10,7 @@ from node.commands import (
     exchange,
     facts,
     gardens,
+    idempotency,
     identity,
     introductions,
     members,
@@ -22,6 +23,11 @@ from node.commands import (
 )
 from node.commands.decision import Context, Decide, DecideInSteps, Decision
 from node.projections.view import View
+
+
+def _decide_once(command: idempotency.Once, view: View, context: Context) -> Decision:
+    return idempotency.decide_once(command, DECIDE[type(command.command)], view, context)
+
 
 DECIDE: dict[type[Struct], Decide] = {
     facts.AssertFact: facts.decide_assert_fact,
@@ -61,6 +67,8 @@ DECIDE: dict[type[Struct], Decide] = {
     restores.ConfirmRestore: restores.decide_confirm_restore,
     identity.RecordRefusal: identity.decide_record_refusal,
     identity.RecordRefusalCount: identity.decide_record_refusal_count,
+    idempotency.Once: _decide_once,
+    idempotency.RecordAnswer: idempotency.decide_record_answer,
 }
 
 DECIDE_IN_STEPS: dict[type[Struct], DecideInSteps] = {

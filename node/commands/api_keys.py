@@ -53,9 +53,13 @@ _RAW_KEY = re.compile(r"(?!\{)[!-~]{32,512}")
 
 
 class CreateApiKey(Struct, frozen=True, kw_only=True):
-    """`key_hash` stands for the key, which no command carries. `expires_at` is RFC 3339; None: as late as a key may."""
+    """`key_hash` stands for the key, which no command carries. `expires_at` is RFC 3339; None: as late as a key may.
+
+    The id is chosen before, because a key may follow from it.
+    """
 
     principal: Principal
+    key_id: str
     key_hash: str
     entity: str
     permissions: tuple[Permission, ...]
@@ -84,7 +88,7 @@ def decide_create_api_key(command: CreateApiKey, view: View, context: Context) -
         raise InvalidField(f"allowed_sources: more than {MAX_SOURCES}")
     sources = {_source("allowed_sources", source, view, context) for source in command.allowed_sources}
     grant = KeyGrant(
-        key_id=context.clock.new_id(),
+        key_id=command.key_id,
         entity=_name("entity_uri", command.entity, view, context),
         permissions=tuple(permission for permission in PERMISSIONS if permission in command.permissions),
         allowed_scopes=tuple(scope for scope in ALL_SCOPES if scope in command.allowed_scopes),

@@ -8,21 +8,27 @@ Does not ask for attestations (see `node/countersign.py`).
 
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from node.commands.decision import Context, Decision, Outcome, Principal, Steps
 from node.commands.facts import AssertFact
+from node.commands.idempotency import Claim, take_key, told_before
 from node.errors import BatchRefused, Refusal
 from node.events.gardens import FactQuarantined
 from node.projections.view import View
 
 
 class AssertFacts(Struct, frozen=True, kw_only=True):
-    """The facts of a batch, in order; one whose form was refused at the door stands as that refusal."""
+    """The facts of a batch, in order; one whose form was refused at the door stands as that refusal.
+
+    With a claim the reply is what was `Taken` where the batch was carried out before.
+    """
 
     principal: Principal
     facts: tuple[AssertFact | Refusal, ...]
     is_atomic: bool
+    claim: Claim | None = None
 
 
 class FactResult(Struct, frozen=True, kw_only=True):
@@ -52,6 +58,9 @@ class BatchReply(Struct, frozen=True, kw_only=True):
 
 def assert_facts_in_steps(command: AssertFacts, view: View, context: Context) -> Steps:
     """Each fact is one step. Raises BatchRefused, which carries every result, for an atomic batch with a refused fact."""
+    told = None if command.claim is None else told_before(command.claim, view, context.at_ms)
+    if told is not None:
+        return Decision(reply=told)
     outcomes: list[Outcome | Refusal] = []
     for fact in command.facts:
         outcomes.append(fact if isinstance(fact, Refusal) else (yield fact))
@@ -69,7 +78,12 @@ def assert_facts_in_steps(command: AssertFacts, view: View, context: Context) ->
             rejected=answer.rejected,
             results=answer.results,
         )
-    return Decision(reply=BatchReply(answer=answer, refusals=refusals))
+    reply = BatchReply(answer=answer, refusals=refusals)
+    if command.claim is None:
+        return Decision(reply=reply)
+    # An answer of refusals alone has no entries to be read from.
+    event = take_key(command.claim, entries=answer.accepted, answer=msgspec.json.encode(answer).decode())
+    return Decision(events=(event,), actor=command.claim.principal.actor(), reply=reply)
 
 
 def _result(index: int, outcome: Outcome | Refusal, *, is_kept: bool) -> FactResult:

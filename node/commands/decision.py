@@ -29,7 +29,7 @@ DEFAULT_WEIGHTS = (0.35, 0.30, 0.25, 0.10)
 
 class Principal(Struct, frozen=True, kw_only=True):
     """Whoever a request speaks for. `entity` is its URI or node_id; `grant` comes with a capability token alone, `key` with an
-    API key.
+    API key. `idempotency_key` and `trace_id` are the request's.
     """
 
     via: Via
@@ -37,6 +37,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     grant: Grant | None = None
     key: KeyGrant | None = None
     trace_id: str | None = None
+    idempotency_key: str | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -53,7 +54,7 @@ class Principal(Struct, frozen=True, kw_only=True):
             principal=self.entity,
             via=self.via,
             credential=self._credential() or credential,
-            idempotency_key=None,
+            idempotency_key=self.idempotency_key,
             trace_id=self.trace_id,
         )
 

@@ -3,7 +3,7 @@
 `EVENT_TYPES` is the one list of all event types; a new type joins here.
 """
 
-from node.events import api_keys, conflicts, facts, gardens, identity, peers, tokens
+from node.events import api_keys, conflicts, facts, gardens, idempotency, identity, peers, tokens
 from node.events.event import Event, type_of
 
 EVENT_TYPES: dict[str, type[Event]] = {
@@ -48,5 +48,6 @@ EVENT_TYPES: dict[str, type[Event]] = {
         peers.CheckpointCosigned,
         api_keys.ApiKeyCreated,
         api_keys.ApiKeyRevoked,
+        idempotency.IdempotencyKeyTaken,
     )
 }

@@ -84,6 +84,13 @@ class Evidence:
         except LogDamaged as damage:
             raise damage_at(offset, damage.detail) from damage
 
+    def require_entry(self, offset: int) -> None:
+        """Raise LogDamaged, with the offset, where the entry is not the one whose leaf hash stands in the tree."""
+        try:
+            self._header_at(offset)
+        except LogDamaged as damage:
+            raise damage_at(offset, damage.detail) from damage
+
     def _header_at(self, offset: int) -> _Header:
         # A page of a peer's brought its facts in one entry.
         if offset != self._offset:

@@ -1,9 +1,11 @@
 """/v1/auth/keys: making, listing and revoking API keys (PROTOCOL §3).
 
-Always: a key is in one answer, the one to its making; from then on it is known by its id.
+Always: a key is in one answer, the one to its making; from then on it is known by its id. Under an idempotency key that answer is
+told again.
 """
 
 import secrets
+from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Literal
 
@@ -13,11 +15,13 @@ from msgspec import Meta, Struct, structs
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.api_keys import CreateApiKey, RevokeApiKey, check_raw_key, find_api_key, is_asleep
+from node.commands.decision import Principal
 from node.errors import (
     ApiKeyAlreadyRevoked,
     ApiKeyExists,
     ApiKeyNotFound,
     FieldTooLong,
+    IdempotencyKeyReused,
     InvalidCursor,
     InvalidExpiry,
     InvalidUri,
@@ -25,15 +29,17 @@ from node.errors import (
     SourceNotOwned,
 )
 from node.events.api_keys import Permission
+from node.events.entry import Entry
 from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import ADMIN, describes
 from node.http.forms import AsOf, Count, Time, Uuid
+from node.http.idempotency import HEADER, TAKES_KEY, TURNS, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
 from node.projections.access import ALL_SCOPES
-from node.projections.api_keys import ApiKey
+from node.projections.api_keys import ApiKey, key_made_by
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -102,18 +108,38 @@ class KeysCursor(Struct, frozen=True, array_like=True):
     who=ADMIN,
     body=CreateKeyRequest,
     answers={201: NewKey},
-    refuses=(ApiKeyExists, FieldTooLong, InvalidExpiry, InvalidUri, ReservedNamespace, SourceNotOwned),
+    headers=TAKES_KEY,
+    refuses=(
+        IdempotencyKeyReused,
+        ApiKeyExists,
+        FieldTooLong,
+        InvalidExpiry,
+        InvalidUri,
+        ReservedNamespace,
+        SourceNotOwned,
+    ),
 )
 async def create_key(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), CreateKeyRequest)
-    raw_key = f"sk_{secrets.token_urlsafe(RAW_KEY_BYTES)}" if body.raw_key is None else body.raw_key
-    check_raw_key(raw_key)
-    if node.is_admin_key(raw_key):
-        raise ApiKeyExists("raw_key: it is taken, or was")
-    outcome = await node.execute(
-        CreateApiKey(
+    node, _ = request.app[NODE], operator_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body = decode(raw, CreateKeyRequest)
+    new_key = f"sk_{secrets.token_urlsafe(RAW_KEY_BYTES)}"
+
+    def raw_key_of(key_id: str) -> str:
+        if body.raw_key is not None:
+            return body.raw_key
+        # Under an idempotency key it may have to be told again, and it is kept nowhere.
+        return f"sk_{request.app[TURNS].secret_of(key_id)}" if HEADER in request.headers else new_key
+
+    def command(principal: Principal) -> CreateApiKey:
+        key_id = node.clock.new_id()
+        raw_key = raw_key_of(key_id)
+        check_raw_key(raw_key)
+        if node.is_admin_key(raw_key):
+            raise ApiKeyExists("raw_key: it is taken, or was")
+        return CreateApiKey(
             principal=principal,
+            key_id=key_id,
             key_hash=node.api_key_hash(raw_key),
             entity=body.entity_uri,
             permissions=body.permissions,
@@ -122,10 +148,12 @@ async def create_key(request: web.Request) -> web.Response:
             expires_at=body.expires_at,
             description=body.description,
         )
-    )
-    with node.view() as view:
-        shown = _shown(find_api_key(outcome.reply, view), view, node.clock.at_ms())
-    return json_response(NewKey(**structs.asdict(shown), raw_key=raw_key), 201)
+
+    def answer(entries: Sequence[Entry], view: View) -> web.Response:
+        shown = _shown(key_made_by(entries[0]), "active")
+        return json_response(NewKey(**structs.asdict(shown), raw_key=raw_key_of(shown.key_id)), 201)
+
+    return await carry_out(request, raw, command, answer)
 
 
 @describes("API keys, newest first", who=ADMIN, query=KeysQuery, answers={200: ShownKeys}, refuses=(InvalidCursor,))
@@ -146,7 +174,7 @@ async def get_key(request: web.Request) -> web.Response:
     moment = asked_moment(request)
     with node.view() as view:
         key = find_api_key(request.match_info["key_id"], view)
-        return json_response(_shown(_then(key, moment), view, moment.at.now_ms))
+        return json_response(_shown_now(_then(key, moment), view, moment.at.now_ms))
 
 
 @describes("revoke an API key, at once", who=ADMIN, answers={204: None}, refuses=(ApiKeyNotFound, ApiKeyAlreadyRevoked))
@@ -161,7 +189,7 @@ def _listing(before: int, limit: int, moment: Moment, view: View) -> ShownKeys:
     page, has_more = found[:limit], len(found) > limit
     cursor = KeysCursor(page[-1].offset, moment) if has_more else None
     return ShownKeys(
-        keys=[_shown(_then(key, moment), view, moment.at.now_ms) for key in page],
+        keys=[_shown_now(_then(key, moment), view, moment.at.now_ms) for key in page],
         cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
         has_more=has_more,
     )
@@ -174,7 +202,11 @@ def _then(key: ApiKey, moment: Moment) -> ApiKey:
     return then
 
 
-def _shown(key: ApiKey, view: View, now_ms: int) -> ShownKey:
+def _shown_now(key: ApiKey, view: View, now_ms: int) -> ShownKey:
+    return _shown(key, _status(key, view, now_ms))
+
+
+def _shown(key: ApiKey, status: str) -> ShownKey:
     grant = key.grant
     return ShownKey(
         key_id=grant.key_id,
@@ -187,7 +219,7 @@ def _shown(key: ApiKey, view: View, now_ms: int) -> ShownKey:
         created_by=key.created_by,
         expires_at=format_ms(grant.expires_ms),
         revoked_at=None if key.revoked_ms is None else format_ms(key.revoked_ms),
-        status=_status(key, view, now_ms),
+        status=status,
         log_offset=key.offset,
     )
 

@@ -13,15 +13,18 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from node.commands.batches import AssertFacts, BatchAnswer, BatchReply, FactResult
 from node.commands.decision import Principal
 from node.commands.facts import AssertFact, needs_attestation
-from node.errors import BatchRefused, BodyTooLarge, InvalidField, Refusal
+from node.commands.idempotency import Claim
+from node.errors import BatchRefused, BodyTooLarge, IdempotencyKeyReused, InvalidField, Refusal
 from node.http.auth import bearer_of, principal_of
 from node.http.body import json_response, read_body
 from node.http.describe import READERS, RefusalBody, describes
 from node.http.errors import record_refusal
 from node.http.facts import ASSERTING, MAX_FACT_BYTES, FactRequest, command_of
 from node.http.forms import Count
+from node.http.idempotency import TAKES_KEY, claim_of, recorded_answer, turn_of
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.quotas import charge_facts
+from node.projections.idempotency import Taken
 from node.strict_json import decode, scan_json
 
 MAX_BATCH_BYTES = 8 << 20
@@ -39,6 +42,7 @@ class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     facts: Annotated[list[Stated], Meta(min_length=1)]
     atomic: bool = False
+    idempotency_key: str | None = None
 
 
 class BatchRefusal(RefusalBody, frozen=True, kw_only=True):
@@ -54,23 +58,39 @@ class BatchRefusal(RefusalBody, frozen=True, kw_only=True):
     who=READERS,
     body=BatchRequest,
     answers={201: BatchAnswer},
-    refuses=(*ASSERTING, BatchRefused),
+    headers=TAKES_KEY,
+    refuses=(*ASSERTING, BatchRefused, IdempotencyKeyReused),
     refusal=BatchRefusal,
 )
 async def assert_facts(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     accepted_ms = node.clock.now_ms()
-    body = decode(await _read(request), BatchRequest)
+    raw = await _read(request)
+    body = decode(raw, BatchRequest)
     if len(body.facts) > MAX_BATCH_FACTS:
         raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
+    claim = claim_of(request, raw, named=body.idempotency_key)
+    if claim is None:
+        return await _carry_out(request, body, principal, accepted_ms, None)
+    async with turn_of(request, claim) as taken:
+        if taken is not None:
+            return recorded_answer(taken)
+        return await _carry_out(request, body, claim.principal, accepted_ms, claim)
+
+
+async def _carry_out(
+    request: web.Request, body: BatchRequest, principal: Principal, accepted_ms: int, claim: Claim | None
+) -> web.Response:
     charge_facts(request, principal, len(body.facts))
     facts = await _attested([_stated(raw, principal, accepted_ms) for raw in body.facts], request)
-    command = AssertFacts(principal=principal, facts=tuple(facts), is_atomic=body.atomic)
+    command = AssertFacts(principal=principal, facts=tuple(facts), is_atomic=body.atomic, claim=claim)
     try:
-        reply: BatchReply = (await node.execute(command)).reply
+        reply: BatchReply | Taken = (await request.app[NODE].execute(command)).reply
     except BatchRefused as refusal:
         await _record(request, refusal.causes)
         raise
+    if isinstance(reply, Taken):
+        return recorded_answer(reply)
     await _record(request, reply.refusals)
     return json_response(reply.answer, 201)
 

@@ -1,5 +1,6 @@
 """/v1/conflicts: listing contradictions, settling them (PROTOCOL §2.6)."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,21 +9,25 @@ from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.conflicts import ResolveConflict, require_settler, sides_of
+from node.commands.decision import Principal
 from node.commands.drafts import StatedValue
 from node.commands.reading import readable_by
 from node.errors import (
     ConflictAlreadyResolved,
     ConflictNotFound,
+    IdempotencyKeyReused,
     InsufficientCapability,
     InvalidCursor,
     InvalidValue,
     TextTooLarge,
     WinnerNotInConflict,
 )
+from node.events.entry import Entry
 from node.http.auth import principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import KEYS, READERS, describes
 from node.http.forms import AsOf, ConflictId, Time, Uuid
+from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import Moment, check_moment, moment_of
 from node.http.records import Record, record_of
@@ -102,22 +107,34 @@ async def list_conflicts(request: web.Request) -> web.Response:
     who=KEYS,
     body=ResolveRequest,
     answers={200: Resolved},
-    refuses=(ConflictNotFound, ConflictAlreadyResolved, WinnerNotInConflict, InvalidValue, TextTooLarge),
+    headers=TAKES_KEY,
+    refuses=(
+        IdempotencyKeyReused,
+        ConflictNotFound,
+        ConflictAlreadyResolved,
+        WinnerNotInConflict,
+        InvalidValue,
+        TextTooLarge,
+    ),
 )
 async def resolve_conflict(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], principal_of(request)
-    require_settler(principal)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), ResolveRequest)
-    outcome = await node.execute(
-        ResolveConflict(
+    require_settler(principal_of(request))
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body = decode(raw, ResolveRequest)
+
+    def command(principal: Principal) -> ResolveConflict:
+        return ResolveConflict(
             principal=principal,
             conflict_id=request.match_info["conflict_id"],
             winning_fact_id=body.winning_fact_id,
             new_value=body.new_value,
             note=body.resolution_note,
         )
-    )
-    return json_response(Resolved(resolution_fact_id=outcome.reply.id))
+
+    def answer(entries: Sequence[Entry], view: View) -> web.Response:
+        return json_response(Resolved(resolution_fact_id=entries[0].event.fact.id))
+
+    return await carry_out(request, raw, command, answer)
 
 
 def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, node: Node) -> ConflictsPage:

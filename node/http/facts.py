@@ -18,6 +18,7 @@ from node.errors import (
     GardenForbidden,
     GardenNotFound,
     GardenScopeMismatch,
+    IdempotencyKeyReused,
     InsufficientCapability,
     InsufficientPermission,
     InvalidCursor,
@@ -31,17 +32,19 @@ from node.errors import (
     SourceNotOwned,
     SupersededNotOwned,
     TrustBelowThreshold,
-    UnsupportedField,
 )
+from node.events.entry import Entry
 from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
 from node.http.fact_pages import FactsPage, FactsQuery, listing
 from node.http.forms import Share, Time
+from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.moments import AsOfQuery, asked_moment, moment_of
 from node.http.records import HeldRecord, Record, held_answer, new_record_of, record_of
+from node.projections.conflicts import At
 from node.projections.fact_queries import find_fact
 from node.projections.view import View
 from node.runtime import Node
@@ -107,7 +110,6 @@ ASSERTING: tuple[type[Refusal], ...] = (
     SourceNotOwned,
     SupersededNotOwned,
     TrustBelowThreshold,
-    UnsupportedField,
     ScopeNotPermitted,
 )
 
@@ -117,24 +119,28 @@ ASSERTING: tuple[type[Refusal], ...] = (
     who=READERS,
     body=FactRequest,
     answers={201: Record, 202: HeldRecord},
-    refuses=ASSERTING,
+    headers=TAKES_KEY,
+    refuses=(*ASSERTING, IdempotencyKeyReused),
 )
 async def assert_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     accepted_ms = node.clock.now_ms()
-    if "Idempotency-Key" in request.headers:
-        raise UnsupportedField("Idempotency-Key: not supported by this version")
-    body = decode(await read_json(request, max_bytes=MAX_FACT_BYTES), FactRequest)
-    command = command_of(body, principal, accepted_ms)
-    if needs_attestation(command):
-        command = await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
-    return await node.execute(command, lambda outcome, view: _answer_of(outcome, view, node))
+    raw = await read_json(request, max_bytes=MAX_FACT_BYTES)
+    body = decode(raw, FactRequest)
+    claim = claim_of(request, raw, named=body.idempotency_key)
+    if claim is None:
+        command = await _attested(command_of(body, principal, accepted_ms), request)
+        return await node.execute(command, lambda outcome, view: _answer_of(outcome, view, node))
+    return await carry_out_once(
+        request,
+        claim,
+        lambda: _attested(command_of(body, claim.principal, accepted_ms), request),
+        lambda entries, view: _lasting_answer(entries[0], view, node),
+    )
 
 
 def command_of(body: FactRequest, principal: Principal, accepted_ms: int) -> AssertFact:
     """What a body asks for, taken in at `accepted_ms`."""
-    if body.idempotency_key is not None:
-        raise UnsupportedField("idempotency_key: not supported by this version")
     return AssertFact(
         principal=principal,
         entity=body.entity,
@@ -202,9 +208,24 @@ async def get_body(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 
+async def _attested(command: AssertFact, request: web.Request) -> AssertFact:
+    if not needs_attestation(command):
+        return command
+    return await request.app[COUNTERSIGNER].with_attestation(command, bearer_of(request))
+
+
 def _answer_of(outcome: Outcome, view: View, node: Node) -> web.Response:
     entry = outcome.entries[0]
-    record = new_record_of(row_of(entry.event, entry.offset), view, node)
+    return _shown(new_record_of(row_of(entry.event, entry.offset), view, node))
+
+
+def _lasting_answer(entry: Entry, view: View, node: Node) -> web.Response:
+    """The answer as it can be given again: what stood when the fact was written, with the trust that was recorded then."""
+    at = At(size=entry.offset + 1, now_ms=entry.at_ms)
+    return _shown(new_record_of(row_of(entry.event, entry.offset), view, node, at=at, is_past=True))
+
+
+def _shown(record: Record) -> web.Response:
     if record.quarantine_status is None:
         return json_response(record, 201)
     return json_response(held_answer(record), 202)

@@ -1,6 +1,6 @@
 """/v1/gardens and /v1/quarantine: gardens, and the moderation of what waits in them (PROTOCOL §6)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Annotated, TypeVar, get_args
 
@@ -23,16 +23,19 @@ from node.errors import (
     GardenNotFound,
     GardenNotQuarantine,
     GardenScopeMismatch,
+    IdempotencyKeyReused,
     InvalidCursor,
     QuarantineHasPendingFacts,
     QuarantineWriteForbidden,
     ScopeNotPermitted,
 )
+from node.events.entry import Entry
 from node.events.facts import Scope
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import GARDEN_ADMINS, KEYS, MEMBERS, MODERATORS, describes
 from node.http.forms import AsOf, Count, Time, Uuid
+from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
 from node.http.records import QueueItem, queue_item, record_of
@@ -145,13 +148,16 @@ class GardensQuery(Struct, frozen=True, kw_only=True):
     who=KEYS,
     body=GardenRequest,
     answers={201: GardenRecord},
-    refuses=(GardenExists, ScopeNotPermitted),
+    headers=TAKES_KEY,
+    refuses=(GardenExists, IdempotencyKeyReused, ScopeNotPermitted),
 )
 async def create_garden(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], principal_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), GardenRequest)
-    outcome = await node.execute(
-        CreateGarden(
+    node, _ = request.app[NODE], principal_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body = decode(raw, GardenRequest)
+
+    def command(principal: Principal) -> CreateGarden:
+        return CreateGarden(
             principal=principal,
             slug=body.slug,
             name=body.name,
@@ -159,9 +165,12 @@ async def create_garden(request: web.Request) -> web.Response:
             description=body.description,
             is_quarantine=body.quarantine,
         )
-    )
-    entry = outcome.entries[0]
-    return json_response(_shown(new_garden(entry.event, offset=entry.offset, at_ms=entry.at_ms), node), 201)
+
+    def answer(entries: Sequence[Entry], view: View) -> web.Response:
+        [entry] = entries
+        return json_response(_shown(new_garden(entry.event, offset=entry.offset, at_ms=entry.at_ms), node), 201)
+
+    return await carry_out(request, raw, command, answer)
 
 
 @describes(
@@ -220,8 +229,10 @@ async def delete_garden(request: web.Request) -> web.Response:
     who=MODERATORS,
     body=PromoteRequest,
     answers={200: Promoted},
+    headers=TAKES_KEY,
     refuses=(
         FactAmbiguous,
+        IdempotencyKeyReused,
         FactNotFound,
         FactNotQuarantinePending,
         GardenForbidden,
@@ -232,10 +243,12 @@ async def delete_garden(request: web.Request) -> web.Response:
     ),
 )
 async def promote_fact(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], principal_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), PromoteRequest)
-    outcome = await node.execute(
-        PromoteFact(
+    principal_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body = decode(raw, PromoteRequest)
+
+    def command(principal: Principal) -> PromoteFact:
+        return PromoteFact(
             principal=principal,
             garden=request.match_info["garden"],
             fact_id=body.fact_id,
@@ -243,15 +256,8 @@ async def promote_fact(request: web.Request) -> web.Response:
             target=body.target_garden_id,
             reason=body.reason,
         )
-    )
-    return json_response(
-        Promoted(
-            fact_id=outcome.reply.fact_id,
-            promoted_at=format_ms(outcome.entries[0].at_ms),
-            promoted_by=principal.entity,
-            target_garden_id=outcome.reply.target_garden_id,
-        )
-    )
+
+    return await carry_out(request, raw, command, _promoted)
 
 
 @describes(
@@ -259,27 +265,31 @@ async def promote_fact(request: web.Request) -> web.Response:
     who=MODERATORS,
     body=RejectRequest,
     answers={200: RejectedFact},
-    refuses=(FactAmbiguous, FactNotFound, FactNotQuarantinePending, GardenNotFound, GardenNotQuarantine),
+    headers=TAKES_KEY,
+    refuses=(
+        IdempotencyKeyReused,
+        FactAmbiguous,
+        FactNotFound,
+        FactNotQuarantinePending,
+        GardenNotFound,
+        GardenNotQuarantine,
+    ),
 )
 async def reject_fact(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], principal_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), RejectRequest)
-    outcome = await node.execute(
-        RejectFact(
+    principal_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body = decode(raw, RejectRequest)
+
+    def command(principal: Principal) -> RejectFact:
+        return RejectFact(
             principal=principal,
             garden=request.match_info["garden"],
             fact_id=body.fact_id,
             origin=body.origin,
             reason=body.reason,
         )
-    )
-    return json_response(
-        RejectedFact(
-            fact_id=outcome.reply.fact_id,
-            rejected_at=format_ms(outcome.entries[0].at_ms),
-            rejected_by=principal.entity,
-        )
-    )
+
+    return await carry_out(request, raw, command, _rejected)
 
 
 @describes(
@@ -304,6 +314,29 @@ def visitor_of(request: web.Request) -> Principal:
     principal = principal_of(request)
     require_visitor(principal)
     return principal
+
+
+def _promoted(entries: Sequence[Entry], view: View) -> web.Response:
+    [entry] = entries
+    return json_response(
+        Promoted(
+            fact_id=entry.event.fact_id,
+            promoted_at=format_ms(entry.at_ms),
+            promoted_by=entry.actor.principal,
+            target_garden_id=entry.event.target_garden_id,
+        )
+    )
+
+
+def _rejected(entries: Sequence[Entry], view: View) -> web.Response:
+    [entry] = entries
+    return json_response(
+        RejectedFact(
+            fact_id=entry.event.fact_id,
+            rejected_at=format_ms(entry.at_ms),
+            rejected_by=entry.actor.principal,
+        )
+    )
 
 
 def _queue(asked: QueueQuery, before: Place, moment: Moment, access: Access, view: View, node: Node) -> QueuePage:

@@ -1,5 +1,6 @@
 """/v1/gardens/{garden}/members: who is a member of a garden, and in which role (PROTOCOL §6.1)."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -7,11 +8,13 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
+from node.commands.decision import Principal
 from node.commands.members import AddMember, ChangeMember, MemberRecord, RemoveMember, record_of_member
 from node.commands.roles import known_garden
 from node.errors import (
     FieldTooLong,
     GardenNotFound,
+    IdempotencyKeyReused,
     InvalidCursor,
     InvalidUri,
     LastAdmin,
@@ -20,14 +23,18 @@ from node.errors import (
     ReservedNamespace,
     UnsupportedParameter,
 )
+from node.events.entry import Entry
 from node.events.gardens import Role
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import GARDEN_ADMINS, MEMBERS, describes
 from node.http.gardens import visitor_of
+from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
+from node.projections.view import View
 from node.strict_json import decode
+from node.times import format_ms
 
 MAX_BYTES = 1 << 16
 _CHANGING = (FieldTooLong, GardenNotFound, InvalidUri, LastAdmin, MemberExists, MemberNotFound, ReservedNamespace)
@@ -80,15 +87,29 @@ async def list_members(request: web.Request) -> web.Response:
     who=GARDEN_ADMINS,
     body=MemberRequest,
     answers={201: MemberRecord},
-    refuses=_CHANGING,
+    headers=TAKES_KEY,
+    refuses=(*_CHANGING, IdempotencyKeyReused),
 )
 async def add_member(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], principal_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), MemberRequest)
-    outcome = await node.execute(
-        AddMember(principal=principal, garden=request.match_info["garden"], entity=body.entity_uri, role=body.role)
+    principal_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body, garden = decode(raw, MemberRequest), request.match_info["garden"]
+
+    def command(principal: Principal) -> AddMember:
+        return AddMember(principal=principal, garden=garden, entity=body.entity_uri, role=body.role)
+
+    return await carry_out(request, raw, command, _added)
+
+
+def _added(entries: Sequence[Entry], view: View) -> web.Response:
+    [entry] = entries
+    record = MemberRecord(
+        entity_uri=entry.event.entity,
+        role=entry.event.role,
+        added_at=format_ms(entry.at_ms),
+        added_by=entry.actor.principal,
     )
-    return json_response(outcome.reply, 201)
+    return json_response(record, 201)
 
 
 @describes(

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, structs
 
@@ -9,6 +10,7 @@ from node.commands.approvals import ApprovePeer
 from node.commands.decision import Principal
 from node.commands.declarations import SignedDeclaration, own_declaration
 from node.commands.drafts import NAME_BYTES
+from node.commands.idempotency import Claim, Once, RecordAnswer
 from node.commands.peers import (
     ChangePeer,
     Finding,
@@ -22,6 +24,7 @@ from node.errors import (
     DeclarationInvalid,
     FederationDisabled,
     FieldTooLong,
+    IdempotencyKeyReused,
     InsufficientPermission,
     InvalidUri,
     LogForked,
@@ -44,7 +47,8 @@ from node.http.auth import operator_of, principal_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, KEYS, describes
 from node.http.forms import Count, Uuid
-from node.http.keys import NODE, PEERS, SYNC
+from node.http.idempotency import TAKES_KEY, claim_of, recorded_answer, turn_of
+from node.http.keys import NODE, PEERS, PRINCIPAL, SYNC
 from node.http.moments import AsOfQuery, asked_moment, refuse_as_of
 from node.http.peer_records import (
     NamedPeer,
@@ -58,6 +62,7 @@ from node.http.peer_records import (
 )
 from node.peer_checks import check_peer
 from node.peer_witness import shown_checkpoint
+from node.projections.idempotency import Taken
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
@@ -153,7 +158,9 @@ class Pulled(Struct, frozen=True, kw_only=True):
     who=KEYS,
     body=(TutorialForm, DeclarationForm),
     answers={201: RegisteredPeer},
+    headers=TAKES_KEY,
     refuses=(
+        IdempotencyKeyReused,
         DeclarationInvalid,
         FederationDisabled,
         InvalidUri,
@@ -164,10 +171,35 @@ class Pulled(Struct, frozen=True, kw_only=True):
     ),
 )
 async def register_peer(request: web.Request) -> web.Response:
-    node, client, principal = request.app[NODE], request.app[PEERS], principal_of(request)
-    require_registrar(principal)
+    """Under an idempotency key the answer is recorded: it says what the peer's documents came to, which no entry of ours does."""
+    require_registrar(principal_of(request))
     raw = await read_json(request, max_bytes=MAX_BYTES)
-    members = scan_json(raw)
+    command, unheeded = _registration(raw, request)
+    claim = claim_of(request, raw)
+    if claim is None:
+        peer_id = (await request.app[NODE].execute(command)).reply
+        return json_response(await _checked(peer_id, unheeded, request), 201)
+    async with turn_of(request, claim) as taken:
+        if taken is not None and taken.answer is not None:
+            return recorded_answer(taken)
+        answer = await _checked(await _registered_once(command, claim, taken, request), unheeded, request)
+        text = msgspec.json.encode(answer).decode()
+        await request.app[NODE].execute(RecordAnswer(claim=claim, answer=text))
+        return json_response(answer, 201)
+
+
+async def _registered_once(command: RegisterPeer, claim: Claim, taken: Taken | None, request: web.Request) -> str:
+    """The peer_id; of a request that was interrupted after it had registered, that of then."""
+    node = request.app[NODE]
+    if taken is not None:
+        return node.vouched_entries(taken.first, taken.end)[0].event.peer_id
+    outcome = await node.execute(Once(claim=claim, command=structs.replace(command, principal=claim.principal)))
+    return outcome.entries[0].event.peer_id
+
+
+def _registration(raw: bytes, request: web.Request) -> tuple[RegisterPeer, tuple[str, ...]]:
+    """The command, and what of the body nothing goes by."""
+    client, members = request.app[PEERS], scan_json(raw)
     if isinstance(members, dict) and "declaration_sig" in members:
         form = decode(raw, DeclarationForm)
         unheeded = (NO_RATE_LIMIT,) if form.rate_limit is not None else ()
@@ -175,22 +207,26 @@ async def register_peer(request: web.Request) -> web.Response:
     else:
         form = decode(raw, TutorialForm)
         node_id, url, declaration, unheeded = form.peer_entity_uri, form.peer_url, None, ()
-    outcome = await node.execute(
-        RegisterPeer(
-            principal=principal,
-            node_id=node_id,
-            node_url=client.check_url(url),
-            allowed_scopes=form.allowed_scopes,
-            declaration=declaration,
-        )
+    command = RegisterPeer(
+        principal=request[PRINCIPAL],
+        node_id=node_id,
+        node_url=client.check_url(url),
+        allowed_scopes=form.allowed_scopes,
+        declaration=declaration,
     )
+    return command, unheeded
+
+
+async def _checked(peer_id: str, unheeded: tuple[str, ...], request: web.Request) -> RegisteredPeer:
+    """The peer as its registration is answered, after its documents were fetched."""
+    node = request.app[NODE]
     with node.view() as view:
-        peer = find_peer(outcome.reply, view)
+        peer = find_peer(peer_id, view)
     if peer.reason != "awaiting_approval":
-        await check_peer(node, client, peer)
+        await check_peer(node, request.app[PEERS], peer)
     with node.view() as view:
-        peer = find_peer(outcome.reply, view)
-    return json_response(structs.replace(registered(peer), warnings=(*peer.warnings, *unheeded)), 201)
+        peer = find_peer(peer_id, view)
+    return structs.replace(registered(peer), warnings=(*peer.warnings, *unheeded))
 
 
 @describes(

@@ -1,5 +1,6 @@
 """/v1/federation/capability-tokens: issue, list, verify, revoke, and accept for countersigning (PROTOCOL §8, §9)."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,10 +9,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.canonical import b64url_encode
 from node.commands.capabilities import check_token, parse_token, sign_grant
+from node.commands.decision import Principal
 from node.commands.tokens import AcceptCapability, IssueCapability, RevokeCapability
 from node.errors import (
     CapabilityExpired,
     FieldTooLong,
+    IdempotencyKeyReused,
     InvalidExpiry,
     InvalidField,
     InvalidObject,
@@ -26,14 +29,17 @@ from node.errors import (
     TokenSignatureInvalid,
     UnknownIssuer,
 )
+from node.events.entry import Entry
 from node.events.tokens import Grant
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, PUBLIC, describes
 from node.http.forms import Base64Url, Count, Time, Uuid
+from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, asked_moment
 from node.projections.tokens import IssuedToken
+from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode, scan_json
 
@@ -115,13 +121,16 @@ class AcceptedToken(Struct, frozen=True, kw_only=True):
     who=ADMIN,
     body=IssueRequest,
     answers={201: NewToken},
-    refuses=(InvalidExpiry, InvalidObject, InvalidUri, FieldTooLong),
+    headers=TAKES_KEY,
+    refuses=(IdempotencyKeyReused, InvalidExpiry, InvalidObject, InvalidUri, FieldTooLong),
 )
 async def issue_token(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_BYTES), IssueRequest)
-    outcome = await node.execute(
-        IssueCapability(
+    node, _ = request.app[NODE], operator_of(request)
+    raw = await read_json(request, max_bytes=MAX_BYTES)
+    body = decode(raw, IssueRequest)
+
+    def command(principal: Principal) -> IssueCapability:
+        return IssueCapability(
             principal=principal,
             issuer=body.issuer,
             subject=body.subject,
@@ -130,9 +139,13 @@ async def issue_token(request: web.Request) -> web.Response:
             ttl_s=body.ttl_seconds,
             expiry=body.expiry,
         )
-    )
-    token = signed(outcome.reply, node)
-    return json_response(NewToken(**structs.asdict(token), token_json=msgspec.json.encode(token).decode()), 201)
+
+    def answer(entries: Sequence[Entry], view: View) -> web.Response:
+        # Signed anew where it is told again: one key makes one signature of one message.
+        token = signed(entries[0].event.grant, node)
+        return json_response(NewToken(**structs.asdict(token), token_json=msgspec.json.encode(token).decode()), 201)
+
+    return await carry_out(request, raw, command, answer)
 
 
 @describes("tokens issued here, newest first", who=ADMIN, query=AsOfQuery, answers={200: ShownTokens})

@@ -9,6 +9,7 @@ from node.projections.base import Projection
 from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
+from node.projections.idempotency import Idempotency
 from node.projections.identity import Identity
 from node.projections.introductions import Introductions
 from node.projections.members import Members
@@ -30,4 +31,5 @@ PROJECTIONS: tuple[type[Projection], ...] = (
     Nonces,
     Identity,
     Audit,
+    Idempotency,
 )

@@ -39,6 +39,14 @@ class ApiKey(Struct, frozen=True, array_like=True):
         return structs.replace(self, revoked_ms=None, revoked_from=None)
 
 
+def key_made_by(entry: Entry) -> ApiKey:
+    """The key as the entry of an ApiKeyCreated makes it."""
+    made = entry.event
+    return ApiKey(
+        entry.offset, made.grant, made.key_hash, made.description, entry.actor.principal, entry.at_ms, None, None
+    )
+
+
 _MADE = TableSpec("api_keys/made", ApiKey)
 _BY_ID = TableSpec("api_keys/by_id", bytes)
 _BY_HASH = TableSpec("api_keys/by_hash", bytes)
@@ -66,11 +74,9 @@ class ApiKeys(Projection):
 
     def fold(self, entry: Entry) -> None:
         match entry.event:
-            case ApiKeyCreated(grant=grant, key_hash=key_hash, description=description):
+            case ApiKeyCreated(grant=grant, key_hash=key_hash):
                 offset = _OFFSET.pack(entry.offset)
-                by = entry.actor.principal
-                key = ApiKey(entry.offset, grant, key_hash, description, by, entry.at_ms, None, None)
-                self.table(_MADE).put(offset, key)
+                self.table(_MADE).put(offset, key_made_by(entry))
                 self.table(_BY_ID).put(text_key(grant.key_id), offset)
                 self.table(_BY_HASH).put(text_key(key_hash), offset)
             case ApiKeyRevoked(key_id=key_id):

@@ -14,6 +14,7 @@ from node.projections.base import Projection
 from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
+from node.projections.idempotency import Idempotency
 from node.projections.identity import Identity
 from node.projections.introductions import Introductions
 from node.projections.members import Members
@@ -83,6 +84,10 @@ class View:
     @cached_property
     def audit(self) -> Audit:
         return self._open(Audit)
+
+    @cached_property
+    def idempotency(self) -> Idempotency:
+        return self._open(Idempotency)
 
     @cached_property
     def projections(self) -> list[Projection]:

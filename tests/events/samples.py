@@ -22,6 +22,7 @@ from node.events.gardens import (
     GardenMemberRemoved,
     GardenMemberSet,
 )
+from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
@@ -130,6 +131,7 @@ def samples() -> list[Event]:
         *_of_restores(),
         *_of_members(),
         *_of_api_keys(),
+        *_of_idempotency(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -439,6 +441,19 @@ def _of_api_keys() -> list[Event]:
         ApiKeyCreated(key_hash="ac" * 32, description="the scribe's, in \u00dcberlingen", grant=grant),
         ApiKeyCreated(key_hash="ad" * 32, description="", grant=other),
         ApiKeyRevoked(key_id=other.key_id),
+    ]
+
+
+def _of_idempotency() -> list[Event]:
+    return [
+        IdempotencyKeyTaken(route="POST /v1/facts", request_hash="ab" * 32, entries=1, answer=None),
+        IdempotencyKeyTaken(
+            route="POST /v1/facts/batch",
+            request_hash="cd" * 32,
+            entries=0,
+            answer='{"accepted":0,"rejected":1,"results":[{"index":0,"status":"rejected","error":"invalid_field"}]}',
+        ),
+        IdempotencyKeyTaken(route="POST /v1/facts", request_hash="ef" * 32, entries=0, answer=None),
     ]
 
 

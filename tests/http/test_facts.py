@@ -710,15 +710,6 @@ async def test_a_signed_fact_whose_source_or_relation_is_not_in_normal_form_is_r
         await refused(http, 422, "invalid_field", timestamp=format_ms(START_MS), **{field: name})
 
 
-# What this version does not do, it refuses.
-
-
-async def test_an_idempotency_key_is_refused_rather_than_ignored(http: Served):
-    await refused(http, 422, "unsupported_field", idempotency_key="k-1")
-    answer = await http.send("POST", "/v1/facts", fact(), headers={"Idempotency-Key": "k-1"})
-    answer.refused(422, "unsupported_field")
-
-
 async def test_what_today_s_clients_send_beside_the_fact_is_taken(http: Served):
     headers = {"Stigmem-Session": "s-1", "Stigmem-Verify": "true"}
 
