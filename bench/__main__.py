@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 
-from bench import load, pages, parts, pulls, reads, replay, report, served, snapshots, stages, yardstick
+from bench import batches, load, pages, parts, pulls, reads, replay, report, served, snapshots, stages, yardstick
 
-NEEDS_WRK = frozenset({"node", "reference", "reads", "exchange", "snapshot"})
-KINDS = ("yardstick", "node", "reference", "reads", "stages", "seal", "sync", "exchange", "replay", "snapshot")
+NEEDS_WRK = frozenset({"node", "batch", "reference", "reads", "exchange", "snapshot"})
+KINDS = ("yardstick", "node", "batch", "reference", "reads", "stages", "seal", "sync", "exchange", "replay", "snapshot")
 
 
 def main() -> int:
@@ -51,6 +51,9 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
             # Half before the node and half after it: a machine that changes its speed meanwhile weighs on both sides of the ratio.
             halves.append(_yardstick(size, seconds / 2))
             _note(figures, {f"G({size})": mean(halves)})
+    if "batch" in kinds:
+        with _fresh_folder() as folder:
+            _note(figures, batches.batch_figures(folder, seconds))
     if "reference" in kinds:
         with _fresh_folder() as folder:
             _note(figures, _load_figures("plain", 64, served.plain_requests_per_second(folder, 64, seconds)))

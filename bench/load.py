@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 SCRIPT = Path(__file__).with_name("write.lua")
+BATCH_SCRIPT = Path(__file__).with_name("batch.lua")
 # The server and wrk share the machine: more threads would take from what is measured.
 MAX_THREADS = 2
 # wrk counts what is slower as an error; a disk may well take a second or two.
@@ -46,7 +47,17 @@ def is_installed() -> bool:
 
 def post_facts(url: str, *, connections: int, seconds: int, bearer: str) -> Load:
     """POST facts to `url` for `seconds` over `connections` kept open."""
-    said = run_wrk(url, SCRIPT, (secrets.token_hex(4), bearer), connections=connections, seconds=seconds)
+    arguments = (secrets.token_hex(4), bearer)
+    return _seen(run_wrk(url, SCRIPT, arguments, connections=connections, seconds=seconds))
+
+
+def post_batches(url: str, *, facts: int, connections: int, seconds: int, bearer: str) -> Load:
+    """POST batches of so many facts in the same way; `created` counts batches of which every fact was accepted."""
+    arguments = (secrets.token_hex(4), bearer, str(facts))
+    return _seen(run_wrk(url, BATCH_SCRIPT, arguments, connections=connections, seconds=seconds))
+
+
+def _seen(said: str) -> Load:
     load = msgspec.json.decode(said, type=Load)
     if load.other or load.socket_errors or not load.created:
         raise LoadFailed(f"not every answer was a 201: {load}")

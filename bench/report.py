@@ -6,6 +6,7 @@ Always: a ratio is taken within a round, and the median is one of ratios, so a s
 from statistics import median
 
 TARGET = 0.30
+BATCH_TARGET = 0.50
 SERVED_TARGET = 25_000
 INGEST_TARGET = 0.40
 PULLED_TARGET = 3.0
@@ -38,6 +39,9 @@ def verdicts(figures: Figures) -> list[str]:
     if "N(64)/G(64)" in ratios:
         ratio = median(ratios["N(64)/G(64)"])
         lines.append(f"N(64)/G(64) = {ratio:.2f}, target >= {TARGET:.2f}: {_met(ratio >= TARGET)}")
+    if "batch(4)/G(64)" in ratios:
+        ratio = median(ratios["batch(4)/G(64)"])
+        lines.append(f"batch(4)/G(64) = {ratio:.2f}, target >= {BATCH_TARGET:.2f}: {_met(ratio >= BATCH_TARGET)}")
     if "seal: sign" in figures and "N(64)" in figures:
         seal = median(figures["seal: message"]) + median(figures["seal: sign"])
         write = 1e6 / median(figures["N(64)"])
@@ -111,6 +115,7 @@ def _met(is_met: bool) -> str:
 
 def _ratios(figures: Figures) -> Figures:
     pairs = {f"N({n})/G({n})": (f"N({n})", f"G({n})") for n in SIZES} | {
+        "batch(4)/G(64)": ("batch(4)", "G(64) beside"),
         "N(64)/plain(64)": ("N(64)", "plain(64)"),
         "ingested/verified": ("ingested", "verified"),
         "checked/Ed25519": ("checked(1) CPU", "Ed25519 CPU"),
