@@ -132,6 +132,8 @@ def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -
 def _garden_id(name: str | None, access: Access, view: View, size: int | None) -> str | None:
     if name is None:
         return None
+    if not name:
+        raise InvalidParameter("garden_id: an id, a slug or a URI")
     # Not there and not yours read alike (PROTOCOL §6.1).
     try:
         garden = find_garden(name, view, size=size)

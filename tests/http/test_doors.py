@@ -381,6 +381,23 @@ BAD_QUERIES = {
             "limit=1&limit=2",
         ),
         *("min_confidence=2", "min_confidence=-0.1", "min_confidence=nan", "min_confidence=1e999", "min_confidence=x"),
+        *(
+            "min_confidence=",
+            "min_confidence=0.5&min_confidence=0.5",
+            "include_contradicted=True",
+            "include_expired=yes",
+        ),
+        *("include_retracted=", "include_retracted=true&include_retracted=true", "order=", "order=ASC", "scope="),
+        *(
+            "relation=",
+            "relation=%3Aname",
+            "source=",
+            "after=",
+            "before=&after=",
+            "garden_id=",
+            "limit=%201",
+            "limit=0x10",
+        ),
         *("scope=secret", "order=up", "include_expired=maybe", "after=yesterday", "before=2026-02-30T00:00:00Z"),
         *(
             "entity=",
