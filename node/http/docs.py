@@ -56,7 +56,6 @@ async def page(request: web.Request) -> web.Response:
     who=PUBLIC,
     headers=_HELD,
     answers={200: (Content("text/css"), Content("text/javascript")), 304: None},
-    refuses=(RouteNotFound,),
     reads_node=False,
 )
 async def asset(request: web.Request) -> web.Response:

@@ -63,7 +63,7 @@ NAMESPACES = ("stigmem:", "rel:", "memory:", "intent:", "roadmap:", "preference:
 API_VERSION = "1.0"
 FEDERATION_VERSION = "0.5"
 SPEC = "urn:stigmem:protocol:1"
-Weight = Annotated[float, Meta(ge=0.0, le=1.0)]
+Weights = Annotated[tuple[Annotated[float, Meta(ge=0.0, le=1.0)], ...], Meta(min_length=4, max_length=4)]
 
 
 class SettingsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +72,7 @@ class SettingsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     quarantine_garden_id: str | None | UnsetType = UNSET
     trust_mode: Literal["strict", "relaxed", "off"] | None | UnsetType = UNSET
     quarantine_trust_threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None | UnsetType = UNSET
-    trust_weights: tuple[Weight, Weight, Weight, Weight] | None | UnsetType = UNSET
+    trust_weights: Weights | None | UnsetType = UNSET
     blocked_sources: tuple[str, ...] | UnsetType = UNSET
 
 
@@ -164,7 +164,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     quarantine_garden_id: Uuid | None
     trust_mode: TrustMode
     quarantine_trust_threshold: Share
-    trust_weights: tuple[Weight, Weight, Weight, Weight]
+    trust_weights: Weights
     blocked_sources: tuple[str, ...]
     entity_uri: str
     node_url: str
@@ -212,7 +212,7 @@ class TrustScore(Struct, frozen=True, kw_only=True):
     history: Share
     scope_authority: Share
     attestation: Share
-    weights: tuple[Share, Share, Share, Share]
+    weights: Weights
     rule: Literal["weighted", "first_contact", "blocked"]
     mode: TrustMode
     threshold: Share

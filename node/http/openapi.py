@@ -193,6 +193,9 @@ def refusals_of(route: web.RouteDef, said: Description) -> set[type[Refusal]]:
     found = {*_ALWAYS, *said.refuses}
     if said.reads_node:
         found.update(_NODE)
+    if "{" in route.path:
+        # A name with braces in it leads to no route.
+        found.add(errors.RouteNotFound)
     if route.method != "GET" and "public" not in said.who:
         found.update(WRITES)
     if said.body is not None:
