@@ -23,6 +23,10 @@ class CountedClock(Clock):
     def set(self, now_ms: int) -> None:
         self._time_ms = now_ms
 
+    def draw_from(self, number: int) -> None:
+        """Go on with that draw, whatever was drawn before: two clocks that have gone different ways come together again."""
+        self._draws = number
+
     def _read(self) -> int:
         now_ms = self._time_ms
         self._time_ms += self._step_ms

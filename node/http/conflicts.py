@@ -15,6 +15,8 @@ from node.commands.reading import readable_by
 from node.errors import (
     ConflictAlreadyResolved,
     ConflictNotFound,
+    GardenForbidden,
+    GardenNotFound,
     IdempotencyKeyReused,
     InsufficientCapability,
     InvalidCursor,
@@ -112,9 +114,11 @@ async def list_conflicts(request: web.Request) -> web.Response:
         IdempotencyKeyReused,
         ConflictNotFound,
         ConflictAlreadyResolved,
-        WinnerNotInConflict,
+        GardenForbidden,
+        GardenNotFound,
         InvalidValue,
         TextTooLarge,
+        WinnerNotInConflict,
     ),
 )
 async def resolve_conflict(request: web.Request) -> web.Response:

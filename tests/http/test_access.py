@@ -1,0 +1,431 @@
+"""One access rule below all reads (PROTOCOL §2.5): what a caller may not read shows nowhere, neither what it says, nor how much of
+it there is, nor that it is there at all.
+
+Two nodes live the same life but for what is hidden: one of them holds it, the other has as many other events in its place. Every
+route is asked by every caller in every way that could lead to what is hidden, of both nodes, and the answers must be the same to
+the byte. What a caller writes must not tell either: supersedes, parents, settling, moderating, members.
+
+A new route fails here until it has its place: in `readings`, or in WRITES where it shows nothing that was stored.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from node.http.app import ROUTES
+from tests.api_keys import SCRIBE, bearer_for
+from tests.clocks import fixed_clock
+from tests.organisations import NODE_ID as ORG_B
+from tests.organisations import Organisation, be_strict, issue
+from tests.served import NODE_ID, Answer, Served, fact
+
+MARKER = "the-marker-that-nobody-may-see"
+UNKNOWN_ID = "01890000-0000-7000-8000-00000000dead"
+# What every caller below has; the scope that they lack is `team`.
+SCOPES = ["local", "company", "public"]
+APOLLO = f"{NODE_ID}/project/apollo"
+
+
+# The two nodes.
+
+
+async def twins(serve, org_b: Organisation) -> tuple[Served, Served, dict[str, str], dict[str, str]]:
+    """A node with something to hide, its twin without it, the names of what is hidden, and the bearer of each caller."""
+    settings = {"federation_push_enabled": True, "federation_allow_team": True, "node_url": "http://localhost:4711"}
+    hiding, plain = [await serve(own_clock=fixed_clock(), **settings) for _ in range(2)]
+    bearers = {}
+    for at in (hiding, plain):
+        bearers = await live_before(at, org_b)
+    size = hiding.size
+    assert plain.size == size
+    hidden = await hide(hiding, org_b)
+    await fill(plain, hiding.size - size)
+    for at in (hiding, plain):
+        at.clock.advance(1000)
+        at.clock.draw_from(100_000)
+        await live_after(at)
+    assert hiding.size == plain.size
+    return hiding, plain, hidden, bearers
+
+
+async def live_before(at: Served, org_b: Organisation) -> dict[str, str]:
+    await org_b.join(at, scopes=("public", "company", "team"))
+    await be_strict(at)
+    for slug in ("other", "pit"):
+        garden = {"slug": slug, "name": slug, "scope": "company", "quarantine": slug == "pit"}
+        (await at.post("/v1/gardens", garden)).expect(201)
+    callers = {
+        "a key without the scope or a garden": await key(at, "scribe"),
+        "a key that writes alone": await key(at, "scribe", "write"),
+        "a key that federates": await key(at, "scribe", "read", "federate"),
+        "a reader of another garden": await member(at, "reader", "other"),
+        "a moderator of another quarantine": await member(at, "quarantine:moderator", "pit"),
+        "a member of a garden that is gone": await key(at, "gone"),
+        "a member that was removed": await key(at, "former"),
+        "a token that reads": await issue(at, SCRIBE, verb="read", object=f"{NODE_ID}/scope/shared"),
+        "a token that reads of one entity": await issue(at, SCRIBE, verb="read", object=f"{NODE_ID}/project/gemini"),
+        "a token that writes": await issue(at, SCRIBE, verb="write", object=f"{NODE_ID}/scope/shared"),
+        "a token that says admin": await issue(at, SCRIBE, verb="admin"),
+    }
+    # A source's history is one for all callers (docs/gardens.md): here it has ten facts already, so that a few more change no term.
+    old = [fact(entity=f"{NODE_ID}/project/old", relation=f"memory:n{n}", scope="company") for n in range(10)]
+    (await at.post("/v1/facts/batch", {"facts": old})).expect(201)
+    await at.write(scope="company", value={"type": "string", "v": "green"})
+    await at.write(scope="company", entity=f"{NODE_ID}/project/gemini", garden_id="other")
+    await at.write(scope="public", relation="memory:owner", source=f"{NODE_ID}/agent/two")
+    return callers
+
+
+async def member(at: Served, role: str, garden: str) -> str:
+    agent = role.replace(":", "-")
+    stated = {"entity_uri": f"{NODE_ID}/agent/{agent}", "role": role}
+    (await at.post(f"/v1/gardens/{garden}/members", stated)).expect(201)
+    return await key(at, agent)
+
+
+async def key(at: Served, agent: str, *permissions: str) -> str:
+    """An agent's key, the same on every node: one that reads and writes, unless told otherwise."""
+    raw_key = f"a-key-of-the-tests-{agent}-{'-'.join(permissions)}".ljust(40, ".")
+    stated = {"entity_uri": f"{NODE_ID}/agent/{agent}", "raw_key": raw_key, "allowed_scopes": SCOPES}
+    return await bearer_for(at, *permissions, **stated)
+
+
+async def hide(at: Served, org_b: Organisation) -> dict[str, str]:
+    """All that the callers may not know of: in a garden, in one that is gone, in quarantine, and in a scope that they lack."""
+    names = {"slug": "secret", "entity": f"{NODE_ID}/project/hush"}
+    visible = (await at.get("/v1/facts", entity=APOLLO)).expect(200)["facts"]
+    names |= {f"{number} visible id": one["id"] for number, one in enumerate(visible)}
+    for slug, entity in (("secret", "former"), ("gone", "gone")):
+        garden = (await at.post("/v1/gardens", {"slug": slug, "name": MARKER, "scope": "company"})).expect(201)
+        names[f"{slug} garden"], names[f"{slug} uri"] = garden["id"], garden["garden_id"]
+        stated = {"entity_uri": f"{NODE_ID}/agent/{entity}", "role": "admin"}
+        (await at.post(f"/v1/gardens/{slug}/members", stated)).expect(201)
+    (await at.send("DELETE", f"/v1/gardens/secret/members/{quote(f'{NODE_ID}/agent/former', safe='')}")).expect(204)
+    for place, fields in (
+        ("secret", {"garden_id": "secret", "scope": "company"}),
+        ("gone", {"garden_id": "gone", "scope": "company"}),
+        ("team", {"scope": "team"}),
+    ):
+        # Of the entity that the callers read, and by a source that is theirs: two that contradict each other, and a third pair
+        # of which one is withdrawn.
+        sides = [await at.write(value={"type": "string", "v": f"{MARKER} {n}"}, **fields) for n in (1, 2)]
+        owner = {"entity": names["entity"], "relation": "memory:owner", "derived_from": [visible[0]["id"]], **fields}
+        replaced = await at.write(**owner)
+        await at.write(supersedes=[replaced["id"]], **owner)
+        names |= {f"{place} id": sides[0]["id"], f"{place} cid": sides[0]["cid"], f"{place} replaced": replaced["id"]}
+        names[f"{place} offset"] = str(sides[0]["log_offset"])
+    (await at.send("DELETE", "/v1/gardens/gone")).expect(204)
+    await hide_conflicts(at, names)
+    await hide_in_quarantine(at, org_b, names)
+    return names
+
+
+async def hide_conflicts(at: Served, names: dict[str, str]) -> None:
+    found = (await at.get("/v1/conflicts")).expect(200)["conflicts"]
+    assert len(found) == 3
+    for conflict in found:
+        place = {"team": "team"}.get(conflict["fact_a"]["scope"], "")
+        place = place or ("secret" if conflict["fact_a"]["garden_id"] == names["secret garden"] else "gone")
+        names[f"{place} conflict"] = conflict["conflict_id"]
+        told = (await at.get("/v1/facts", entity=conflict["conflict_id"])).expect(200)["facts"]
+        names |= {f"{place} told {number}": one["id"] for number, one in enumerate(told)}
+    settled = {"new_value": {"type": "string", "v": MARKER}}
+    resolved = (await at.post(f"/v1/conflicts/{quote(names['team conflict'])}/resolve", settled)).expect(200)
+    names["resolution"] = resolved["resolution_fact_id"]
+
+
+async def hide_in_quarantine(at: Served, org_b: Organisation, names: dict[str, str]) -> None:
+    await org_b.receive(
+        at, *(org_b.served_fact(number=n, scope="company", value={"type": "string", "v": MARKER}) for n in range(1, 5))
+    )
+    waiting = (await at.get("/v1/quarantine")).expect(200)["items"]
+    ids = [one["id"] for one in sorted(waiting, key=lambda one: one["id"])]
+    names |= dict(zip(("pending", "rejected", "promoted", "pending too"), ids, strict=True))
+    names["pending cid"] = waiting[0]["cid"]
+    moderate = f"/v1/gardens/{waiting[0]['quarantine_garden_id']}"
+    (await at.post(f"{moderate}/reject", {"fact_id": ids[1], "reason": MARKER})).expect(200)
+    promoted = {"fact_id": ids[2], "target_garden_id": "secret", "reason": MARKER}
+    (await at.post(f"{moderate}/promote", promoted)).expect(200)
+    told = (await at.get("/v1/facts", entity=ids[2], relation="stigmem:received_from")).expect(200)["facts"]
+    names["received"] = told[0]["id"]
+
+
+async def fill(at: Served, events: int) -> None:
+    """As many events that nobody but an admin is told of."""
+    for number in range(events):
+        filler = {"blocked_sources": [f"user:filler-{number}"]}
+        (await at.send("PATCH", "/v1/admin/config", filler)).expect(200)
+
+
+async def live_after(at: Served) -> None:
+    await at.write(scope="company", value={"type": "string", "v": "red"})
+    await at.write(scope="company", relation="memory:phase", value={"type": "number", "v": 2})
+
+
+# What is asked.
+
+
+def readings(hidden: dict[str, str]) -> dict[str, list[str]]:
+    """Every way to ask each route that reads for what is hidden, and for what it stands among."""
+    facts = [name for key, name in hidden.items() if key.split()[-1] in ("id", "cid", "replaced", "0", "1", "2")]
+    facts += [hidden[key] for key in ("resolution", "pending", "pending too", "rejected", "promoted", "received")]
+    gardens = [hidden[key] for key in ("slug", "secret garden", "secret uri", "gone garden", "gone uri")] + ["gone"]
+    gardens = [quote(name, safe="") for name in gardens]
+    # The team's facts come last, and what is settled and decided is so later.
+    past = ["", f"?as_of=offset:{int(hidden['team offset']) + 3}"]
+    return {
+        "GET /.well-known/stigmem": [""],
+        "GET /.well-known/stigmem-manifest.json": [""],
+        "GET /.well-known/stigmem-manifest-proof.json": [""],
+        "GET /healthz": [""],
+        "GET /openapi.json": [""],
+        "GET /docs": [""],
+        "GET /docs/{asset}": ["/none"],
+        "GET /readyz": [""],
+        "GET /v1/me": [""],
+        "GET /v1/auth/keys": [""],
+        "GET /v1/auth/keys/{key_id}": [f"/{UNKNOWN_ID}"],
+        "GET /v1/admin/config": [""],
+        "GET /v1/admin/audit-log": [""],
+        "GET /v1/facts": [*listings(hidden, gardens), *past[1:]],
+        "GET /v1/facts/{fact_id}": [f"/{quote(name)}{then}" for name in facts for then in past],
+        "GET /v1/facts/{fact_id}/body": [f"/{quote(name)}/body{then}" for name in facts for then in past],
+        "POST /v1/facts/{fact_id}/verify-cid": [f"/{quote(name)}/verify-cid{then}" for name in facts for then in past],
+        "GET /v1/facts/{fact_id}/provenance": [f"/{quote(name)}/provenance{then}" for name in facts for then in past],
+        "GET /v1/entities/{entity_uri:.+}/history": [
+            f"/{quote(entity, safe='')}/history{query}"
+            for entity in (
+                APOLLO,
+                hidden["entity"],
+                f"{ORG_B}/project/zeus",
+                hidden["secret conflict"],
+                hidden["promoted"],
+            )
+            for query in (*past, "?limit=1&order=desc", "?scope=team")
+        ],
+        "GET /v1/conflicts": [f"?{asked}" for asked in ("", "limit=1", "status=unresolved", "status=resolved")]
+        + past[1:],
+        "GET /v1/gardens": ["", "?limit=1", *past],
+        "GET /v1/gardens/{garden}": [f"/{garden}{then}" for garden in gardens for then in past],
+        "GET /v1/gardens/{garden}/members": [f"/{garden}/members" for garden in gardens],
+        "GET /v1/quarantine": [
+            *(f"?quarantine_status={status}" for status in ("pending", "promoted", "rejected")),
+            *(f"?garden_id={garden}" for garden in [*gardens, "quarantine"]),
+            *past,
+        ],
+        "GET /v1/trust": [f"?source={quote(source, safe='')}" for source in (SCRIBE, ORG_B)],
+        "GET /v1/federation/manifest/{entity_uri:.+}": [f"/{quote(name, safe='')}" for name in (NODE_ID, ORG_B)],
+        "GET /v1/federation/peers": past,
+        "GET /v1/federation/peers/{peer_id}/capabilities": [f"/{UNKNOWN_ID}/capabilities"],
+        "GET /v1/federation/audit": [""],
+        "GET /v1/federation/facts": ["", *(f"?scope={scope}" for scope in ("public", "company")), "?limit=1"],
+        "GET /v1/federation/capability-tokens": [""],
+        "GET /v1/federation/capability-tokens/{token_id}": [f"/{UNKNOWN_ID}"],
+        "GET /v1/log/checkpoint": [""],
+        "GET /v1/log/proof/inclusion": [f"?offset={hidden['secret offset']}"],
+        "GET /v1/log/proof/consistency": [f"?from={hidden['secret offset']}"],
+    }
+
+
+def listings(hidden: dict[str, str], gardens: list[str]) -> Iterator[str]:
+    told = [name for key, name in hidden.items() if "conflict" in key] + [hidden["promoted"], hidden["resolution"]]
+    for entity in (APOLLO, hidden["entity"], f"{ORG_B}/project/zeus", *told):
+        yield f"?entity={quote(entity, safe='')}"
+    for relation in (
+        "memory:status",
+        "memory:owner",
+        "stigmem:received_from",
+        "stigmem:conflict:between",
+        "stigmem:resolves",
+    ):
+        yield f"?relation={relation}"
+    for source in (f"{NODE_ID}/agent/scribe", NODE_ID, f"{ORG_B}/agent/assistant", "system:stigmem"):
+        yield f"?source={quote(source, safe='')}"
+    yield from (f"?garden_id={garden}" for garden in gardens)
+    everything = "include_contradicted=true&include_expired=true&include_retracted=true"
+    for asked in ("", "scope=team", "scope=company", "order=asc", "min_confidence=0.5", "after=2026-05-01T00:00:00Z"):
+        yield f"?{asked}"
+        yield f"?{asked}&{everything}&limit=1"
+
+
+# Routes that change something and tell no more than what became of it; those that could tell more are tried below.
+WRITES = {
+    "POST /v1/auth/keys",
+    "DELETE /v1/auth/keys/{key_id}",
+    "PATCH /v1/admin/config",
+    "POST /v1/admin/restore/confirm",
+    "POST /v1/facts",
+    "POST /v1/facts/batch",
+    "POST /v1/conflicts/{conflict_id}/resolve",
+    "POST /v1/gardens",
+    "DELETE /v1/gardens/{garden}",
+    "POST /v1/gardens/{garden}/members",
+    "PATCH /v1/gardens/{garden}/members/{entity_uri:.+}",
+    "DELETE /v1/gardens/{garden}/members/{entity_uri:.+}",
+    "POST /v1/gardens/{garden}/promote",
+    "POST /v1/gardens/{garden}/reject",
+    "PUT /v1/federation/manifest",
+    "POST /v1/federation/declaration",
+    "POST /v1/federation/peers",
+    "PATCH /v1/federation/peers/{peer_id}",
+    "DELETE /v1/federation/peers/{peer_id}",
+    "POST /v1/federation/peers/{peer_id}/check",
+    "POST /v1/federation/peers/{peer_id}/approve",
+    "POST /v1/federation/peers/{peer_id}/pull",
+    "POST /v1/federation/facts/push",
+    "POST /v1/federation/attest",
+    "POST /v1/federation/capability-tokens",
+    "POST /v1/federation/capability-tokens/verify",
+    "POST /v1/federation/capability-tokens/{token_id}/revoke",
+    "POST /v1/federation/capability-tokens/{token_id}/accept",
+    "POST /v1/log/cosignatures",
+}
+
+
+CALLERS_THAT_WRITE = (
+    "a key without the scope or a garden",
+    "a key that writes alone",
+    "a reader of another garden",
+    "a moderator of another quarantine",
+    "a member that was removed",
+    "a token that writes",
+)
+
+
+def writings(hidden: dict[str, str], source: str) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
+    """Every write that could tell whether something hidden is there, and some that could be moved by it."""
+    named = [name for key, name in hidden.items() if key.split()[-1] in ("id", "replaced", "0")]
+    named += [*(hidden[key] for key in ("pending", "rejected", "promoted", "resolution", "received")), UNKNOWN_ID]
+    stated = fact(source=source, scope="company")
+    yield "POST", "/v1/facts", stated | {"supersedes": True, "value": {"type": "string", "v": "blue"}}
+    for name in named:
+        yield "POST", "/v1/facts", stated | {"supersedes": [name]}
+    yield "POST", "/v1/facts", stated | {"derived_from": named, "relation": "memory:note"}
+    for key in ("secret cid", "team cid", "gone cid", "pending cid"):
+        yield "POST", "/v1/facts", stated | {"derived_from": [hidden[key]]}
+    batch = [stated | {"supersedes": [hidden["secret id"]]}, stated | {"derived_from": [hidden["team id"]]}]
+    yield "POST", "/v1/facts/batch", {"facts": batch}
+    for garden in (hidden["slug"], hidden["secret garden"], hidden["gone garden"], "gone", "quarantine"):
+        yield "POST", "/v1/facts", stated | {"garden_id": garden}
+        yield "POST", "/v1/facts", stated | {"garden_id": garden, "scope": "team"}
+        at = f"/v1/gardens/{garden}"
+        for name in (hidden["pending"], hidden["secret id"]):
+            yield "POST", f"{at}/promote", {"fact_id": name}
+        yield "POST", f"{at}/reject", {"fact_id": hidden["pending"]}
+        yield "POST", "/v1/gardens/pit/promote", {"fact_id": hidden["pending"], "target_garden_id": garden}
+        yield "POST", f"{at}/members", {"entity_uri": "user:alice", "role": "reader"}
+        yield "PATCH", f"{at}/members/{quote(f'{NODE_ID}/agent/gone', safe='')}", {"role": "reader"}
+        yield "DELETE", f"{at}/members/{quote(f'{NODE_ID}/agent/gone', safe='')}", None
+        yield "DELETE", at, None
+    for key in ("secret conflict", "team conflict", "gone conflict"):
+        settled = {"winning_fact_id": hidden["secret id"], "new_value": {"type": "null"}}
+        yield "POST", f"/v1/conflicts/{quote(hidden[key])}/resolve", settled
+
+
+def comparable(route: str, answer: Answer) -> tuple[int, bytes]:
+    """What of an answer may not differ. Roots, hashes and signatures are over the whole log, whatever is in it."""
+    body = answer.body
+    if any(word in route for word in ("log", "manifest", "provenance", "/.well-known/stigmem")):
+        body = re.sub(rb"[0-9a-f]{64}|[A-Za-z0-9+/]{43,}=*|[A-Za-z0-9_-]{43,}", b"#", body)
+    if route == "GET /v1/federation/facts":
+        # A cursor holds a part of a leaf's hash.
+        body = re.sub(rb'"cursor":"[^"]*"', b"#", body)
+    return answer.status, body
+
+
+def difference(first: list[tuple[int, bytes]], second: list[tuple[int, bytes]]) -> tuple[str, str]:
+    """The answers from a little before where they part."""
+    texts = str(first), str(second)
+    start = next((index for index, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    return tuple(text[max(0, start - 80) : start + 80] for text in texts)
+
+
+# The walk.
+
+
+async def pages(at: Served, method: str, path: str, bearer: str | None) -> list[Answer]:
+    """The answer, and where it has a cursor those of the pages behind it."""
+    answers = [await at.send(method, path, bearer=bearer)]
+    while len(answers) < 20 and answers[-1].status == 200 and answers[-1].body.startswith(b"{"):
+        cursor = answers[-1].json.get("cursor")
+        if cursor is None or "/federation/" in path:
+            break
+        answers.append(await at.send(method, f"{path}{'&' if '?' in path else '?'}cursor={cursor}", bearer=bearer))
+    return answers
+
+
+async def test_every_read_answers_as_if_what_is_hidden_were_not_there(serve, org_b: Organisation):
+    hiding, plain, hidden, bearers = await twins(serve, org_b)
+    leaks = []
+
+    for route, ways in readings(hidden).items():
+        method, _, path = route.partition(" ")
+        base = path.partition("/{")[0]
+        for caller in (*bearers, "a peer", "nobody"):
+            for way in ways:
+                answers = []
+                for at in (hiding, plain):
+                    bearer = org_b.token(at, nonce=org_b.nonce()) if caller == "a peer" else bearers.get(caller)
+                    answers.append(await pages(at, method, base + way, bearer))
+                assert not any(answer.status >= 500 for answer in answers[0]), (route, way)
+                first, second = ([comparable(route, answer) for answer in found] for found in answers)
+                if first != second or any(MARKER in str(body) for _, body in first):
+                    leaks.append((caller, method, base + way, *difference(first, second)))
+                if way == ways[0] and answers[0][0].status in (401, 403):
+                    break  # the door is closed to this caller
+
+    assert leaks == []
+
+
+async def test_no_write_tells_what_is_hidden(serve, org_b: Organisation):
+    hiding, plain, hidden, bearers = await twins(serve, org_b)
+    leaks = []
+
+    for caller in CALLERS_THAT_WRITE:
+        bearer = bearers[caller]
+        source = (await hiding.send("GET", "/v1/me", bearer=bearer)).expect(200)["entity_uri"]
+        for method, path, body in writings(hidden, source):
+            answers = []
+            for at in (hiding, plain):
+                at.clock.advance(1000)
+                at.clock.draw_from(200_000 + 1000 * hiding.clock.now_ms())
+                answers.append(await at.send(method, path, body, bearer=bearer))
+            assert answers[0].status < 500, answers[0]
+            first, second = (comparable(path, answer) for answer in answers)
+            if first != second or hiding.size != plain.size or MARKER in str(first):
+                leaks.append((caller, method, path, body, *difference([first], [second])))
+
+    assert leaks == []
+
+
+async def test_whoever_may_read_it_finds_all_of_it(serve, org_b: Organisation):
+    """The other half: what was hidden above is there, and the same questions lead to it."""
+    hiding, _, hidden, _ = await twins(serve, org_b)
+    places = {
+        "secret": await member(hiding, "writer", "secret"),
+        "team": await bearer_for(hiding, entity_uri=f"{NODE_ID}/agent/team"),
+    }
+
+    for place, bearer in places.items():
+        for key in ("id", "cid", "replaced", "told 0", "told 1"):
+            found = await hiding.send("GET", f"/v1/facts/{quote(hidden[f'{place} {key}'])}", bearer=bearer)
+            found.expect(200)
+        listed = (await hiding.send("GET", "/v1/facts?include_contradicted=true", bearer=bearer)).expect(200)
+        assert MARKER in str(listed) and listed["total"] == len(listed["facts"])
+        conflicts = (await hiding.send("GET", "/v1/conflicts", bearer=bearer)).expect(200)["conflicts"]
+        assert hidden[f"{place} conflict"] in {one["conflict_id"] for one in conflicts}
+    found = await hiding.send("GET", f"/v1/facts/{hidden['promoted']}", bearer=places["secret"])
+    assert found.expect(200)["quarantine_status"] == "promoted"
+    for key in ("pending", "rejected", "gone id", "resolution", "received"):
+        (await hiding.get(f"/v1/facts/{hidden[key]}")).expect(200)
+
+
+def test_every_route_is_walked_or_known_to_show_nothing_that_was_stored():
+    routes = {f"{route.method} {route.path}" for route in ROUTES}
+
+    walked = set(readings(defaultdict(lambda: "0")))
+
+    assert walked | WRITES == routes and not walked & WRITES
+    assert {name for name in WRITES if name.startswith("GET")} == set()
