@@ -24,6 +24,7 @@ from node.http import (
     ops,
     peers,
     provenance,
+    quarantine,
     tokens,
 )
 from node.http.errors import answer_refusals
@@ -71,9 +72,9 @@ ROUTES = (
     web.post("/v1/gardens/{garden}/members", members.add_member),
     web.patch("/v1/gardens/{garden}/members/{entity_uri:.+}", members.change_member),
     web.delete("/v1/gardens/{garden}/members/{entity_uri:.+}", members.remove_member),
-    web.post("/v1/gardens/{garden}/promote", gardens.promote_fact),
-    web.post("/v1/gardens/{garden}/reject", gardens.reject_fact),
-    web.get("/v1/quarantine", gardens.list_quarantine),
+    web.post("/v1/gardens/{garden}/promote", quarantine.promote_fact),
+    web.post("/v1/gardens/{garden}/reject", quarantine.reject_fact),
+    web.get("/v1/quarantine", quarantine.list_quarantine),
     web.get("/v1/trust", identity.explain_trust),
     web.put("/v1/federation/manifest", identity.put_manifest),
     web.get("/v1/federation/manifest/{entity_uri:.+}", identity.get_manifest),

@@ -1,8 +1,7 @@
-"""/v1/gardens and /v1/quarantine: gardens, and the moderation of what waits in them (PROTOCOL §6)."""
+"""/v1/gardens: making, listing and deleting gardens (PROTOCOL §6.1). Members: `members.py`; what waits in them: `quarantine.py`."""
 
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
-from typing import Annotated, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -10,44 +9,31 @@ from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.decision import Principal
-from node.commands.gardens import CreateGarden, DeleteGarden, PromoteFact, RejectFact
+from node.commands.gardens import CreateGarden, DeleteGarden
 from node.commands.reading import reach_of
-from node.commands.roles import find_garden, is_known, known_garden, require_visitor
+from node.commands.roles import is_known, known_garden, require_visitor
 from node.errors import (
-    FactAmbiguous,
-    FactNotFound,
-    FactNotQuarantinePending,
     GardenExists,
-    GardenForbidden,
     GardenInUse,
     GardenNotFound,
-    GardenNotQuarantine,
-    GardenScopeMismatch,
     IdempotencyKeyReused,
     InvalidCursor,
     QuarantineHasPendingFacts,
-    QuarantineWriteForbidden,
     ScopeNotPermitted,
 )
 from node.events.entry import Entry
 from node.events.facts import Scope
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
-from node.http.describe import GARDEN_ADMINS, KEYS, MEMBERS, MODERATORS, describes
-from node.http.forms import AsOf, Count, Time, Uuid
+from node.http.describe import GARDEN_ADMINS, KEYS, MEMBERS, describes
+from node.http.forms import AsOf, Time, Uuid
 from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
-from node.http.records import QueueItem, queue_item, record_of
-from node.projections.access import Access, is_readable, readable_at
-from node.projections.base import LAST_PLACE, Place
-from node.projections.conflicts import At
-from node.projections.fact_rows import FactRow
-from node.projections.gardens import Garden, QuarantineStatus, new_garden, place_in_listing
+from node.projections.gardens import Garden, new_garden, place_in_listing
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
-from node.times import format_ms
 
 MAX_BYTES = 1 << 16
 Cursor = TypeVar("Cursor")
@@ -59,27 +45,6 @@ class GardenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scope: Scope
     description: str = ""
     quarantine: bool = False
-
-
-class PromoteRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    fact_id: str
-    origin: str | None = None
-    target_garden_id: str | None = None
-    reason: str = ""
-
-
-class RejectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    fact_id: str
-    origin: str | None = None
-    reason: str = ""
-
-
-class QueueQuery(Struct, frozen=True, kw_only=True):
-    quarantine_status: QuarantineStatus | None = None
-    garden_id: str | None = None
-    as_of: AsOf | None = None
-    cursor: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
 
 class GardenRecord(Struct, frozen=True, kw_only=True):
@@ -100,34 +65,6 @@ class GardensPage(Struct, frozen=True, kw_only=True):
     gardens: list[GardenRecord]
     cursor: str | None
     has_more: bool
-
-
-class Promoted(Struct, frozen=True, kw_only=True):
-    """Where a fact went, `target_garden_id` null for outside of all gardens."""
-
-    fact_id: Uuid
-    promoted_at: Time
-    promoted_by: str
-    target_garden_id: Uuid | None
-
-
-class RejectedFact(Struct, frozen=True, kw_only=True):
-    fact_id: Uuid
-    rejected_at: Time
-    rejected_by: str
-
-
-class QueuePage(Struct, frozen=True, kw_only=True):
-    items: list[QueueItem]
-    total: Count
-    cursor: str | None
-
-
-class QueueCursor(Struct, frozen=True, array_like=True):
-    """A place in the quarantine listing; a listing of the past carries its moment, one of now looks anew at each page."""
-
-    place: Place
-    moment: Moment | None
 
 
 class GardensCursor(Struct, frozen=True, array_like=True):
@@ -224,91 +161,6 @@ async def delete_garden(request: web.Request) -> web.Response:
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
-@describes(
-    "admit a fact that waits in quarantine",
-    who=MODERATORS,
-    body=PromoteRequest,
-    answers={200: Promoted},
-    headers=TAKES_KEY,
-    refuses=(
-        FactAmbiguous,
-        IdempotencyKeyReused,
-        FactNotFound,
-        FactNotQuarantinePending,
-        GardenForbidden,
-        GardenNotFound,
-        GardenNotQuarantine,
-        GardenScopeMismatch,
-        QuarantineWriteForbidden,
-    ),
-)
-async def promote_fact(request: web.Request) -> web.Response:
-    principal_of(request)
-    raw = await read_json(request, max_bytes=MAX_BYTES)
-    body = decode(raw, PromoteRequest)
-
-    def command(principal: Principal) -> PromoteFact:
-        return PromoteFact(
-            principal=principal,
-            garden=request.match_info["garden"],
-            fact_id=body.fact_id,
-            origin=body.origin,
-            target=body.target_garden_id,
-            reason=body.reason,
-        )
-
-    return await carry_out(request, raw, command, _promoted)
-
-
-@describes(
-    "reject a fact that waits in quarantine",
-    who=MODERATORS,
-    body=RejectRequest,
-    answers={200: RejectedFact},
-    headers=TAKES_KEY,
-    refuses=(
-        IdempotencyKeyReused,
-        FactAmbiguous,
-        FactNotFound,
-        FactNotQuarantinePending,
-        GardenNotFound,
-        GardenNotQuarantine,
-    ),
-)
-async def reject_fact(request: web.Request) -> web.Response:
-    principal_of(request)
-    raw = await read_json(request, max_bytes=MAX_BYTES)
-    body = decode(raw, RejectRequest)
-
-    def command(principal: Principal) -> RejectFact:
-        return RejectFact(
-            principal=principal,
-            garden=request.match_info["garden"],
-            fact_id=body.fact_id,
-            origin=body.origin,
-            reason=body.reason,
-        )
-
-    return await carry_out(request, raw, command, _rejected)
-
-
-@describes(
-    "facts in quarantine, newest first; without a status, all",
-    who=KEYS,
-    query=QueueQuery,
-    answers={200: QueuePage},
-    refuses=(GardenForbidden, InvalidCursor),
-)
-async def list_quarantine(request: web.Request) -> web.Response:
-    """What the gardens hold that the caller moderates; to whoever moderates none, nothing."""
-    node, principal = request.app[NODE], visitor_of(request)
-    asked = decode_query(request, QueueQuery)
-    before, moment = _queue_start(asked.cursor, moment_of(asked.as_of, node), node)
-    return json_response(
-        await node.read(lambda view: _queue(asked, before, moment, reach_of(principal, view), view, node))
-    )
-
-
 def visitor_of(request: web.Request) -> Principal:
     """The request's principal, to whom gardens may be shown at all."""
     principal = principal_of(request)
@@ -316,107 +168,21 @@ def visitor_of(request: web.Request) -> Principal:
     return principal
 
 
-def _promoted(entries: Sequence[Entry], view: View) -> web.Response:
-    [entry] = entries
-    return json_response(
-        Promoted(
-            fact_id=entry.event.fact_id,
-            promoted_at=format_ms(entry.at_ms),
-            promoted_by=entry.actor.principal,
-            target_garden_id=entry.event.target_garden_id,
-        )
-    )
-
-
-def _rejected(entries: Sequence[Entry], view: View) -> web.Response:
-    [entry] = entries
-    return json_response(
-        RejectedFact(
-            fact_id=entry.event.fact_id,
-            rejected_at=format_ms(entry.at_ms),
-            rejected_by=entry.actor.principal,
-        )
-    )
-
-
-def _queue(asked: QueueQuery, before: Place, moment: Moment, access: Access, view: View, node: Node) -> QueuePage:
-    at, size = moment.at, moment.past_size
-    is_past = size is not None
-    gardens = _moderated(asked.garden_id, access, view, size)
-    held = _held_then(asked, gardens, access, at, view) if is_past else _held(asked, gardens, access, view)
-    waiting = sorted(held, key=attrgetter("place"), reverse=True)
-    left = [row for row in waiting if row.place < before]
-    page = left[: asked.limit]
-    cursor = QueueCursor(page[-1].place, moment if is_past else None) if len(left) > len(page) else None
-    records = [record_of(row, view, node, at=at if is_past else None, is_past=is_past) for row in page]
-    return QueuePage(
-        items=[queue_item(record) for record in records],
-        total=len(waiting),
-        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
-    )
-
-
-def _moderated(name: str | None, access: Access, view: View, size: int | None) -> list[Garden]:
-    """The gardens that are asked for and that the caller moderates. Raises GardenForbidden for one that is named and is none."""
-    if name is None:
-        return [garden for garden in view.gardens.all(size) if _is_moderated(garden, access)]
-    try:
-        garden = find_garden(name, view, size=size)
-    except GardenNotFound as error:
-        raise GardenForbidden("garden_id: no such garden, or not yours") from error
-    if not _is_moderated(garden, access):
-        raise GardenForbidden("garden_id: no such garden, or not yours")
-    return [garden]
-
-
-def _is_moderated(garden: Garden, access: Access) -> bool:
-    return is_known(garden, access) and access.is_moderator(garden.id)
-
-
-def _held(asked: QueueQuery, gardens: list[Garden], access: Access, view: View) -> Iterator[FactRow]:
-    statuses = get_args(QuarantineStatus) if asked.quarantine_status is None else (asked.quarantine_status,)
-    for garden in gardens:
-        for status in statuses:
-            rows = map(view.facts.at, view.gardens.queue(garden.id, status, before=LAST_PLACE))
-            # Who moderates need not have the fact's scope, nor be a member of the garden that it was admitted to.
-            yield from (row for row in rows if is_readable(row, access))
-
-
-def _held_then(asked: QueueQuery, gardens: list[Garden], access: Access, at: At, view: View) -> Iterator[FactRow]:
-    """What has been decided since may have had another status then: it is looked for under all of them."""
-    for garden in gardens:
-        for status in get_args(QuarantineStatus):
-            for place in view.gardens.queue(garden.id, status, before=(at.size, 0)):
-                then = readable_at(view.facts.at(place), access, at.size)
-                if then is not None and asked.quarantine_status in (None, then.quarantine_status):
-                    yield then
-
-
-def _queue_start(text: str | None, moment: Moment, node: Node) -> tuple[Place, Moment]:
-    if not text:
-        return LAST_PLACE, moment
-    cursor = _opened(text, QueueCursor)
-    carried = _carried(cursor.moment, moment, node)
-    if not (0 <= cursor.place[0] < carried.at.size and 0 <= cursor.place[1] < 2**32):
-        raise InvalidCursor("cursor: not one of this listing's")
-    return cursor.place, carried
-
-
 def _gardens_start(text: str | None, moment: Moment, node: Node) -> tuple[tuple[str, str] | None, Moment]:
     if not text:
         return None, moment
-    cursor = _opened(text, GardensCursor)
-    return cursor.last, _carried(cursor.moment, moment, node)
+    cursor = opened_cursor(text, GardensCursor)
+    return cursor.last, carried_moment(cursor.moment, moment, node)
 
 
-def _opened(text: str, cursor: type[Cursor]) -> Cursor:
+def opened_cursor(text: str, cursor: type[Cursor]) -> Cursor:
     try:
         return msgspec.msgpack.decode(b64url_decode(text), type=cursor)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidCursor("cursor: not one of this listing's") from error
 
 
-def _carried(carried: Moment | None, asked: Moment, node: Node) -> Moment:
+def carried_moment(carried: Moment | None, asked: Moment, node: Node) -> Moment:
     """The moment of a later page: that of the first one where the listing is of the past."""
     check_moment(asked, None if carried is None else carried.as_of)
     if carried is not None and not 0 <= carried.at.size <= node.log.announced().size:
