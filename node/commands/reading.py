@@ -50,6 +50,11 @@ def reach_of(principal: Principal, view: View) -> Access:
     return NOTHING if principal.grant is None else granted_by(principal.grant)
 
 
+def administers_every_scope(principal: Principal) -> bool:
+    """Whether it is an admin who is told what counts or names facts of every kind: an admin's key may be bounded to some scopes."""
+    return principal.is_operator and (principal.key is None or set(ALL_SCOPES) <= set(principal.key.allowed_scopes))
+
+
 def granted_by(grant: Grant) -> Access:
     """The part of the facts outside gardens that a token's object names; gardens take a membership, which no token is."""
     if grant.object == "*":

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from node.canonical import b64url_decode, b64url_encode
 from node.commands.decision import Principal
+from node.commands.reading import administers_every_scope
 from node.errors import InsufficientPermission, InvalidCursor, InvalidParameter, UnsupportedParameter
 from node.events import EVENT_TYPES
 from node.events.entry import Entry
@@ -25,7 +26,6 @@ from node.http.forms import Count, Time
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.subjects import Subject, subject_of
-from node.projections.access import ALL_SCOPES
 from node.projections.audit import AuditRow
 from node.projections.base import LAST_PLACE, Place
 from node.projections.federation_page import MAX_PAGE_FACTS
@@ -145,7 +145,7 @@ async def audit_log(request: web.Request) -> web.Response:
 def _auditor_of(request: web.Request) -> Principal:
     """An admin who reads every scope: what happened to a fact says that there is one."""
     principal = operator_of(request)
-    if principal.key is not None and not set(ALL_SCOPES) <= set(principal.key.allowed_scopes):
+    if not administers_every_scope(principal):
         raise InsufficientPermission("the audit tells of facts in every scope, and the key does not read all")
     return principal
 

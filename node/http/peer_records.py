@@ -6,12 +6,13 @@ Always: counts are capped, so that a listing costs the same however far a peer h
 from aiohttp import web
 from msgspec import Struct, structs
 
+from node.commands.reading import administers_every_scope
 from node.errors import PeerNotFound
 from node.events.entry import open_header
 from node.events.facts import Scope
 from node.events.peers import PeerStatus
 from node.http.forms import Count, Time, Uuid
-from node.http.keys import NODE, SYNC, ExchangeState
+from node.http.keys import NODE, PRINCIPAL, SYNC, ExchangeState
 from node.http.moments import Moment
 from node.projections.federation_page import backlog_of
 from node.projections.peers import PastPeer, Peer
@@ -113,10 +114,7 @@ class PeerRecord(RegisteredPeer, frozen=True, kw_only=True):
 
 async def shown_peers(request: web.Request) -> list[PeerRecord]:
     """Every peer, oldest first."""
-    node, sync = request.app[NODE], request.app[SYNC]
-    return await node.read(
-        lambda view: [_shown(peer, sync.state_of(peer.node_id), view, node) for peer in view.peers.all()]
-    )
+    return await request.app[NODE].read(lambda view: [_shown(peer, request, view) for peer in view.peers.all()])
 
 
 async def past_peers(request: web.Request, moment: Moment) -> list[PeerRecord]:
@@ -134,15 +132,14 @@ async def named_peers(request: web.Request, moment: Moment) -> list[NamedPeer]:
 
 async def shown_peer(request: web.Request, peer_id: str) -> PeerRecord:
     """Raises PeerNotFound."""
-    node, sync = request.app[NODE], request.app[SYNC]
 
     def read(view: View) -> PeerRecord:
         peer = view.peers.by_id(peer_id)
         if peer is None:
             raise PeerNotFound("there is no such peer")
-        return _shown(peer, sync.state_of(peer.node_id), view, node)
+        return _shown(peer, request, view)
 
-    return await node.read(read)
+    return await request.app[NODE].read(read)
 
 
 def registered(peer: Peer | PastPeer) -> RegisteredPeer:
@@ -185,7 +182,11 @@ def _content(peer: Peer | PastPeer) -> PeerRecord:
     )
 
 
-def _shown(peer: Peer, state: ExchangeState, view: View, node: Node) -> PeerRecord:
+def _shown(peer: Peer, request: web.Request, view: View) -> PeerRecord:
+    if not administers_every_scope(request[PRINCIPAL]):
+        # How much a peer brought, when, and what waits for it, counts facts of every scope.
+        return _content(peer)
+    node, state = request.app[NODE], request.app[SYNC].state_of(peer.node_id)
     return structs.replace(
         _content(peer),
         reason=peer.reason or state.reason or None,
