@@ -65,6 +65,14 @@ class _Done(Struct):
     failure: Exception | None = None
 
 
+class _TakenBack(Exception):
+    """The last of so many commands ended in a refusal after it had done something: what they did is not to be kept."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
 class Writer:
     """Executes commands one after another against the log and the views it owns."""
 
@@ -148,10 +156,16 @@ class Writer:
                 txn = self._views.begin(write=True)
                 view = View(txn, self._views.handles)
                 if type(batch[0].command) in DECIDE_IN_STEPS:
-                    done, rest = await self._decide_in_steps(view, batch[0]), batch[1:]
+                    done, rest = await self._decide_in_steps(view, batch)
                 else:
                     done, rest = self._decide_batch(view, batch)
                 await self._commit(txn, view, done)
+        except _TakenBack as taken_back:
+            # Those beside it are sound, and none of them is told of it: each again by itself.
+            txn.abort()
+            for waiting in batch[: taken_back.count]:
+                await self._write([waiting])
+            return batch[taken_back.count :]
         # One of three places that catch everything: a bug in one command must not end the writer for all.
         except Exception as error:
             if txn is not None:
@@ -187,13 +201,35 @@ class Writer:
                 return done, batch[index + 1 :]
         return done, []
 
-    async def _decide_in_steps(self, view: View, waiting: _Waiting) -> list[_Done]:
-        """Carry out a command of several steps, alone in its transaction: dropping that takes back all that it did."""
-        if waiting.answer.cancelled():
-            return []
+    async def _decide_in_steps(self, view: View, batch: list[_Waiting]) -> tuple[list[_Done], list[_Waiting]]:
+        """Commands of several steps that wait one behind another, in one append like others.
+
+        One that ends in a refusal takes back what it did by having its transaction dropped: raises _TakenBack unless it is alone.
+        """
         head = self._log.head()
-        offset, prev, entries = head.size, head.leaf, []
-        steps = DECIDE_IN_STEPS[type(waiting.command)](waiting.command, view, self._context())
+        offset, prev, done = head.size, head.leaf, []
+        deadline = time.monotonic() + MAX_BATCH_S
+        for index, waiting in enumerate(batch):
+            if type(waiting.command) not in DECIDE_IN_STEPS:
+                return done, batch[index:]
+            if waiting.answer.cancelled():
+                continue
+            decision, entries = await self._walk(waiting.command, view, offset, prev)
+            if decision.refusal is not None and entries:
+                if index:
+                    raise _TakenBack(index + 1)
+                return [_Done(waiting, decision, ())], batch[1:]
+            done.append(_Done(waiting, decision, entries))
+            if entries:
+                offset, prev = offset + len(entries), entries[-1].leaf
+            if time.monotonic() > deadline:
+                return done, batch[index + 1 :]
+        return done, []
+
+    async def _walk(self, command: Struct, view: View, offset: int, prev: bytes) -> tuple[Decision, tuple[Entry, ...]]:
+        """One command, step by step: what it came to in the end, and the entries that were made on the way."""
+        entries: list[Entry] = []
+        steps = DECIDE_IN_STEPS[type(command)](command, view, self._context())
         outcome, pause = None, time.monotonic() + MAX_STEPS_S
         try:
             while True:
@@ -209,10 +245,8 @@ class Writer:
             decision = end.value
         except Refusal as refusal:
             decision = Decision(refusal=refusal)
-        if decision.refusal is not None:
-            return [_Done(waiting, decision, ())]
         entries.extend(self._sign(decision, self._context(), view, offset, prev))
-        return [_Done(waiting, decision, tuple(entries))]
+        return decision, tuple(entries)
 
     def _carry_out(self, command: Struct, view: View, offset: int, prev: bytes) -> tuple[Decision, tuple[Entry, ...]]:
         context = self._context()

@@ -201,6 +201,22 @@ async def test_a_write_with_a_token_comes_back_with_its_author_s_signature(http:
     assert record["attestation_chain"] == [b64url(http.signer.sign(signed))]
 
 
+async def test_each_fact_of_a_batch_comes_back_with_its_author_s_signature(http: Served, org_b: Organisation):
+    token = await each_other_s_peer(http, org_b)
+    stated = {"entity": "stigmem://org-b.example/project/zeus", "source": SCRIBE}
+    facts = [fact(**stated, scope="company", value={"type": "number", "v": number}) for number in range(12)]
+    asked = [*facts, fact(**stated, scope="public"), fact(**stated, relation="stigmem:x"), {}]
+    size = http.size
+
+    answer = (await org_b.home.post("/v1/facts/batch", {"facts": asked}, bearer=token)).expect(201)
+
+    assert [result["status"] for result in answer["results"]] == ["accepted"] * 13 + ["rejected"] * 2
+    kept = [await org_b.home.get(f"/v1/facts/{result['fact_id']}") for result in answer["results"][:13]]
+    # What is refused, or may not be signed, is written without; nobody is asked about what is refused anyway.
+    assert [record.expect(200)["attestation_verified"] for record in kept] == [[True]] * 12 + [[]]
+    assert [entry.type for entry in http.entries(size)].count("attestation.signed.1") == 12
+
+
 async def test_a_refused_signature_is_missed_in_strict_mode_alone(http: Served, org_b: Organisation):
     token = await each_other_s_peer(http, org_b)
 

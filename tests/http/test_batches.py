@@ -203,3 +203,16 @@ async def test_batches_and_single_writes_that_arrive_together_keep_their_own_out
 
     assert answers == [201, 422] * 5 + [201] * 10 + [201] * 10
     assert await total(http) == 10 + 10 + 10
+
+
+async def test_a_taken_back_batch_takes_nothing_of_its_neighbours_along(http: Served):
+    size = http.size
+    sound = [send(http, numbered(i), numbered(100 + i)) for i in range(3)]
+    refused = send(http, numbered(50), {}, atomic=True)
+    after = [send(http, numbered(200 + i), atomic=True) for i in range(3)]
+
+    answers = await asyncio.gather(*sound, refused, *after)
+
+    assert [answer.status for answer in answers] == [201] * 3 + [422] + [201] * 3
+    told = [result["fact_id"] for answer in answers if answer.status == 201 for result in answer.json["results"]]
+    assert sorted(entry.event.fact.id for entry in http.entries(size)) == sorted(told)

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.scenarios.nodes import RunningNode, eventually
 from tests.scenarios.organisations import AUTO_QUARANTINE, Organisation, await_active
@@ -13,6 +15,7 @@ from tests.scenarios.organisations import AUTO_QUARANTINE, Organisation, await_a
 REPO = Path(__file__).parents[2]
 WRITERS = 4
 ANSWERED_BEFORE_THE_KILL = 60
+BATCH_FACTS = 50
 
 
 class Writer(threading.Thread):
@@ -97,6 +100,59 @@ def test_every_answered_write_is_there_once_after_kill_9(make_node, long_run):
     total = client.send("GET", "/v1/facts?limit=1").expect(200)["total"]
     assert total == min(len(listed), 10_000)
     node.stop()
+
+
+class BatchWriter(threading.Thread):
+    """Sends atomic batches, each under a key of its own, until its node is gone; keeps those sent and what was answered."""
+
+    def __init__(self, node: RunningNode, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.sent: list[dict[str, Any]] = []
+        self.answered: dict[str, bytes] = {}
+        self._client = node.client()
+
+    def run(self) -> None:
+        try:
+            while True:
+                key = f"{self.name}-{len(self.sent)}"
+                facts = [fact_about(f"stigmem://org-a.example/{key}/{index}") for index in range(BATCH_FACTS)]
+                self.sent.append({"facts": facts, "atomic": True, "idempotency_key": key})
+                answer = self._client.send("POST", "/v1/facts/batch", self.sent[-1])
+                answer.expect(201)
+                self.answered[key] = answer.body
+        except (OSError, http.client.HTTPException):
+            return
+
+
+def test_a_batch_is_there_whole_or_not_at_all_after_kill_9_and_once_when_it_is_sent_again(make_node):
+    node = make_node(ENTITY_URI="stigmem://org-a.example")
+    node.start()
+    writers = [BatchWriter(node, f"writer-{number}") for number in range(3)]
+    for writer in writers:
+        writer.start()
+    eventually(
+        lambda: sum(len(writer.answered) for writer in writers),
+        lambda answered: answered >= 12,
+        within_s=30,
+        what="enough batches were answered",
+    )
+    node.kill()
+    for writer in writers:
+        writer.join(timeout=20)
+    sent = [batch for writer in writers for batch in writer.sent]
+    answered = {key: body for writer in writers for key, body in writer.answered.items()}
+
+    node.start()
+    kept = Counter(fact["entity"].split("/")[3] for fact in node.facts())
+    assert set(kept.values()) == {BATCH_FACTS}
+    assert answered.keys() <= kept.keys() <= {batch["idempotency_key"] for batch in sent}
+    for batch in sent:
+        again = node.post("/v1/facts/batch", batch)
+        assert again.expect(201)["accepted"] == BATCH_FACTS
+        assert answered.get(batch["idempotency_key"], again.body) == again.body
+    assert len(node.facts()) == len(sent) * BATCH_FACTS
+    node.stop()
+    node.verify_log()
 
 
 def kill_and_start(*organisations: Organisation) -> None:
