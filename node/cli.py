@@ -101,9 +101,13 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 def _add_facts(commands: argparse._SubParsersAction) -> None:
     facts = commands.add_parser("facts", help="assert facts at a running node (STIGMEM_URL, STIGMEM_API_KEY)")
-    parser = facts.add_subparsers(dest="facts_command", required=True, metavar="COMMAND").add_parser(
-        "assert", help="assert a fact, attested with --sign-with"
-    )
+    verbs = facts.add_subparsers(dest="facts_command", required=True, metavar="COMMAND")
+    batch = verbs.add_parser("batch", help="assert up to 1,000 facts at once: a JSON array, or one object a line")
+    batch.add_argument("file", help="the file that holds them, or - for the input")
+    batch.add_argument("--atomic", action="store_true", help="store all of them or none")
+    batch.add_argument("--key", help="idempotency key: however often it is sent, the batch is stored once")
+    batch.set_defaults(handler=_assert_batch)
+    parser = verbs.add_parser("assert", help="assert a fact, attested with --sign-with")
     for name in ("entity", "relation", "value", "source"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--type", default="string", choices=("string", "text", "number", "boolean", "datetime", "ref"))
@@ -215,6 +219,26 @@ def _assert_fact(arguments: argparse.Namespace) -> int:
         return client.assert_fact(url, bearer, statement, key_file=arguments.sign_with, passphrase=passphrase)
 
     return _at_node(run)
+
+
+def _assert_batch(arguments: argparse.Namespace) -> int:
+    refused = 0
+
+    def run(url: str, bearer: str) -> bytes:
+        nonlocal refused
+        facts = _content_of(arguments.file)
+        answer = client.assert_batch(url, bearer, facts, is_atomic=arguments.atomic, idempotency_key=arguments.key)
+        refused = client.refused_of(answer)
+        return answer
+
+    return _at_node(run, is_raw=arguments.atomic) or (FAILED if refused else 0)
+
+
+def _content_of(path: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _accept_token(arguments: argparse.Namespace) -> int:

@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from node.canonical import b64url_encode
 from node.commands.drafts import StatedValue, draft_of
+from node.errors import MalformedJson
 from node.events.facts import body_of
 from node.keys import load_signer
+from node.strict_json import scan_json
 from node.times import format_ms
 from node.uris import authority_of, normal_uri
 
@@ -36,6 +38,10 @@ class _Told(Struct):
     detail: str = ""
 
 
+class _Counted(Struct):
+    rejected: int
+
+
 class Statement(Struct, frozen=True, kw_only=True):
     """A fact to assert from the command line."""
 
@@ -53,6 +59,38 @@ def assert_fact(url: str, bearer: str, statement: Statement, *, key_file: str | 
     if key_file is not None:
         body |= _attestation(statement, key_file, passphrase)
     return ask(url, bearer, "POST", "/v1/facts", msgspec.json.encode(body))
+
+
+def assert_batch(url: str, bearer: str, facts: bytes, *, is_atomic: bool, idempotency_key: str | None) -> bytes:
+    """Assert facts in one batch. Returns the node's answer.
+
+    They are a JSON array, or one object a line. Raises MalformedJson, which names the line, for what is neither.
+    """
+    body = {"facts": _listed(facts), "atomic": is_atomic}
+    if idempotency_key is not None:
+        body["idempotency_key"] = idempotency_key
+    return ask(url, bearer, "POST", "/v1/facts/batch", msgspec.json.encode(body))
+
+
+def refused_of(answer: bytes) -> int:
+    """How many facts of a batch the node refused."""
+    return msgspec.json.decode(answer, type=_Counted).rejected
+
+
+def _listed(facts: bytes) -> list[msgspec.Raw]:
+    if facts.lstrip().startswith(b"["):
+        scan_json(facts)
+        return msgspec.json.decode(facts, type=list[msgspec.Raw])
+    lines = []
+    # Not splitlines: a text may hold what Unicode counts as the end of a line.
+    for number, line in enumerate(facts.split(b"\n"), start=1):
+        if line.strip():
+            try:
+                scan_json(line)
+            except MalformedJson as error:
+                raise MalformedJson(f"line {number}: {error.detail}") from error
+            lines.append(msgspec.Raw(line))
+    return lines
 
 
 def accept_token(url: str, bearer: str, token_id: str) -> bytes:
