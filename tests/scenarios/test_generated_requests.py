@@ -1,13 +1,14 @@
 """Requests that schemathesis makes up from `/openapi.json`, sent to a real node: nothing it answers is a 5xx or undeclared.
 
 Always: what it finds is printed with the request that shows it again. The seed is fixed; `make test-long` takes others too, more
-examples, and its walk along the bounds of each schema for every credential.
+examples, an API key and a capability token, and its walk along the bounds of each schema for all of them.
 Most names in paths are of things that are there, so that requests get past the question whether they are.
 
 Does not speak as a peer: a peer token is good for one request. Makes up no names with a slash in them (tests/http has those).
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,13 +28,14 @@ CHECKS = (
     "unsupported_method",
 )
 DEADLINE_S = 110
-PROJECT = "stigmem://org-a.example/project"
+LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
+ORG = "stigmem://org-a.example"
 
 
 @pytest.fixture
-def stocked(make_node) -> tuple[RunningNode, dict[str, list[str]], str]:
-    """A node with something of every kind, the names that go into paths, and a token that reads."""
-    node = make_node(ENTITY_URI="stigmem://org-a.example", FEDERATION_ENABLED="true", FEDERATION_PUSH_ENABLED="true")
+def stocked(make_node) -> tuple[RunningNode, dict[str, list[str]], dict[str, str | None]]:
+    """A node with something of every kind, the names that go into paths, and who asks with which bearer."""
+    node = make_node(ENTITY_URI=ORG, FEDERATION_ENABLED="true", FEDERATION_PUSH_ENABLED="true")
     node.start()
     facts = [_fact(node, value) for value in ("green", "red", "blue")]
     conflict = node.get("/v1/conflicts").expect(200)["conflicts"][0]["conflict_id"]
@@ -47,32 +49,40 @@ def stocked(make_node) -> tuple[RunningNode, dict[str, list[str]], str]:
     token = node.post(
         "/v1/federation/capability-tokens",
         {
-            "issuer": "stigmem://org-a.example",
-            "subject": "stigmem://org-a.example/agent/reader",
+            "issuer": ORG,
+            "subject": f"{ORG}/agent/reader",
             "verb": "read",
             "object": "*",
             "ttl_seconds": 3600,
         },
     ).expect(201)
+    key = node.post("/v1/auth/keys", {"entity_uri": f"{ORG}/agent/scribe", "permissions": ["read", "write"]}).expect(
+        201
+    )
+    for garden in gardens:
+        member = {"entity_uri": f"{ORG}/agent/scribe", "role": "admin"}
+        node.post(f"/v1/gardens/{garden['id']}/members", member).expect(201)
     names = {
         "fact_id": [*(fact["id"] for fact in facts), facts[0]["cid"]],
         "conflict_id": [conflict],
         "garden": [name for garden in gardens for name in (garden["id"], garden["slug"])],
         "peer_id": [peer.expect(201)["peer_id"]],
         "token_id": [token["token_id"]],
+        "key_id": [key["key_id"]],
         "asset": ["start.js", "swagger-ui.css"],
     }
-    return node, names, token["token_json"]
+    bearers = {"admin": ADMIN_KEY, "key": key["raw_key"], "token": token["token_json"], "nobody": None}
+    return node, names, bearers
 
 
-@pytest.mark.parametrize("who", ["admin", "reader", "nobody"])
-def test_no_request_gets_a_5xx_or_an_answer_that_is_not_declared(stocked, tmp_path: Path, long_run: bool, who: str):
-    node, names, token = stocked
-    config = _config(names, {"admin": ADMIN_KEY, "reader": token, "nobody": None}[who])
-    phases = "examples,coverage,fuzzing" if long_run or who == "admin" else "fuzzing"
+@pytest.mark.parametrize("who", ["admin", "nobody", *(["key", "token"] if LONG else [])])
+def test_no_request_gets_a_5xx_or_an_answer_that_is_not_declared(stocked, tmp_path: Path, who: str):
+    node, names, bearers = stocked
+    config = _config(names, bearers[who])
+    phases = "examples,coverage,fuzzing" if LONG or who == "admin" else "fuzzing"
 
-    for seed in range(1, 4 if long_run else 2):
-        run = _schemathesis(node, config, tmp_path, phases=phases, seed=seed, examples=100 if long_run else 5)
+    for seed in range(1, 4 if LONG else 2):
+        run = _schemathesis(node, config, tmp_path, phases=phases, seed=seed, examples=100 if LONG else 3)
         assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
 
     assert node.get("/readyz", bearer=None).status == 200, node.said()
@@ -111,5 +121,5 @@ def _config(names: dict[str, list[str]], bearer: str | None) -> str:
 
 def _fact(node: RunningNode, value: str) -> dict[str, object]:
     stated = {"type": "string", "v": value}
-    body = {"entity": f"{PROJECT}/apollo", "relation": "memory:status", "value": stated, "source": f"agent:{value}"}
+    body = {"entity": f"{ORG}/project/apollo", "relation": "memory:status", "value": stated, "source": f"agent:{value}"}
     return node.post("/v1/facts", body).expect(201)
