@@ -2,7 +2,7 @@
 
 Always: it names the structs that the handler decodes and answers with, and the tests hold every answer against it.
 
-What every route of a kind can be refused with (no credential, no JSON, a full disk) is not repeated at each (see `refusals_of`).
+What every route of a kind can be refused with (no credential, no JSON, a full disk) is not repeated at each (`route_refusals.py`).
 Does nothing when a request comes in.
 """
 

@@ -39,7 +39,7 @@ from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
 from node.http.fact_pages import FactsPage, FactsQuery, listing
-from node.http.forms import Share, Time
+from node.http.forms import Entity, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.moments import AsOfQuery, asked_moment, moment_of
@@ -63,19 +63,19 @@ class ParentRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class FactRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of POST /v1/facts (PROTOCOL §2.1)."""
 
-    entity: str
-    relation: str
+    entity: Entity
+    relation: Relation
     value: StatedValue
-    source: str
+    source: Source
     confidence: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
     scope: Scope = "local"
-    valid_until: str | None = None
+    valid_until: Time | None = None
     garden_id: str | None = None
     supersedes: bool | tuple[str, ...] = False
     derived_from: tuple[str | ParentRef, ...] = ()
     attestation_chain: tuple[Annotated[str, Meta(max_length=SIGNATURE_CHARS)], ...] = ()
     attestation_chain_issuers: tuple[Annotated[str, Meta(max_length=NAME_BYTES)], ...] = ()
-    timestamp: str | None = None
+    timestamp: Time | None = None
     idempotency_key: str | None = None
     write_mode: Literal["assert", "summarize_with_provenance"] = "assert"
 

@@ -5,6 +5,7 @@ its struct takes; unknown members are refused, unknown query parameters are igno
 Always: it depends on the code alone, not on a node's settings, so it is made once per process.
 """
 
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,12 +15,12 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
-from node import VERSION, errors
+from node import VERSION
 from node.commands.drafts import StatedValue
 from node.commands.served_facts import ShownValue
-from node.errors import Refusal
-from node.http.describe import CAPABILITY, KEY, WRITES, Answer, Content, Description, Who, description_of
+from node.http.describe import Answer, Content, Description, Who, description_of
 from node.http.errors import status_of_kind
+from node.http.route_refusals import refusals_of
 
 Json = dict[str, Any]
 
@@ -74,34 +75,13 @@ _PLACES: dict[str, Json] = {
     "asset": {"description": "A file that the page names."},
 }
 
-# What any route of a kind can be refused with, whatever it does.
-_ALWAYS = (errors.WrongHost, errors.Internal)
-_NODE = (errors.NotReady, errors.LogDamaged)
-_BODY = (
-    errors.MalformedJson,
-    errors.RequestTimeout,
-    errors.BodyTooLarge,
-    errors.UnsupportedMediaType,
-    errors.UnsupportedEncoding,
-    errors.MissingField,
-    errors.UnknownField,
-    errors.InvalidField,
-)
-_QUERY = (errors.InvalidParameter,)
-_CREDENTIAL = (errors.AuthenticationRequired, errors.InvalidCredentials, errors.QuotaExceeded)
-_PEER = (
-    errors.FederationDisabled,
-    errors.MalformedToken,
-    errors.PeerTokenExpired,
-    errors.UnknownOrInactivePeer,
-    errors.InvalidSignature,
-    errors.InvalidSub,
-    errors.IatInFuture,
-    errors.PeerTokenLifetimeExceeded,
-    errors.TokenBeforeRestore,
-    errors.MissingNonce,
-    errors.NonceAlreadySeen,
-)
+# What a refusal of a status says in its header.
+_HEADERS: dict[int, dict[str, str]] = {
+    401: {"WWW-Authenticate": "`Bearer`."},
+    405: {"Allow": "The methods that the route takes."},
+    429: {"Retry-After": "In how many seconds it may be tried again, where that is known."},
+    503: {"Retry-After": "In how many seconds it may be tried again, where that is known."},
+}
 
 
 def document_of(routes: Iterable[web.RouteDef]) -> bytes:
@@ -128,6 +108,7 @@ def _operation(route: web.RouteDef, said: Description) -> Json:
         "operationId": route.handler.__name__,
         "tags": [route.handler.__module__.rpartition(".")[2]],
         "summary": said.what,
+        **({"description": inspect.getdoc(route.handler)} if route.handler.__doc__ else {}),
         "security": [] if "public" in said.who else [{_SCHEMES[who][0]: []} for who in _credentials(said)],
         "parameters": [*_places(route.path), *_parameters(said.query), *_headers(said)],
         "responses": {str(status): answer for status, answer in sorted(_responses(route, said))},
@@ -185,42 +166,25 @@ def _responses(route: web.RouteDef, said: Description) -> Iterator[tuple[int, Js
     for refusal in refusals_of(route, said):
         by_status[status_of_kind(refusal)].add(refusal.code)
     for status, codes in by_status.items():
-        yield status, _refused(sorted(codes), said)
-
-
-def refusals_of(route: web.RouteDef, said: Description) -> set[type[Refusal]]:
-    """Everything that a route can be refused with: its own refusals, and those of its kind."""
-    found = {*_ALWAYS, *said.refuses}
-    if said.reads_node:
-        found.update(_NODE)
-    if "{" in route.path:
-        # A name with braces in it leads to no route.
-        found.add(errors.RouteNotFound)
-    if route.method != "GET" and "public" not in said.who:
-        found.update(WRITES)
-    if said.body is not None:
-        found.update(_BODY)
-    if said.query is not None:
-        found.update(_QUERY)
-    if "public" not in said.who:
-        found.update(_CREDENTIAL)
-        found.update(_PEER if said.who == ("peer",) else (*KEY, *CAPABILITY))
-        if "peer" not in said.who:
-            found.add(errors.InsufficientPermission)
-    return found
+        yield status, _refused(status, sorted(codes), said)
 
 
 def _answered(answer: Answer, said: Description) -> Json:
-    if answer is None:
-        return {"description": said.what}
-    texts = [one for one in (answer if isinstance(answer, tuple) else (answer,)) if isinstance(one, Content)]
-    content = {text.content_type: {"schema": {"type": text.json_type}} for text in texts} or _json(_schema(answer))
-    return {"description": said.what, "content": content}
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    documented = [one.__doc__ for one in _types(answer) if one.__doc__]
+    response: Json = {"description": documented[0].partition("\n\n")[0] if documented else said.what}
+    texts = {one.content_type: {"schema": {"type": one.json_type}} for one in parts if isinstance(one, Content)}
+    if texts or answer is not None:
+        response["content"] = texts or _json(_schema(answer))
+    return response
 
 
-def _refused(codes: list[str], said: Description) -> Json:
+def _refused(status: int, codes: list[str], said: Description) -> Json:
     schema = {"allOf": [_schema(said.refusal), {"properties": {"error": {"enum": codes}}}]}
-    return {"description": ", ".join(codes), "content": _json(schema)}
+    headers = {
+        name: {"description": what, "schema": {"type": "string"}} for name, what in _HEADERS.get(status, {}).items()
+    }
+    return {"description": ", ".join(codes), "content": _json(schema)} | ({"headers": headers} if headers else {})
 
 
 def _json(schema: Json) -> Json:
@@ -292,6 +256,7 @@ def _value(description: str) -> Json:
     text = {"type": "string"}
     return {
         "description": description,
+        "examples": [{"type": "string", "v": "green"}],
         "oneOf": [
             _valued(["string", "text"], text),
             _valued(["ref"], {"type": "string", "minLength": 1}),

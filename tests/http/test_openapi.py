@@ -15,7 +15,8 @@ from openapi_spec_validator import validate
 from node import errors
 from node.http.app import ROUTES, own_document
 from node.http.describe import describes, description_of
-from node.http.openapi import document_of, refusals_of
+from node.http.openapi import document_of
+from node.http.route_refusals import refusals_of
 from tests.documented import check_answer
 from tests.http.test_doors import PEERS_ALONE, PUBLIC, name_of
 from tests.served import Served
