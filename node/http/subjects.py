@@ -20,6 +20,7 @@ from node.events.gardens import (
     GardenMemberRemoved,
     GardenMemberSet,
 )
+from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
     ManifestPublished,
@@ -77,6 +78,7 @@ _SUBJECTS: dict[type[Event], Rule] = {
     ManifestPublished: ("manifest", lambda event: event.manifest_id),
     SettingsChanged: ("settings", lambda event: "settings"),
     RequestRefused: ("request", lambda event: event.subject),
+    IdempotencyKeyTaken: ("request", lambda event: event.route),
     RefusalsCounted: ("principal", lambda event: event.principal),
     GardenCreated: ("garden", lambda event: event.id),
     GardenDeleted: _GARDEN,
