@@ -8,8 +8,8 @@ Does not speak HTTP (see `node/http/`, `node/sync.py`) and does not read the env
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -125,17 +125,13 @@ class Node:
             raise self._why_not()
         return self._writer.execute(command, prepare)
 
-    @contextmanager
-    def view(self) -> Iterator[View]:
+    def view(self) -> AbstractContextManager[View]:
         """What the log folds to now. Open it, read it and close it in one `with`, never across an await."""
-        if self._views is None:
-            if self._stale is None:
-                raise self._why_not()
-            with self._stale.view() as view:
-                yield view
-            return
-        with self._views.begin() as txn:
-            yield View(txn, self._views.handles)
+        if self._views is not None:
+            return self._views.reading()
+        if self._stale is None:
+            raise self._why_not()
+        return self._stale.view()
 
     def vouch_for(self, rows: Iterable[FactRow]) -> None:
         """Raise LogDamaged where what the views say of a fact is not what the log has of it; from then on the node is not ready.

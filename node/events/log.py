@@ -10,7 +10,7 @@ known is never an acknowledgement. Does not decide, fold or sign.
 import asyncio
 import struct
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -269,15 +269,16 @@ class Log:
         with storage_errors(), self._store.begin() as txn:
             yield self._node_reader(txn)
 
-    @contextmanager
-    def evidence(self) -> Iterator[Evidence]:
+    def evidence(self) -> "Reading":
         """What facts can be held against, all from one snapshot."""
-        with storage_errors(), self._store.begin() as txn:
-            read_node = self._node_reader(txn)
-            yield Evidence(stored=partial(self._stored, txn), leaf=partial(read_node, 0), item=partial(self._item, txn))
+        return Reading(self._store, self._evidence)
 
     def close(self) -> None:
         self._store.close()
+
+    def _evidence(self, txn: lmdb.Transaction) -> Evidence:
+        read_node = self._node_reader(txn)
+        return Evidence(stored=partial(self._stored, txn), leaf=partial(read_node, 0), item=partial(self._item, txn))
 
     def _of_types(self, start: int, end: int, types: Collection[str]) -> list[Entry]:
         with storage_errors(), self._store.begin() as txn:
@@ -387,6 +388,26 @@ class Log:
             return node
 
         return read
+
+
+class Reading:
+    """Evidence and its transaction, from the beginning of a `with` to its end. By hand: every fact that is read needs one."""
+
+    __slots__ = ("_make", "_store", "_txn")
+
+    def __init__(self, store: Store, make: Callable[[lmdb.Transaction], Evidence]) -> None:
+        self._store, self._make = store, make
+
+    def __enter__(self) -> Evidence:
+        with storage_errors():
+            self._txn = self._store.begin()
+        return self._make(self._txn)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._txn.abort()
+        if isinstance(error, lmdb.Error | OSError):
+            with storage_errors():
+                raise error
 
 
 def _item_of(row: bytes, index: int) -> Item:

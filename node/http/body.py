@@ -57,14 +57,13 @@ async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float = 
 
 def decode_query(request: web.Request, type: type[T]) -> T:
     """The query parameters that the struct knows; others are ignored (PROTOCOL §1)."""
-    given = request.query
+    readers = _readers(type)
     values: dict[str, object] = {}
-    for name, read in _readers(type).items():
-        texts = given.getall(name, ())
-        if len(texts) > 1:
+    for name, text in request.query.items():
+        if name in values:
             raise InvalidParameter(f"{name}: given more than once")
-        if texts:
-            values[name] = read(name, texts[0])
+        if name in readers:
+            values[name] = readers[name](name, text)
     try:
         return msgspec.convert(values, type)
     except msgspec.ValidationError as error:

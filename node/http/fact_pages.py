@@ -14,11 +14,11 @@ from node.errors import GardenForbidden, GardenNotFound, InvalidCursor, InvalidF
 from node.events.facts import Scope
 from node.http.forms import AsOf, Count
 from node.http.moments import Moment, check_moment
-from node.http.records import Record, record_of
+from node.http.records import Record, new_record_of
 from node.projections.access import Access
 from node.projections.base import Place
 from node.projections.conflicts import At
-from node.projections.fact_queries import EXACT_TOTAL_MAX, FactQuery, Snapshot, page_of
+from node.projections.fact_queries import EXACT_TOTAL_MAX, FactQuery, Snapshot, is_narrow, page_of
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
@@ -86,8 +86,14 @@ class Cursor(Struct, frozen=True, array_like=True):
 def listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> FactsPage:
     """The answer of GET /v1/facts."""
     page = page_asked(asked, moment, access, view, node)
-    records = [record_of(row, view, node, at=page.at, is_past=page.is_past) for row in page.rows]
+    node.vouch_for(page.rows)
+    records = [new_record_of(row, view, node, at=page.at, is_past=page.is_past) for row in page.rows]
     return FactsPage(facts=records, total=page.counted, cursor=page.cursor, total_is_minimum=page.is_counted_in_part)
+
+
+def is_small(asked: FactsQuery, view: View) -> bool:
+    """Whether the answer is made of so few facts that the loop may make it. Raises InvalidParameter."""
+    return is_narrow(view, _name("entity", asked.entity))
 
 
 def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> Page:
@@ -96,13 +102,12 @@ def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, no
     snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else cursor.snapshot
     as_of = moment.as_of if cursor is None else cursor.as_of
     query = _query(asked, access, view, size=None if as_of is None else snapshot.size)
-    digest = _digest(query)
-    if cursor is not None and cursor.asked != digest:
+    if cursor is not None and cursor.asked != _digest(query):
         raise InvalidCursor("cursor: not one of this listing's")
     found = page_of(view, query, access, snapshot, limit=asked.limit, after=None if cursor is None else cursor.place)
     following = None
     if found.last is not None:
-        following = Cursor(structs.replace(snapshot, total=found.total), found.last, digest, as_of)
+        following = Cursor(structs.replace(snapshot, total=found.total), found.last, _digest(query), as_of)
     return Page(
         rows=found.rows,
         at=At(snapshot.size, snapshot.now_ms),

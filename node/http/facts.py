@@ -38,7 +38,7 @@ from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
-from node.http.fact_pages import FactsPage, FactsQuery, listing
+from node.http.fact_pages import FactsPage, FactsQuery, is_small, listing
 from node.http.forms import Entity, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
@@ -172,6 +172,9 @@ async def list_facts(request: web.Request) -> web.Response:
     asked = decode_query(request, FactsQuery)
     # Before the view is opened, which then holds at least what was announced.
     moment = moment_of(asked.as_of, node)
+    with node.view() as view:
+        if is_small(asked, view):
+            return json_response(listing(asked, moment, readable_by(principal, view), view, node))
     return json_response(await node.read(lambda view: listing(asked, moment, readable_by(principal, view), view, node)))
 
 

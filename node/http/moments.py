@@ -41,7 +41,7 @@ class AsOfQuery(Struct, frozen=True, kw_only=True):
 def asked_moment(request: web.Request) -> Moment:
     """The moment that a read without other parameters asks for."""
     node = request.app[NODE]
-    if "as_of" in request.query:
+    if request.query_string and "as_of" in request.query:
         return moment_of(decode_query(request, AsOfQuery).as_of, node)
     return Moment(now_at(node), None)
 

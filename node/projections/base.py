@@ -95,6 +95,18 @@ class Table(Generic[Row]):
                 yield cursor.key(), self._decode(cursor.value())
                 found = cursor.next()
 
+    def values(self, prefix: bytes) -> list[Row]:
+        """The rows of this prefix, in key order: for few of them."""
+        if self._pending:
+            self.flush()
+        rows: list[Row] = []
+        with self._txn.cursor(db=self._db) as cursor:
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                rows.append(self._decode(cursor.value()))
+                found = cursor.next()
+        return rows
+
     def stored_keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """The first keys of this prefix that the transaction holds; what was put since the last flush is not among them."""
         keys: list[bytes] = []

@@ -9,6 +9,7 @@ Does not judge expiry (the reader's time decides, see `fact_queries.py`) and doe
 import heapq
 import struct
 from collections.abc import Iterator
+from functools import cached_property
 from typing import ClassVar
 
 from msgspec import Struct, structs
@@ -20,7 +21,7 @@ from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, PushReceived, Receipt
-from node.projections.base import LAST_PLACE, Place, Projection, TableSpec, place_key, place_of, text_key
+from node.projections.base import LAST_PLACE, Place, Projection, Table, TableSpec, place_key, place_of, text_key
 from node.projections.fact_rows import (
     DIGEST_BYTES,
     FactRow,
@@ -123,9 +124,20 @@ class Facts(Projection):
         self.changes: list[FactRow | Left] = []
         # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
-        self._by_place = self.table(_BY_PLACE)
-        self._by_id = self.table(_BY_ID)
-        self._indexes = [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
+
+    # A read looks at one or two of the tables.
+
+    @cached_property
+    def _by_place(self) -> Table[FactRow]:
+        return self.table(_BY_PLACE)
+
+    @cached_property
+    def _by_id(self) -> Table[bytes]:
+        return self.table(_BY_ID)
+
+    @cached_property
+    def _indexes(self) -> list[Table[bytes]]:
+        return [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
 
     # Reading
 
@@ -144,7 +156,7 @@ class Facts(Projection):
         """Facts of that id, one per origin, oldest here first."""
         key = uuid_bytes(fact_id)
         if key is not None:
-            yield from map(self.at, sorted(place_of(row) for _, row in self._by_id.scan(key)))
+            yield from map(self.at, sorted(map(place_of, self._by_id.values(key))))
 
     def of_origin(self, origin: str, fact_id: str) -> FactRow | None:
         """The fact that `origin` names `fact_id`: its identity between nodes (PROTOCOL §5.5)."""
@@ -190,6 +202,10 @@ class Facts(Projection):
             if place[0] >= end:
                 return
             yield row if spec is _BY_PLACE else self.at(place)
+
+    def has_at_most(self, count: int, entity: str) -> bool:
+        """Whether so many facts, or fewer, are about an entity, as far as they are stored. Costs no more than that."""
+        return len(self.table(_BY_SUBJECT).stored_keys(text_key(entity), count + 1)) <= count
 
     def withdrawal(self, place: Place) -> Withdrawal | None:
         return self.table(_WITHDRAWN).get(place_key(place))

@@ -67,6 +67,11 @@ def told_forward(
     yield from heapq.merge(*streams, key=attrgetter("place"))
 
 
+def may_be_told_of(entity: str) -> bool:
+    """Whether the node may have something to say of an entity of that name."""
+    return entity.startswith(PREFIX) or is_uuid(entity)
+
+
 def subject_of(row: FactRow, view: View) -> FactRow | None:
     """The fact that one says from whom it came; None for whatever else there is to read."""
     offset, index = row.place

@@ -64,6 +64,10 @@ class Views:
     def view(self, txn: lmdb.Transaction) -> View:
         return View(txn, self.handles)
 
+    def reading(self) -> "Reading":
+        """A view of what is committed, for one `with`."""
+        return Reading(self)
+
     def checkpoint(self) -> Checkpoint:
         with self.begin() as txn:
             return read_checkpoint(txn, self.handles)
@@ -85,6 +89,22 @@ class Views:
         if not self._is_readonly:
             self._store.sync()
         self._store.close()
+
+
+class Reading:
+    """A view and its transaction, from the beginning of a `with` to its end. By hand: every request opens one."""
+
+    __slots__ = ("_txn", "_views")
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+
+    def __enter__(self) -> View:
+        self._txn = self._views.begin()
+        return View(self._txn, self._views.handles)
+
+    def __exit__(self, *_: object) -> None:
+        self._txn.abort()
 
 
 def table_specs() -> list[TableSpec]:
