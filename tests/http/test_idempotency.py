@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from node.errors import IdempotencyKeyReused
 from node.events.entry import Entry
 from node.events.facts import FactAsserted
 from node.events.gardens import GardenCreated
+from node.http.app import ROUTES
+from node.http.describe import description_of
 from node.http.idempotency import Turns
 from node.projections.idempotency import Taken
 from tests.organisations import Organisation, be_strict, issue
@@ -135,6 +138,46 @@ MAKERS: dict[str, Callable[[Served, Organisation], Awaitable[Request]]] = {
     "promoting": _promotion,
     "rejecting": _rejection,
 }
+
+
+# What these do is a read, the same when done twice, or refused the second time (docs/idempotency.md).
+WITHOUT_KEY = {
+    "/v1/facts/{fact_id}/verify-cid",
+    "/v1/admin/restore/confirm",
+    "/v1/federation/declaration",
+    "/v1/federation/peers/{peer_id}/check",
+    "/v1/federation/peers/{peer_id}/approve",
+    "/v1/federation/peers/{peer_id}/pull",
+    "/v1/federation/facts/push",
+    "/v1/federation/attest",
+    "/v1/federation/capability-tokens/verify",
+    "/v1/federation/capability-tokens/{token_id}/revoke",
+    "/v1/federation/capability-tokens/{token_id}/accept",
+    "/v1/log/cosignatures",
+}
+WITH_KEY = {
+    FACTS,
+    BATCH,
+    GARDENS,
+    f"{GARDENS}/{{garden}}/members",
+    f"{GARDENS}/{{garden}}/promote",
+    f"{GARDENS}/{{garden}}/reject",
+    "/v1/conflicts/{conflict_id}/resolve",
+    TOKENS,
+    PEERS,
+    KEYS,
+}
+
+
+def test_every_route_that_creates_something_takes_a_key_and_its_page_says_so():
+    posts = {route.path: description_of(route) for route in ROUTES if route.method == "POST"}
+
+    taking = {path for path, said in posts.items() if "Idempotency-Key" in said.headers}
+
+    assert taking == WITH_KEY
+    assert posts.keys() - taking == WITHOUT_KEY
+    page = (Path(__file__).parents[2] / "docs" / "idempotency.md").read_text()
+    assert {path for path in WITH_KEY if f"`POST {path}`" not in page} == set()
 
 
 @pytest.fixture(params=MAKERS)
