@@ -4,7 +4,8 @@ Always: what is wrong with the form of one fact is that fact's refusal; what is 
 """
 
 import asyncio
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -29,8 +30,9 @@ from node.strict_json import decode, scan_json
 
 MAX_BATCH_BYTES = 8 << 20
 MAX_BATCH_FACTS = 1000
-# Scanning takes the loop from every other caller: as long as a few single writes may, and no longer.
-_SCANNED_ON_LOOP_BYTES = 1 << 16
+# Reading takes the loop from every other caller: as long as a few single writes may, and no longer.
+_READ_ON_LOOP_BYTES = 1 << 16
+Made = TypeVar("Made")
 
 
 # Read by itself, so that what is wrong with one is that one's refusal.
@@ -69,7 +71,7 @@ async def assert_facts(request: web.Request) -> web.Response:
     body = decode(raw, BatchRequest)
     if len(body.facts) > MAX_BATCH_FACTS:
         raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
-    claim = claim_of(request, raw, named=body.idempotency_key)
+    claim = await _beside_loop(raw, lambda: claim_of(request, raw, named=body.idempotency_key))
     if claim is None:
         return await _carry_out(request, body, principal, accepted_ms, None)
     async with turn_of(request, claim) as taken:
@@ -97,11 +99,13 @@ async def _carry_out(
 
 async def _read(request: web.Request) -> bytes:
     raw = await read_body(request, max_bytes=MAX_BATCH_BYTES)
-    if len(raw) > _SCANNED_ON_LOOP_BYTES:
-        await asyncio.to_thread(scan_json, raw)
-    else:
-        scan_json(raw)
+    await _beside_loop(raw, lambda: scan_json(raw))
     return raw
+
+
+async def _beside_loop(raw: bytes, work: Callable[[], Made]) -> Made:
+    """What reads the whole document, on a worker thread where that takes long."""
+    return await asyncio.to_thread(work) if len(raw) > _READ_ON_LOOP_BYTES else work()
 
 
 def _stated(raw: msgspec.Raw, principal: Principal, accepted_ms: int) -> AssertFact | Refusal:

@@ -247,6 +247,15 @@ async def test_every_entry_of_the_request_names_its_key(http: Served):
     assert {entry.actor.idempotency_key for entry in http.entries(start)} == {"order 66/~!"}
 
 
+async def test_a_batch_of_megabytes_is_carried_out_once_too(http: Served):
+    facts = [of("x" * 60_000, entity=f"{NODE_ID}/thing/{number}") for number in range(40)]
+
+    first = await ask(http, BATCH, {"facts": facts})
+    again = await ask(http, BATCH, {"facts": facts})
+
+    assert (first.expect(201)["accepted"], again.body) == (40, first.body)
+
+
 # What is the same request.
 
 
