@@ -21,6 +21,7 @@ from node.config import SETTINGS, Config, ConfigError, from_environ
 from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
+from node.garden_console import add_garden_commands
 from node.key_console import add_key_commands
 from node.keys import KeyFileError
 from node.log_console import NodeLog
@@ -71,6 +72,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_tokens(commands)
     _add_peers(commands)
     add_key_commands(commands, _at_node)
+    add_garden_commands(commands, _at_node)
     _add_restore(commands)
     add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
     add_log_commands(commands, lambda: _node_log(environ), environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"))

@@ -43,11 +43,13 @@ ALLOWED = {
     "node.client": COMMANDS,
     "node.peer_console": {"node.client"},
     "node.key_console": {"node.client"},
+    "node.garden_console": EVENTS | {"node.client"},
     "node.log_console": EVENTS | {"node.client", "replay.log_source"},
     "node.serve": OUTGOING | {"node.http", "node.sync"},
     "node.cli": OUTGOING
     | {
         "node.client",
+        "node.garden_console",
         "node.key_console",
         "node.log_console",
         "node.peer_console",
