@@ -44,7 +44,7 @@ from node.http.body import decode_query, encoded_response, json_response, read_b
 from node.http.describe import CAPABILITY, FACT, PEER, WRITES, RefusalBody, describes
 from node.http.forms import Base64Url, Count, Sha256
 from node.http.keys import NODE, SYNC
-from node.http.tokens import token_text
+from node.http.tokens import TokenJson, token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, page_for
 from node.projections.view import View
 from node.runtime import Node
@@ -69,7 +69,7 @@ class PullQuery(Struct, frozen=True, kw_only=True):
 
 class AttestBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fact_body: FactBody
-    token_json: msgspec.Raw
+    token_json: TokenJson
 
 
 class CosignatureBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

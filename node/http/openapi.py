@@ -213,8 +213,8 @@ def _components(described: list[Description]) -> dict[str, Json]:
             )
         components[struct.__name__] |= _exact(struct)
     components |= {
-        ShownValue.__name__: _value("A typed value."),
-        StatedValue.__name__: _value("A value as it is stated."),
+        ShownValue.__name__: _value("A typed value.", ["instruction"]),
+        StatedValue.__name__: _value("A value as it is stated.", ["content", "instruction"]),
     }
     return components
 
@@ -251,28 +251,27 @@ def _is_alike(struct: type) -> bool:
     return required and struct.__struct_config__.forbid_unknown_fields
 
 
-def _value(description: str) -> Json:
+def _value(description: str, interpretations: list[str]) -> Json:
     """A value is one of these, by its `type`: msgspec has no struct whose one member decides what another holds."""
-    text = {"type": "string"}
+    kinds: list[tuple[list[str], Json]] = [
+        (["string", "text", "datetime"], {"type": "string"}),
+        (["ref"], {"type": "string", "minLength": 1}),
+        (["number"], {"type": "number"}),
+        (["boolean"], {"type": "boolean"}),
+        (["null"], {"type": "null"}),
+    ]
+    interpretation = {"enum": interpretations, "description": "`content` where it is left out."}
     return {
         "description": description,
         "examples": [{"type": "string", "v": "green"}],
-        "oneOf": [
-            _valued(["string", "text"], text),
-            _valued(["ref"], {"type": "string", "minLength": 1}),
-            _valued(["datetime"], text),
-            _valued(["number"], {"type": "number"}),
-            _valued(["boolean"], {"type": "boolean"}),
-            _valued(["null"], {"type": "null"}, required=("type",)),
-        ],
+        "oneOf": [_valued(types, v, interpretation) for types, v in kinds],
     }
 
 
-def _valued(types: list[str], v: Json, required: tuple[str, ...] = ("type", "v")) -> Json:
-    interpretation = {"enum": ["content", "instruction"], "description": "`content` where it is left out."}
+def _valued(types: list[str], v: Json, interpretation: Json) -> Json:
     return {
         "type": "object",
         "properties": {"type": {"enum": types}, "v": v, "interpret_as": interpretation},
-        "required": list(required),
+        "required": ["type"] if types == ["null"] else ["type", "v"],
         "additionalProperties": False,
     }

@@ -44,6 +44,8 @@ from node.runtime import Node
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
+# A token as an object, or as the text that it was issued as.
+TokenJson = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": ["object", "string"]})]
 TokenFault = Literal["malformed", "revoked", "asleep", "expired", "signature", "unknown_issuer", "subject"]
 _REASONS: tuple[tuple[type[Refusal], TokenFault], ...] = (
     (TokenRevoked, "revoked"),
@@ -66,7 +68,7 @@ class IssueRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class VerifyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    token_json: msgspec.Raw
+    token_json: TokenJson
 
 
 class RevokeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
