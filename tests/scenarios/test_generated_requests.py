@@ -4,18 +4,22 @@ Always: what it finds is printed with the request that shows it again. The seed 
 examples, an API key and a capability token, and its walk along the bounds of each schema for all of them.
 Most names in paths are of things that are there, so that requests get past the question whether they are.
 
-Does not speak as a peer: a peer token is good for one request. Makes up no names with a slash in them (tests/http has those).
+Makes up no names with a slash in them (tests/http has those).
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from node.http.app import ROUTES
+from node.http.describe import PEER, description_of
 from tests.scenarios.nodes import ADMIN_KEY, RunningNode
+from tests.scenarios.organisations import federate, start_together
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 CHECKS = (
@@ -26,6 +30,8 @@ CHECKS = (
     "negative_data_rejection",
     "missing_required_header",
 )
+ROOT = Path(__file__).parents[2]
+OF_PEERS = [route.path for route in ROUTES if description_of(route).who == PEER]
 DEADLINE_S = 110
 LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
 ORG = "stigmem://org-a.example"
@@ -87,17 +93,47 @@ def test_no_request_gets_a_5xx_or_an_answer_that_is_not_declared(stocked, tmp_pa
     assert node.get("/readyz", bearer=None).status == 200, node.said()
 
 
+def test_no_request_of_a_peer_gets_a_5xx_or_an_answer_that_is_not_declared(make_organisation, tmp_path: Path):
+    """What comes from other organisations, each request under a token that holds."""
+    org_a, org_b = make_organisation("org-a", FEDERATION_PUSH_ENABLED="true"), make_organisation("org-b")
+    start_together(org_a, org_b)
+    federate(org_a, org_b)
+    org_a.assert_fact("project/apollo", "green")
+    peer = {"PEER_KEY_FILE": str(org_b.key.private), "PEER_ISSUER": org_b.entity_uri, "PEER_AUDIENCE": org_a.entity_uri}
+
+    # The hook gives every request a token, those too that are to have none.
+    checks = [check for check in CHECKS if check != "missing_required_header"]
+    config = 'hooks = "tests.scenarios.as_a_peer"\n' + _config({}, None, checks)
+    selected = f"^({'|'.join(OF_PEERS)})$"
+    run = _schemathesis(
+        org_a.node,
+        config,
+        tmp_path,
+        *("--include-path-regex", selected),
+        phases="coverage,fuzzing",
+        seed=1,
+        examples=300 if LONG else 10,
+        **peer,
+    )
+
+    assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
+    audit = org_a.node.get("/v1/federation/audit?limit=500").expect(200)
+    assert not [line for line in audit["events"] if line["event_type"] == "replay_attempt"]
+    assert org_a.node.get("/readyz", bearer=None).status == 200, org_a.node.said()
+
+
 def _schemathesis(
-    node: RunningNode, config: str, folder: Path, *, phases: str, seed: int, examples: int
+    node: RunningNode, config: str, folder: Path, *more: str, phases: str, seed: int, examples: int, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     file = folder / "schemathesis.toml"
     file.write_text(config)
     arguments = ["--config-file", str(file), "run", f"{node.url}/openapi.json", "--no-color", "--warnings", "off"]
     arguments += ["--phases", phases, "--seed", str(seed), "--max-examples", str(examples)]
-    arguments += ["--generation-database", "none", "--output-sanitize", "false"]
+    arguments += ["--generation-database", "none", "--output-sanitize", "false", *more]
     return subprocess.run(
         [SCHEMATHESIS, *arguments],
         cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -106,9 +142,9 @@ def _schemathesis(
     )
 
 
-def _config(names: dict[str, list[str]], bearer: str | None) -> str:
+def _config(names: dict[str, list[str]], bearer: str | None, checks: Sequence[str] = CHECKS) -> str:
     """JSON strings are TOML strings too. A batch takes any fact and refuses each by itself, so none of its bodies is refused."""
-    lines = ["[checks]", "enabled = false", *(f"{check}.enabled = true" for check in CHECKS)]
+    lines = ["[checks]", "enabled = false", *(f"{check}.enabled = true" for check in checks)]
     # Methods that a route does not take are tried at every route in tests/http.
     lines += ["[phases.coverage]", "unexpected-methods = []"]
     lines += [] if bearer is None else ["[headers]", f"Authorization = {json.dumps(f'Bearer {bearer}')}"]
