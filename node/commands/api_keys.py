@@ -41,7 +41,7 @@ from node.uris import (
     is_reserved_entity,
     is_reserved_source,
     lies_under,
-    normal_uri,
+    normal_field,
 )
 
 MAX_SOURCES = 64
@@ -184,7 +184,7 @@ def _source(field: str, text: str, view: View, context: Context) -> str:
 
 def _name(field: str, text: str, view: View, context: Context) -> str:
     check_name(field, text)
-    name = normal_uri(text)
+    name = normal_field(field, text)
     if is_reserved_entity(name) or is_reserved_source(name):
         raise ReservedNamespace(f"{field}: names under stigmem: and system:stigmem are the node's own")
     if field == "entity_uri" and _is_prefix(name):

@@ -15,7 +15,7 @@ from node.projections.gardens import Garden
 from node.projections.members import Member
 from node.projections.view import View
 from node.times import format_ms
-from node.uris import is_reserved_entity, is_reserved_source, normal_uri
+from node.uris import is_reserved_entity, is_reserved_source, normal_field
 
 
 class AddMember(Struct, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ def _member(entity: str, garden: Garden, view: View) -> Member:
 
 def _name(entity: str) -> str:
     check_name("entity_uri", entity)
-    name = normal_uri(entity)
+    name = normal_field("entity_uri", entity)
     if is_reserved_entity(name) or is_reserved_source(name):
         raise ReservedNamespace("entity_uri: names under stigmem: and system:stigmem are the node's own")
     return name

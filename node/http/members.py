@@ -32,6 +32,7 @@ from node.http.gardens import visitor_of
 from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
+from node.http.paths import uri_in_path
 from node.projections.view import View
 from node.strict_json import decode
 from node.times import format_ms
@@ -122,7 +123,7 @@ def _added(entries: Sequence[Entry], view: View) -> web.Response:
 async def change_member(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     body = decode(await read_json(request, max_bytes=MAX_BYTES), RoleRequest)
-    garden, entity = request.match_info["garden"], request.match_info["entity_uri"]
+    garden, entity = request.match_info["garden"], uri_in_path(request, "entity_uri")
     outcome = await node.execute(ChangeMember(principal=principal, garden=garden, entity=entity, role=body.role))
     return json_response(outcome.reply)
 
@@ -130,7 +131,7 @@ async def change_member(request: web.Request) -> web.Response:
 @describes("remove a member", who=GARDEN_ADMINS, answers={204: None}, refuses=_CHANGING)
 async def remove_member(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
-    garden, entity = request.match_info["garden"], request.match_info["entity_uri"]
+    garden, entity = request.match_info["garden"], uri_in_path(request, "entity_uri")
     await node.execute(RemoveMember(principal=principal, garden=garden, entity=entity))
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
 

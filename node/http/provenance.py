@@ -30,7 +30,7 @@ from node.projections.ancestors import Ancestor, Parent, ancestry_of
 from node.projections.fact_queries import find_fact
 from node.projections.view import View
 from node.runtime import Node
-from node.uris import normal_uri
+from node.uris import normal_field
 
 MAX_CONFLICTS_SHOWN = 100
 
@@ -175,7 +175,7 @@ async def get_provenance(request: web.Request) -> web.Response:
 async def entity_history(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
     asked = decode_query(request, HistoryQuery)
-    entity = normal_uri(uri_in_path(request, "entity_uri"))
+    entity = normal_field("entity_uri", uri_in_path(request, "entity_uri"))
     moment = moment_of(asked.as_of, node)
     answer = await node.read(lambda view: _history(entity, asked, moment, readable_by(principal, view), view, node))
     return json_response(answer)

@@ -116,6 +116,8 @@ async def test_a_member_is_found_under_every_spelling_of_its_name(http: Served, 
         ("agent:größe 1", quote("agent:größe 1")),
         ("agent:100%", "agent:100%25"),
         ("agent:50%2Fday", "agent:50%252Fday"),
+        (f"{NODE_ID}/agent/50%2Fday", f"{NODE_ID}/agent/50%2Fday"),
+        (f"{NODE_ID}/agent/50%2Fday", quote(f"{NODE_ID}/agent/50%2Fday", safe="")),
         (f"{NODE_ID}/agent/münchen", quote(f"{NODE_ID}/agent/münchen", safe="")),
         (f"{NODE_ID}/agent/münchen", quote(quote(f"{NODE_ID}/agent/münchen", safe=":/"), safe="")),
     ],
@@ -141,8 +143,9 @@ async def test_a_member_of_no_form_is_not_added(http: Served, den, fault: str):
     changes, code = BAD[fault]
     size = http.size
 
-    (await http.post(MEMBERS, {"entity_uri": GUEST, "role": "reader"} | changes)).refused(422, code)
+    refused = (await http.post(MEMBERS, {"entity_uri": GUEST, "role": "reader"} | changes)).refused(422, code)
 
+    assert refused["detail"].startswith(f"{next(iter(changes))}: ")
     assert http.size == size
 
 
