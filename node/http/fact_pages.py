@@ -52,6 +52,7 @@ class FactsPage(Struct, frozen=True, kw_only=True):
     facts: list[Record]
     total: Count
     cursor: str | None
+    has_more: bool
     total_is_minimum: bool | UnsetType = UNSET
 
 
@@ -88,7 +89,13 @@ def listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node:
     page = page_asked(asked, moment, access, view, node)
     node.vouch_for(page.rows)
     records = [new_record_of(row, view, node, at=page.at, is_past=page.is_past) for row in page.rows]
-    return FactsPage(facts=records, total=page.counted, cursor=page.cursor, total_is_minimum=page.is_counted_in_part)
+    return FactsPage(
+        facts=records,
+        total=page.counted,
+        cursor=page.cursor,
+        has_more=page.cursor is not None,
+        total_is_minimum=page.is_counted_in_part,
+    )
 
 
 def is_small(asked: FactsQuery, view: View) -> bool:

@@ -86,6 +86,7 @@ class QueuePage(Struct, frozen=True, kw_only=True):
     items: list[QueueItem]
     total: Count
     cursor: str | None
+    has_more: bool
 
 
 class QueueCursor(Struct, frozen=True, array_like=True):
@@ -217,6 +218,7 @@ def _queue(asked: QueueQuery, before: Place, moment: Moment, access: Access, vie
         items=[queue_item(record) for record in records],
         total=len(waiting),
         cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        has_more=cursor is not None,
     )
 
 

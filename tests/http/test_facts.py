@@ -81,7 +81,7 @@ async def test_a_fact_reads_the_same_by_id_by_cid_and_in_a_listing(http: Served)
 
     assert (await http.get(f"/v1/facts/{record['id']}")).expect(200) == record
     assert (await http.get(f"/v1/facts/{record['cid']}")).expect(200) == record
-    assert (await listed(http)) == {"facts": [record], "total": 1, "cursor": None}
+    assert (await listed(http)) == {"facts": [record], "total": 1, "cursor": None, "has_more": False}
 
 
 async def test_the_defaults_are_local_full_confidence_and_no_end(http: Served):
@@ -546,6 +546,7 @@ async def test_a_page_that_holds_the_last_fact_has_no_cursor(http: Served):
     second = await listed(http, limit=2, cursor=first["cursor"])
 
     assert first["cursor"] is not None and second["cursor"] is None
+    assert (first["has_more"], second["has_more"]) == (True, False)
     assert (await listed(http, limit=4))["cursor"] is None
 
 

@@ -152,6 +152,7 @@ async def test_the_queue_is_paged_newest_first_and_told_by_status(http: Served, 
         assert page["total"] == 5
         seen += [item["fact_id"][-1] for item in page["items"]]
         cursor = page["cursor"]
+        assert page["has_more"] is (cursor is not None)
 
     assert seen == ["5", "4", "3", "2", "1"]
     assert (await http.get("/v1/quarantine", quarantine_status="rejected")).json["total"] == 0

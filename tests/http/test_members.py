@@ -213,7 +213,12 @@ async def test_the_creator_of_a_garden_is_its_admin_and_deletes_it_and_nobody_el
             404, "fact_not_found"
         )
         (await get(http, reader, "/v1/facts?garden_id=den")).refused(403, "garden_forbidden")
-        assert (await get(http, reader, "/v1/facts")).json == {"facts": [], "total": 0, "cursor": None}
+        assert (await get(http, reader, "/v1/facts")).json == {
+            "facts": [],
+            "total": 0,
+            "cursor": None,
+            "has_more": False,
+        }
         for path in (DEN, MEMBERS):
             (await get(http, reader, path)).refused(404, "garden_not_found")
     assert (await http.get(f"/v1/facts/{kept['id']}")).expect(200)["garden_id"] == made.json["id"]
