@@ -19,6 +19,9 @@ from node.commands.reading import administers_every_scope
 from node.errors import InsufficientPermission, InvalidCursor, InvalidParameter, UnsupportedParameter
 from node.events import EVENT_TYPES
 from node.events.entry import Entry
+from node.events.event import Event
+from node.events.gardens import GardenMemberRemoved, GardenMemberSet
+from node.events.identity import RefusalsCounted
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response
 from node.http.describe import ADMIN, describes
@@ -202,7 +205,7 @@ def _logged(entry: Entry, view: View) -> LoggedEvent:
         fact_id=getattr(event, "fact_id", None) if fact is None else fact.id,
         ts=format_ms(entry.at_ms),
         hlc=entry.hlc,
-        detail=": ".join(filter(None, (_text(event, "subject"), _text(event, "detail")))),
+        detail=_detail_of(event)[:_TEXT_CHARS],
         subject=subject_of(event),
         principal=actor.principal,
         via=actor.via,
@@ -213,6 +216,18 @@ def _logged(entry: Entry, view: View) -> LoggedEvent:
 
 def _text(event: object, member: str) -> str:
     return str(getattr(event, member, ""))[:_TEXT_CHARS]
+
+
+def _detail_of(event: Event) -> str:
+    match event:
+        case RefusalsCounted(count=count, minute=minute):
+            return f"{count} more in the minute of {minute}"
+        case GardenMemberSet(entity=entity, role=role):
+            return f"{entity}: {role}"
+        case GardenMemberRemoved(entity=entity):
+            return entity
+        case _:
+            return ": ".join(filter(None, (_text(event, "subject"), _text(event, "detail"))))
 
 
 def _types_named(name: str | None) -> frozenset[str] | None:

@@ -261,6 +261,22 @@ async def test_what_an_event_is_about_is_told(http: Served, org_b: Organisation,
     assert lines[1]["reason"] == "gone"
 
 
+async def test_who_became_a_member_and_how_often_a_refusal_came_again_is_told(http: Served):
+    (await http.post("/v1/gardens", {"slug": "den", "name": "Den", "scope": "team"})).expect(201)
+    (await http.post("/v1/gardens/den/members", {"entity_uri": "agent:guest", "role": "reader"})).expect(201)
+    (await http.send("DELETE", "/v1/gardens/den/members/agent:guest")).expect(204)
+    for _ in range(12):
+        await http.post("/v1/facts", fact(relation="stigmem:x"))
+    http.clock.advance(60_000)
+    await http.node.keep_up()
+
+    lines = {line["event_type"]: line["detail"] for line in await told(http, LOG)}
+
+    assert lines["garden.member_set.1"] == "agent:guest: reader"
+    assert lines["garden.member_removed.1"] == "agent:guest"
+    assert lines["refusals.counted.1"] == "2 more in the minute of 2026-05-04T12:00:00.000Z"
+
+
 async def test_what_was_done_under_a_token_is_told_with_the_token(http: Served, org_b: Organisation, peer_id: str):
     agent = f"{org_b.node_id}/agent/x"
     token = await issue(http, agent)
