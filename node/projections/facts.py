@@ -39,6 +39,8 @@ from node.uris import normal_uri, uuid_bytes
 
 _SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
+# So many facts about an entity are sorted rather than merged relation by relation.
+FEW = 16
 
 
 class Withdrawal(Struct, frozen=True, array_like=True):
@@ -182,6 +184,9 @@ class Facts(Projection):
         """Rows before a place, newest first, through the narrowest index; the caller still filters by what it asked for."""
         index = _index_for(entity, relation, source)
         if entity is not None and relation is None:
+            few = self._few_about(entity)
+            if few is not None:
+                return map(self.at, (place for place in reversed(few) if place < before))
             streams = (self._places_back(_BY_SUBJECT, key, before) for key in self._subjects_of(entity))
             return map(self.at, heapq.merge(*streams, reverse=True))
         if index is None:
@@ -203,9 +208,9 @@ class Facts(Projection):
                 return
             yield row if spec is _BY_PLACE else self.at(place)
 
-    def has_at_most(self, count: int, entity: str) -> bool:
-        """Whether so many facts, or fewer, are about an entity, as far as they are stored. Costs no more than that."""
-        return len(self.table(_BY_SUBJECT).stored_keys(text_key(entity), count + 1)) <= count
+    def has_few(self, entity: str) -> bool:
+        """Whether FEW facts, or fewer, are about an entity. Costs no more than that."""
+        return self._few_about(entity) is not None
 
     def withdrawal(self, place: Place) -> Withdrawal | None:
         return self.table(_WITHDRAWN).get(place_key(place))
@@ -415,6 +420,13 @@ class Facts(Projection):
                 return None
             known = self._subjects[subject] = (places[0], len(places) == 1)
         return known
+
+    def _few_about(self, entity: str) -> list[Place] | None:
+        """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
+        table = self.table(_BY_SUBJECT)
+        table.flush()
+        keys = table.stored_keys(text_key(entity), FEW + 1)
+        return sorted(map(place_of, keys)) if len(keys) <= FEW else None
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
