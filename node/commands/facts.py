@@ -105,7 +105,7 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
         draft=draft,
         garden=garden,
         parents=parents,
-        supersedes=_superseded(command, draft, view, context),
+        supersedes=_superseded(command, draft, garden, view, context),
         warnings=(*draft.warnings, *parent_warnings),
     )
 
@@ -221,7 +221,9 @@ def is_parent_name(text: str) -> bool:
     return (len(text) == 64 and set(text) <= _HEX) or is_uuid(text)
 
 
-def _superseded(command: AssertFact, draft: Draft, view: View, context: Context) -> tuple[str, ...]:
+def _superseded(
+    command: AssertFact, draft: Draft, garden: Garden | None, view: View, context: Context
+) -> tuple[str, ...]:
     if command.supersedes is False:
         return ()
     # The record names what it supersedes: so only what the writer may name is looked at.
@@ -229,8 +231,11 @@ def _superseded(command: AssertFact, draft: Draft, view: View, context: Context)
     speaker = (origin_of(draft.normal_source, context.node_id), draft.normal_source)
     if command.supersedes is True:
         standing = view.facts.standing(draft.normal_entity, draft.relation, draft.scope, speaker)
-        readable = (row.fact.id for row in standing if is_readable(row, access))
-        return tuple(islice(readable, MAX_SUPERSEDED))
+        # Every reader of the record is told these ids, so they are of facts that every reader of it may read: those of another
+        # garden, which contradict nothing here, are left alone.
+        places = (None, garden.id if garden else None)
+        named = (row.fact.id for row in standing if row.garden_id in places and is_readable(row, access))
+        return tuple(islice(named, MAX_SUPERSEDED))
     if len(command.supersedes) > MAX_SUPERSEDED:
         raise InvalidField(f"supersedes: more than {MAX_SUPERSEDED}")
     for fact_id in command.supersedes:

@@ -380,6 +380,25 @@ async def test_superseding_everything_hides_this_source_s_facts_of_that_entity_r
     assert (await http.get(f"/v1/facts/{old[0]['id']}")).status == 200
 
 
+async def test_supersedes_true_names_no_fact_of_a_garden_that_readers_of_the_record_may_not_know(http: Served):
+    for slug in ("den", "hut"):
+        (await http.post("/v1/gardens", {"slug": slug, "name": slug, "scope": "local"})).expect(201)
+    outside = await http.write(value=text("outside"))
+    den = await http.write(value=text("den"), garden_id="den")
+    hut = await http.write(value=text("hut"), garden_id="hut")
+
+    assert (await http.write(value=text("den 2"), garden_id="den", supersedes=True))["supersedes"] == [
+        den["id"],
+        outside["id"],
+    ]
+    again = await http.write(value=text("outside 2"))
+    assert (await http.write(value=text("outside 3"), supersedes=True))["supersedes"] == [again["id"]]
+    shown = (await http.get("/v1/facts", garden_id="hut")).expect(200)["facts"]
+    assert [record["id"] for record in shown] == [hut["id"]]
+    # Who names an id says so itself.
+    assert (await http.write(value=text("4"), supersedes=[hut["id"]]))["supersedes"] == [hut["id"]]
+
+
 async def test_superseding_by_id_hides_those_alone_and_superseding_nothing_hides_nothing(http: Served):
     first, _ = await http.write(value=text("1")), await http.write(value=text("2"))
 

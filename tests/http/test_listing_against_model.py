@@ -81,7 +81,9 @@ class Walk:
             if old.speech != new.speech:
                 continue
             is_retracted = record["confidence"] == 0 and (is_blanket or old.record["value"] == record["value"])
-            old.is_withdrawn |= replaces or is_retracted
+            # What stands in another garden contradicts nothing here, and is left alone.
+            is_replaced = replaces and old.record["garden_id"] in (None, record["garden_id"])
+            old.is_withdrawn |= is_replaced or is_retracted
         self.said.append(new)
 
     def settle(self, record: dict[str, Any], now_ms: int) -> None:
