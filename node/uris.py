@@ -29,6 +29,7 @@ _ESCAPE = r"%(?:[0189A-F][0-9A-F]|2[0-9A-CF]|3[A-F]|[46]0|5[B-E]|7[B-DF])"
 _SEGMENT = rf"(?!\.{{0,2}}(?:/|\Z)){_PCHARS}(?:{_ESCAPE}{_PCHARS})*"
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUIDS = re.compile(f"(?:{_UUID.pattern})*")
 _NORMAL_AUTHORITY = re.compile(_AUTHORITY)
 _NORMAL_URI = re.compile(rf"{_SCHEME}{_AUTHORITY}(?:/{_SEGMENT})*")
 # Whatever in a segment is not spelled as the normal form spells it, or might not be.
@@ -139,6 +140,15 @@ def is_uuid(text: str) -> bool:
 def uuid_bytes(text: str) -> bytes | None:
     """The 16 bytes of a UUID; None for what is none."""
     return bytes.fromhex(text.replace("-", "")) if is_uuid(text) else None
+
+
+def uuids_bytes(texts: list[str]) -> list[bytes]:
+    """The 16 bytes of each of these UUIDs. Raises ValueError where one is none."""
+    joined = "".join(texts)
+    if set(map(len, texts)) != {36} or not _UUIDS.fullmatch(joined):
+        raise ValueError("not UUIDs")
+    raw = bytes.fromhex(joined.replace("-", ""))
+    return [raw[start : start + 16] for start in range(0, len(raw), 16)]
 
 
 def uuid_text(raw: bytes) -> str:

@@ -1,20 +1,28 @@
-"""Folding a log into views for `stigmem replay`: the node's own fold, and a name for the entry at which it ends.
+"""Folding a log into views for `stigmem replay`: the node's own fold, and a name for the entry at which it ends; from the log
+itself, or from what other processes made ready (see portions.py).
 
 Always: an entry that is sound in form and says what no node would have logged is a damage at its offset.
 Seals that were given to facts later are checked here, where the facts are at hand.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
 
 from node.errors import LogDamaged
 from node.events.entry import Entry
 from node.events.facts import FactsSealed
 from node.events.log import Log
 from node.events.signed_inside import check_later_seal
-from node.projections.apply import apply, move_checkpoint, portion
+from node.events.store import storage_errors
+from node.projections.apply import Checkpoint, apply, move_checkpoint, portion, put_checkpoint
+from node.projections.plain_facts import PlainFacts, fold_plain
 from node.projections.view import View
 from node.projections.views import Views
 from replay.chain import Damaged
+from replay.portions import Lying, OneByOne, Portion
+
+# In one transaction: as many entries as `portion` takes.
+_PORTIONS_AT_ONCE = 4
 
 
 def fold_to(
@@ -37,6 +45,50 @@ def fold_to(
         tell(reached - start)
 
 
+def fold_portions(views: Views, ready: Iterator[Portion], tell: Callable[[int], None]) -> int:
+    """Fold what was made ready from where the views stand on; `tell` as above. Returns how many items the entries have.
+
+    Raises Damaged where it is damaged; ValueError, LookupError, ArithmeticError where an entry cannot be folded: `fold_to`
+    goes on from where this came to, and names it.
+    """
+    items = 0
+    for first in ready:
+        with storage_errors(), views.begin(write=True) as txn:
+            view = views.view(txn)
+            for last in chain((first,), islice(ready, _PORTIONS_AT_ONCE - 1)):
+                _fold_portion(view, last)
+                items += last.items
+            view.flush()
+            put_checkpoint(txn, views.handles, Checkpoint(size=last.end, leaf=last.leaf))
+        tell(last.end - first.first)
+    return items
+
+
+def _fold_portion(view: View, portion: Portion) -> None:
+    for part in portion.parts:
+        match part:
+            case PlainFacts():
+                fold_plain(view, part)
+            case OneByOne(first=first, entries=lying):
+                for offset, entry in enumerate(lying, start=first):
+                    _fold_entry(view, _opened(offset, entry))
+    if portion.damage is not None:
+        raise Damaged(portion.damage.offset, portion.damage.words)
+
+
+def _opened(offset: int, lying: Lying) -> Entry:
+    try:
+        return lying.open()
+    except LogDamaged as damage:
+        raise Damaged(offset, damage.detail) from damage
+
+
+def _fold_entry(view: View, entry: Entry) -> None:
+    if isinstance(entry.event, FactsSealed):
+        _check_seals(entry, entry.event, view)
+    apply(view, entry)
+
+
 def _fold_singly(views: Views, entries: Iterable[Entry], only: Collection[str] | None) -> None:
     """Fold entries of which one cannot be, each in a transaction of its own, so that it is named."""
     for entry in entries:
@@ -53,9 +105,7 @@ def _fold(views: Views, entries: Iterable[Entry], only: Collection[str] | None) 
             if only is not None:
                 _fold_into(view, last, only)
                 continue
-            if isinstance(last.event, FactsSealed):
-                _check_seals(last, last.event, view)
-            apply(view, last)
+            _fold_entry(view, last)
         if last is not None:
             view.flush()
             move_checkpoint(txn, views.handles, last)

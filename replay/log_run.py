@@ -63,6 +63,17 @@ def survey(log_dir: Path) -> int | Damage:
             return size
 
 
+def rest_of(log_dir: Path, task: Rest) -> Rested:
+    """What is in no stretch; to be asked once all stretches were found to hold."""
+    match _ask(log_dir, task):
+        case Gone(how=how):
+            return Rested(Damage(None, f"reading the tables to their end ends the reader: {how}"), ())
+        case Failed(offset=offset, words=words):
+            return Rested(Damage(offset, words), ())
+        case rested:
+            return rested
+
+
 class Walked(Struct, frozen=True):
     """What is wrong with the structure of the LMDB file in a folder, or None."""
 
@@ -110,16 +121,6 @@ class LogRun:
     @property
     def problem(self) -> str | None:
         return self._problems.get(self._log_dir)
-
-    def rest(self, task: Rest) -> Rested:
-        """What is in no stretch; after `check`."""
-        match _ask(self._log_dir, task):
-            case Gone(how=how):
-                return Rested(Damage(None, f"reading the tables to their end ends the reader: {how}"), ())
-            case Failed(offset=offset, words=words):
-                return Rested(Damage(offset, words), ())
-            case rested:
-                return rested
 
     def _cut(self, first: int, end: int) -> Iterator[Stretch]:
         width = _QUICK_STRETCH if self._is_quick else _STRETCH

@@ -2,8 +2,8 @@
 
 Always: no node has the folder open meanwhile; whatever ends it before that rename, a damaged log or a power cut, leaves the old
 views as they were, and what it left behind is cleared away by the next attempt.
-What is folded is checked: the chain of hashes up to the signed last entry, the tree, and items against commitments. The log is
-checked while it is folded, and the rename waits for both.
+What is folded is checked: the chain of hashes up to the signed last entry, the tree, and items against commitments. Processes
+of their own read and check the log and make ready what this one folds (see portions.py); the rename waits for all of it.
 
 Does not check each entry's own signature, nor what is signed inside items (see verify.py).
 """
@@ -11,7 +11,8 @@ Does not check each entry's own signature, nor what is signed inside items (see 
 import os
 import struct
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -20,16 +21,19 @@ from msgspec import Struct
 
 from node.errors import LogDamaged
 from node.events.log import Log
-from node.events.log_file import structural_problem
+from node.events.log_file import startup_problem, structural_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
+from node.events.tree import EMPTY_ROOT
 from node.folder_lock import FolderLock
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, read_checkpoint
 from node.projections.views import Views, is_trusted, new_folder, point_at, read_current
 from replay.chain import Damaged, damage_of
-from replay.folding import fold_to
+from replay.digests import Digests
+from replay.folding import fold_portions, fold_to
 from replay.live_views import differing_projections
-from replay.log_run import LogRun, Rest, survey
+from replay.log_run import LogRun, Rest, rest_of, survey
+from replay.portions import Portions
 from replay.progress import Bar
 from replay.verify import FolderCopy, SizeAndRoot, copy_folder, require_log, unless_damage
 from replay.workers import Failed, Gone, NotDone, Progress, Tell, Trouble, Worker
@@ -59,15 +63,8 @@ def rebuild_views(data_dir: Path, only: str | None = None) -> Rebuilt:
     require_log(data_dir)
     with FolderLock(data_dir / "lock"), Bar() as bar:
         folder = new_folder(data_dir / "views")
-        folding = Worker(_make_folding)
-        try:
-            # Folded while it is checked, by a process of its own, which a torn file may take down: what it made is nothing
-            # that anybody looks at before the log is known to hold.
-            folding.give(_Folding(data_dir, folder, only))
-            bar.expect(_require_sound(data_dir / "log", bar))
-            found = _outcome_of(folding, bar)
-        finally:
-            folding.end()
+        with _structure_first(data_dir / "log"):
+            found = _made_anew(data_dir, folder, only, bar)
         point_at(folder, is_closed=True)
         return found
 
@@ -76,25 +73,83 @@ def try_rebuild(data_dir: Path, only: str | None = None) -> Rebuilt:
     """What a rebuild would change, found on copies: beside a running node too, and nothing in the folder is touched."""
     with tempfile.TemporaryDirectory(prefix="stigmem-rebuild-") as scratch, Bar() as bar:
         copy = copy_folder(data_dir, Path(scratch))
-        _require_sound(copy.log, bar)
+        with _structure_first(copy.log):
+            _require_sound(copy.log, bar)
         try:
             return _try(copy, only, bar)
         except LogDamaged as refusal:
             raise damage_of(refusal) from refusal
 
 
+@contextmanager
+def _structure_first(log_dir: Path) -> Iterator[None]:
+    """What is wrong with the structure of the log's file is told first, whoever stumbled over it.
+
+    Before anybody reads a long file only a glance is cast at it, as at every start of the node: who reads is a process
+    that a torn page may take down, what it reads is checked, and to walk through all pages would take as long as that.
+    """
+    _require(startup_problem(log_dir))
+    try:
+        yield
+    except (Damaged, NotDone):
+        _require(structural_problem(log_dir))
+        raise
+
+
+def _require(problem: str | None) -> None:
+    if problem is not None:
+        raise Damaged(None, f"the file is damaged: {problem}")
+
+
+def _made_anew(data_dir: Path, folder: Path, only: str | None, bar: Bar) -> Rebuilt:
+    if only is not None:
+        return _fold_aside(data_dir, folder, only, bar)
+    try:
+        return _fold_ahead(data_dir / "log", folder, bar)
+    except (ValueError, LookupError, ArithmeticError):
+        # An entry cannot be folded: going on from there, entry by entry, names it.
+        return _fold_aside(data_dir, folder, None, bar)
+
+
+def _fold_ahead(log_dir: Path, folder: Path, bar: Bar) -> Rebuilt:
+    """Fold what several processes check and make ready. Raises ValueError, LookupError, ArithmeticError as `fold_portions`."""
+    size, processes = unless_damage(survey(log_dir)), len(os.sched_getaffinity(0))
+    bar.expect(size)
+    with Digests(processes) as digests, Portions(log_dir, size, processes) as ready:
+        views = Views(folder)
+        try:
+            items = fold_portions(views, iter(ready), bar.advance)
+            digests.begin(views)
+        finally:
+            # The rows are on disk before anything points at them.
+            views.close()
+        rested = rest_of(log_dir, Rest(True, items, (size,) if size else ()))
+        unless_damage(rested.damage)
+        return Rebuilt(digests.result(), SizeAndRoot(size, rested.roots[0] if size else EMPTY_ROOT))
+
+
+def _fold_aside(data_dir: Path, folder: Path, only: str | None, bar: Bar) -> Rebuilt:
+    """Fold entry by entry, in a process of its own which a torn file may take down, while others check the log: what it made
+    is nothing that anybody looks at before the log is known to hold.
+    """
+    folding = Worker(_make_folding)
+    try:
+        folding.give(_Folding(data_dir, folder, only))
+        bar.expect(_require_sound(data_dir / "log", bar))
+        return _outcome_of(folding, bar)
+    finally:
+        folding.end()
+
+
 def _require_sound(log_dir: Path, bar: Bar) -> int:
     """How many entries there are. Raises Damaged unless chain, tree and last signature hold: then every hash in a header is
     one that the node signed.
     """
-    problem = structural_problem(log_dir)
-    if problem is not None:
-        raise Damaged(None, f"the file is damaged: {problem}")
     size = unless_damage(survey(log_dir))
     run = LogRun(log_dir, workers=len(os.sched_getaffinity(0)), is_quick=True, bar=bar)
     run.check(0, size, None)
     unless_damage(run.damage)
-    unless_damage(run.rest(Rest(True, None, ())).damage)
+    unless_damage(rest_of(log_dir, Rest(True, None, ())).damage)
     return size
 
 

@@ -21,7 +21,7 @@ from node.projections.views import is_trusted, read_current
 from replay.chain import Damaged, NotALog
 from replay.copying import copy_environment
 from replay.live_views import FoldTask
-from replay.log_run import LogRun, Rest, survey
+from replay.log_run import LogRun, Rest, rest_of, survey
 from replay.probe import first_unreadable_offset
 from replay.progress import Bar
 from replay.workers import NotDone
@@ -180,7 +180,7 @@ class _Verification(Struct):
         """The head, and the root at the expected size or None where the log is shorter."""
         then = [self.expect.size] if self.expect is not None and 0 < self.expect.size <= size else []
         items = None if self.extent.is_quick else run.items
-        rested = run.rest(Rest(is_whole, items, tuple(([size] if size else []) + then)))
+        rested = rest_of(self.copy.log, Rest(is_whole, items, tuple(([size] if size else []) + then)))
         unless_damage(rested.damage)
         head = SizeAndRoot(size, rested.roots[0] if size else EMPTY_ROOT)
         if self.expect is None or self.expect.size > size:

@@ -120,7 +120,7 @@ def open_entry(stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Ent
 
 def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Entry:
     """The same where the header has been opened already."""
-    actor, event = open_items(header, items)
+    actor, event = open_items(header, [item.salt + item.content for item in items])
     try:
         at_ms = parse_rfc3339(header.at)
     except ValueError as error:
@@ -139,20 +139,27 @@ def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key:
     )
 
 
-def open_items(header: Header, items: tuple[Item, ...]) -> tuple[Actor, Event]:
-    """What an entry's items say. Raises LogDamaged where they are not those that its header commits to, or do not decode."""
-    if len(items) != len(header.items):
-        raise LogDamaged(f"{len(items)} items are stored, the header commits to {len(header.items)}")
-    commitments = [sha256(item.salt + item.content).hexdigest() for item in items]
-    if commitments != list(header.items):
-        index = [said == found for said, found in zip(header.items, commitments, strict=True)].index(False)
-        raise LogDamaged(f"item {index} does not match its commitment")
+def open_items(header: Header, committed: list[bytes]) -> tuple[Actor, Event]:
+    """What an entry's items, each salt ‖ content, say. Raises LogDamaged where they are not those that its header commits to,
+    or do not decode.
+    """
+    if len(committed) != len(header.items):
+        raise LogDamaged(f"{len(committed)} items are stored, the header commits to {len(header.items)}")
+    for index, (said, item) in enumerate(zip(header.items, committed, strict=True)):
+        if sha256(item).hexdigest() != said:
+            raise LogDamaged(f"item {index} does not match its commitment")
+    return read_items(header, committed)
+
+
+def read_items(header: Header, committed: list[bytes]) -> tuple[Actor, Event]:
+    """What items say that are known to be those that the header commits to. Raises LogDamaged where they do not decode."""
     event_type = EVENT_TYPES.get(header.type)
     if event_type is None:
         raise LogDamaged(f"the event type {header.type!r} is not known to this version")
     try:
-        return _actor_of(items[0].content), event_of(event_type, [item.content for item in items[1:]])
-    except (ValueError, IndexError) as error:
+        actor, *contents = [item[SALT_BYTES:] for item in committed]
+        return actor_of(actor), event_of(event_type, contents)
+    except ValueError as error:
         raise LogDamaged(f"the items of {header.type} cannot be read: {error}") from error
 
 
@@ -168,7 +175,8 @@ def _actor_bytes(actor: Actor) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _actor_of(content: bytes) -> Actor:
+def actor_of(content: bytes) -> Actor:
+    """The actor in the content of item 0. Raises ValueError where it is none."""
     return _actor_decoder.decode(content)
 
 

@@ -71,6 +71,11 @@ def event_of(event_type: type[Event], items: list[bytes]) -> Event:
     return event_type(**values)
 
 
+def plain_members(event_type: type[Event], item: bytes) -> Struct:
+    """What an item says that holds an event's plain members, by their names. Raises as `event_of` does."""
+    return _layout(event_type).decoder.decode(item)
+
+
 class _Part(Struct, frozen=True):
     name: str
     is_many: bool

@@ -3,11 +3,12 @@
 Always: what does not hold is a LogDamaged with the words for it; the caller knows the offset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 
 from node.clock import parse_hlc
 from node.errors import LogDamaged
-from node.events.entry import Header, Item, open_header
+from node.events.entry import Header, open_header
 from node.events.log import CLEAR, ITEM_KEY, OFFSET_KEY
 from node.times import parse_rfc3339
 
@@ -16,29 +17,33 @@ Row = tuple[bytes, bytes]
 _NO_ROW = (b"", b"")
 
 
-class ItemRows:
-    """The rows of items from some entry on, taken entry by entry."""
+def items_of(headers: Iterable[Header], rows: Iterator[Row]) -> Iterator[list[bytes]]:
+    """The items of consecutive entries, each salt ‖ content, from rows that begin with those of the first.
 
-    def __init__(self, rows: Iterator[Row]) -> None:
-        self._rows = rows
-        self._next = next(rows, _NO_ROW)
-
-    def take(self, offset: int, count: int) -> tuple[Item, ...]:
-        """The items of an entry. Raises LogDamaged unless exactly its own are there."""
-        items = []
-        expected, behind = ITEM_KEY.pack(offset, 0), OFFSET_KEY.pack(offset + 1)
-        key, row = self._next
-        while key < behind and key:
-            if key != expected:
-                raise LogDamaged(f"item {len(items)} is missing, or a row of items belongs to no entry")
+    Raises LogDamaged at an entry unless exactly its own are there, and are what its header commits to.
+    """
+    key, row = next(rows, _NO_ROW)
+    for header in headers:
+        offset, items = header.offset, []
+        for index, commitment in enumerate(header.items):
+            if key != ITEM_KEY.pack(offset, index):
+                raise LogDamaged(_missing(header, index, key))
             if not row.startswith(CLEAR):
-                raise LogDamaged(f"item {len(items)} has a form that this version does not read")
-            items.append(Item(row[1:17], row[17:]))
-            self._next = key, row = next(self._rows, _NO_ROW)
-            expected = ITEM_KEY.pack(offset, len(items))
-        if len(items) != count:
-            raise LogDamaged(f"{len(items)} items are stored, the header commits to {count}")
-        return tuple(items)
+                raise LogDamaged(f"item {index} has a form that this version does not read")
+            item = row[1:]
+            if sha256(item).hexdigest() != commitment:
+                raise LogDamaged(f"item {index} does not match its commitment")
+            items.append(item)
+            key, row = next(rows, _NO_ROW)
+        if _NO_ROW[0] < key < OFFSET_KEY.pack(offset + 1):
+            raise LogDamaged(f"a row of items belongs to no entry: the header commits to {len(items)}")
+        yield items
+
+
+def _missing(header: Header, index: int, key: bytes) -> str:
+    if _NO_ROW[0] < key < OFFSET_KEY.pack(header.offset + 1):
+        return f"item {index} is missing, or a row of items belongs to no entry"
+    return f"{index} items are stored, the header commits to {len(header.items)}"
 
 
 def out_of_place(stored: bytes, offset: int, prev: bytes) -> str:

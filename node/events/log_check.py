@@ -18,10 +18,10 @@ from msgspec import Struct
 
 from node.canonical import b64url_encode
 from node.errors import LogDamaged
-from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, open_items
+from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, read_items
 from node.events.event import Event, type_of
 from node.events.identity import NodeCreated, NodeRestored
-from node.events.item_rows import ItemRows, Row, out_of_place, times_of
+from node.events.item_rows import Row, items_of, out_of_place, times_of
 from node.events.log import NODE_KEY, OFFSET_KEY, RESTORED, TABLES
 from node.events.signed_inside import Evidence, KnownKeys
 from node.events.store import Store, storage_errors
@@ -53,20 +53,33 @@ class OwnKey(Struct, frozen=True):
     public_key: bytes
 
 
-class _Stretch(Struct):
-    """Consecutive entries as far as they hold: each check cuts off what it finds bad and all behind it."""
+class Stretch(Struct):
+    """Consecutive entries as far as they hold: each check cuts off what it finds bad and all behind it.
+
+    Of each, what is stored and its hash; once they were read, its header, and its items, each salt ‖ content.
+    """
 
     first: int
     stored: list[bytes]
     leaves: list[bytes]
     headers: list[Header]
+    committed: list[list[bytes]]
     items: int = 0
     damage: Damage | None = None
 
+    @property
+    def end(self) -> int:
+        return self.first + len(self.stored)
+
     def cut(self, index: int, words: str) -> None:
+        self.end_before(index)
         self.damage = Damage(self.first + index, words)
-        for rows in (self.stored, self.leaves, self.headers):
+
+    def end_before(self, index: int) -> None:
+        """Leave out all from this entry on, with whatever was found there."""
+        for rows in (self.stored, self.leaves, self.headers, self.committed):
             del rows[index:]
+        self.damage = None
 
 
 class LogCheck:
@@ -101,6 +114,31 @@ class LogCheck:
         """
         return self._checked(first, end, self._check_last_signature)
 
+    def read(self, first: int, end: int, max_bytes: int) -> Stretch:
+        """The entries of [first, end) up to which their items come to `max_bytes`, at least one, as far as they hold: as
+        `check_quickly` looks at them, and items against commitments.
+        """
+        with self._reading():
+            try:
+                self._known_key()
+            except LogDamaged as damage:
+                return Stretch(0, [], [], [], [], damage=Damage(0, damage.detail))
+            stretch = self._read(first, end)
+            self._check_chain(stretch)
+            self._check_last_signature(stretch)
+            self._open_headers(stretch)
+            self._check_keys(stretch)
+            self._take_items(stretch, max_bytes)
+            self._check_tree(stretch)
+        return stretch
+
+    def key_of(self, header: Header) -> bytes:
+        """The public key that an entry names. Raises LogDamaged where there is none, or another one in its place."""
+        if self._own_key is not None and header.key_id == self._own_key.key_id:
+            return self._own_key.public_key
+        with self._reading():
+            return self._key_of(header)
+
     def check_rest(self, items: int | None) -> Damage | None:
         """Whether the tables hold a row that belongs to no entry, after all entries were found to hold; `items` is how many
         items those have, None where they were not looked at.
@@ -123,7 +161,7 @@ class LogCheck:
         with storage_errors(), self._store.begin() as self._txn:
             yield
 
-    def _checked(self, first: int, end: int, look_into: Callable[[_Stretch], None]) -> Checked:
+    def _checked(self, first: int, end: int, look_into: Callable[[Stretch], None]) -> Checked:
         with self._reading():
             try:
                 self._known_key()
@@ -135,13 +173,13 @@ class LogCheck:
             self._check_tree(stretch)
         return Checked(stretch.items, stretch.damage)
 
-    def _check_whole(self, stretch: _Stretch) -> None:
+    def _check_whole(self, stretch: Stretch) -> None:
         self._check_entries(stretch, self._evidence)
 
-    def _check_own(self, stretch: _Stretch) -> None:
+    def _check_own(self, stretch: Stretch) -> None:
         self._check_entries(stretch, None)
 
-    def _check_entries(self, stretch: _Stretch, evidence: Evidence | None) -> None:
+    def _check_entries(self, stretch: Stretch, evidence: Evidence | None) -> None:
         self._open_headers(stretch)
         self._check_signatures(stretch)
         self._check_items(stretch, evidence)
@@ -187,8 +225,8 @@ class LogCheck:
 
     # What is stored
 
-    def _read(self, first: int, end: int) -> _Stretch:
-        stretch = _Stretch(first, [], [], [])
+    def _read(self, first: int, end: int) -> Stretch:
+        stretch = Stretch(first, [], [], [], [])
         rows = list(islice(self._rows("headers", OFFSET_KEY.pack(first) if first else b""), end - first))
         stretch.stored = [stored for _, stored in rows]
         stretch.leaves = [leaf_hash(stored) for stored in stretch.stored]
@@ -215,7 +253,7 @@ class LogCheck:
 
     # The checks of a stretch, in the order in which they name what is wrong with one entry
 
-    def _check_chain(self, stretch: _Stretch) -> None:
+    def _check_chain(self, stretch: Stretch) -> None:
         prev = self._leaf_before(stretch.first)
         for index, (stored, leaf) in enumerate(zip(stretch.stored, stretch.leaves, strict=True)):
             offset = stretch.first + index
@@ -231,7 +269,7 @@ class LogCheck:
         # A missing one is named with the stretch before.
         return leaf_hash(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b"")
 
-    def _check_last_signature(self, stretch: _Stretch) -> None:
+    def _check_last_signature(self, stretch: Stretch) -> None:
         if not stretch.stored or stretch.first + len(stretch.stored) != self._count("headers"):
             return
         try:
@@ -239,7 +277,7 @@ class LogCheck:
         except LogDamaged as damage:
             stretch.cut(len(stretch.stored) - 1, damage.detail)
 
-    def _open_headers(self, stretch: _Stretch) -> None:
+    def _open_headers(self, stretch: Stretch) -> None:
         for index, stored in enumerate(stretch.stored):
             try:
                 stretch.headers.append(open_header(stored))
@@ -247,7 +285,19 @@ class LogCheck:
                 stretch.cut(index, damage.detail)
                 return
 
-    def _check_signatures(self, stretch: _Stretch) -> None:
+    def _check_keys(self, stretch: Stretch) -> None:
+        """That the keys which entries name are there."""
+        known = {self._known_key().key_id}
+        for index, header in enumerate(stretch.headers):
+            try:
+                if header.key_id not in known:
+                    self._key_of(header)
+                    known.add(header.key_id)
+            except LogDamaged as damage:
+                stretch.cut(index, damage.detail)
+                return
+
+    def _check_signatures(self, stretch: Stretch) -> None:
         for index, (header, stored) in enumerate(zip(stretch.headers, stretch.stored, strict=True)):
             try:
                 self._require_signed(header, stored)
@@ -263,21 +313,35 @@ class LogCheck:
         if not is_signed_by(stored, own.public_key):
             raise LogDamaged("the signature does not verify")
 
-    def _check_items(self, stretch: _Stretch, evidence: Evidence | None) -> None:
+    def _check_items(self, stretch: Stretch, evidence: Evidence | None) -> None:
         """Items against commitments, and by `evidence` what is signed inside them."""
-        items = ItemRows(self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
-        for index, header in enumerate(stretch.headers):
-            try:
-                taken = items.take(header.offset, len(header.items))
-                _, event = open_items(header, taken)
+        checked = 0
+        try:
+            for header, items in zip(stretch.headers, self._items_of(stretch), strict=True):
+                _, event = read_items(header, items)
                 if evidence is not None:
                     evidence.check(header.offset, event)
-            except LogDamaged as damage:
-                stretch.cut(index, damage.detail)
-                return
-            stretch.items += len(taken)
+                stretch.items += len(items)
+                checked += 1
+        except LogDamaged as damage:
+            stretch.cut(checked, damage.detail)
 
-    def _check_times(self, stretch: _Stretch) -> None:
+    def _take_items(self, stretch: Stretch, max_bytes: int) -> None:
+        """Items against commitments, and kept."""
+        try:
+            for items in self._items_of(stretch):
+                stretch.committed.append(items)
+                max_bytes -= sum(map(len, items))
+                if max_bytes <= 0:
+                    stretch.end_before(len(stretch.committed))
+                    return
+        except LogDamaged as damage:
+            stretch.cut(len(stretch.committed), damage.detail)
+
+    def _items_of(self, stretch: Stretch) -> Iterator[list[bytes]]:
+        return items_of(stretch.headers, self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
+
+    def _check_times(self, stretch: Stretch) -> None:
         hlc, at_ms = self._times_before(stretch.first)
         for index, header in enumerate(stretch.headers):
             try:
@@ -301,7 +365,7 @@ class LogCheck:
             # The stretch before names it.
             return before
 
-    def _check_tree(self, stretch: _Stretch) -> None:
+    def _check_tree(self, stretch: Stretch) -> None:
         """Every hash that an entry of the stretch closes: level by level, each from the two below it."""
         level, start, nodes = 0, stretch.first, stretch.leaves
         bad: tuple[int, str] | None = None
@@ -378,5 +442,5 @@ class LogCheck:
                     continue
 
     def _event_of(self, offset: int, header: Header) -> Event:
-        rows = ItemRows(self._rows("items", OFFSET_KEY.pack(offset) if offset else b""))
-        return open_items(header, rows.take(offset, len(header.items)))[1]
+        items = items_of((header,), self._rows("items", OFFSET_KEY.pack(offset) if offset else b""))
+        return read_items(header, next(items))[1]

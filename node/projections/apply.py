@@ -1,7 +1,7 @@
 """Apply: fold entries into every projection, in step, and remember how far.
 
 Always: the checkpoint moves in the transaction that holds what was folded, so views and checkpoint cannot disagree.
-The live writer, recovery at start, `replay verify` and `replay rebuild` all call this and nothing else.
+The live writer, recovery at start, `replay verify` and `replay rebuild` all call this; the last also `plain_facts.py`.
 """
 
 import struct
@@ -58,7 +58,11 @@ def apply_all(txn: lmdb.Transaction, handles: dict[str, object], entries: Iterab
 
 
 def move_checkpoint(txn: lmdb.Transaction, handles: dict[str, object], last: Entry) -> None:
-    txn.put(_KEY, _CHECKPOINT.pack(last.offset + 1, last.leaf), db=handles[CHECKPOINT_TABLE])
+    put_checkpoint(txn, handles, Checkpoint(size=last.offset + 1, leaf=last.leaf))
+
+
+def put_checkpoint(txn: lmdb.Transaction, handles: dict[str, object], checkpoint: Checkpoint) -> None:
+    txn.put(_KEY, _CHECKPOINT.pack(checkpoint.size, checkpoint.leaf), db=handles[CHECKPOINT_TABLE])
 
 
 def read_checkpoint(txn: lmdb.Transaction, handles: dict[str, object]) -> Checkpoint:

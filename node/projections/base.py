@@ -7,10 +7,10 @@ Does not open environments or move the checkpoint (see `views.py`, `apply.py`).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lmdb
@@ -25,9 +25,9 @@ Row = TypeVar("Row")
 # A fact's place in this node's log: (offset of the event that brought it, index within that event).
 Place = tuple[int, int]
 
+DAY_MS = 86_400_000
 _PLACE = struct.Struct(">QI")
 PLACE_BYTES = _PLACE.size
-_LENGTHS = struct.Struct(">II")
 _DIGESTED_AT_ONCE = 256
 LAST_PLACE: Place = (2**64 - 1, 2**32 - 1)
 
@@ -80,9 +80,23 @@ class Table(Generic[Row]):
         rows = [(key, encode(pending[key])) for key in sorted(pending)]
         with self._txn.cursor(db=self._db) as cursor:
             consumed, _ = cursor.putmulti(rows)
-        if consumed != len(rows):
-            raise StorageFailed(f"{len(rows) - consumed} rows were not taken")
+        _require_taken(consumed, rows)
         self._pending.clear()
+
+    def put_encoded(self, rows: list[tuple[bytes, bytes]]) -> None:
+        """Hand rows to the transaction, encoded and in the order of their keys; what was put before is to be flushed."""
+        if not rows:
+            return
+        with self._txn.cursor(db=self._db) as cursor:
+            # Behind the last key pages are filled whole, where they are split in halves otherwise.
+            is_behind = not cursor.last() or cursor.key() < rows[0][0]
+            consumed, _ = cursor.putmulti(rows, append=is_behind)
+        _require_taken(consumed, rows)
+
+    def prefix_finder(self) -> Callable[[bytes], bool]:
+        """Says of a prefix whether the transaction holds a key that starts with it; not of what was put since the last flush."""
+        cursor = self._txn.cursor(db=self._db)
+        return lambda prefix: cursor.set_range(prefix) and cursor.key().startswith(prefix)
 
     def scan(self, prefix: bytes = b"", *, after: bytes | None = None) -> Iterator[tuple[bytes, Row]]:
         """Rows whose key starts with `prefix`, in key order; with `after`, those whose key is greater than it."""
@@ -126,21 +140,24 @@ class Table(Generic[Row]):
                 yield cursor.key(), self._decode(cursor.value())
                 found = cursor.prev()
 
-    def digest_into(self, digest: Any) -> None:
+    def digest(self, *, is_fresh: bool = False) -> bytes:
+        """SHA-256 over the decoded rows, in order. Rows that are `fresh`, which this version has just encoded, are not decoded
+        for it: they would be encoded to the same bytes again.
+        """
         self.flush()
+        digest, decoded = sha256(), is_fresh or self._decode is bytes
         with self._txn.cursor(db=self._db) as cursor:
             # Many rows to a call: it takes longer to make a call than to hash a row.
             stored = iter(cursor) if cursor.first() else iter(())
             while rows := list(islice(stored, _DIGESTED_AT_ONCE)):
-                digest.update(b"".join(self._digested(rows)))
+                texts = list(chain.from_iterable(rows if decoded else self._encoded_again(rows)))
+                digest.update(struct.pack(f">{1 + len(texts)}I", len(texts), *map(len, texts)))
+                digest.update(b"".join(texts))
+        return digest.digest()
 
-    def _digested(self, rows: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
-        pack, encode, decode = _LENGTHS.pack, self._encode, self._decode
-        for key, stored in rows:
-            value = stored if decode is bytes else encode(decode(stored))
-            yield pack(len(key), len(value))
-            yield key
-            yield value
+    def _encoded_again(self, rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        encode, decode = self._encode, self._decode
+        return [(key, encode(decode(stored))) for key, stored in rows]
 
 
 class Projection:
@@ -174,12 +191,18 @@ class Projection:
         raise TypeError(f"{type(self).__name__} has no fold")
 
     def digest(self) -> str:
-        """Hex SHA-256 over the decoded rows of all tables, in order: equal tables, equal digests."""
-        digest = sha256()
-        for spec in self.tables:
-            digest.update(spec.name.encode() + b"\x00")
-            self.table(spec).digest_into(digest)
-        return digest.hexdigest()
+        """What `digest_of` makes of the tables: equal tables, equal digests."""
+        return self.digest_of({spec.name: self.table(spec).digest() for spec in self.tables})
+
+    @classmethod
+    def digest_of(cls, tables: dict[str, bytes]) -> str:
+        """Hex SHA-256 over the tables' own digests, by name, in the order in which the projection declares them."""
+        return sha256(b"".join(spec.name.encode() + b"\x00" + tables[spec.name] for spec in cls.tables)).hexdigest()
+
+
+def _require_taken(consumed: int, rows: list[tuple[bytes, bytes]]) -> None:
+    if consumed != len(rows):
+        raise StorageFailed(f"{len(rows) - consumed} rows were not taken")
 
 
 def place_key(place: Place) -> bytes:

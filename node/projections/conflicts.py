@@ -15,12 +15,11 @@ Folded after `facts`, whose rows it reads, and which tells what the entry showed
 import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from msgspec import Struct, structs
 
 from node.clock import parse_hlc
-from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import Fact
 from node.projections.base import LAST_PLACE, PLACE_BYTES, Place, Projection, TableSpec, place_key, text_key
@@ -105,6 +104,14 @@ class Dispute(Struct, frozen=True, array_like=True):
 
     digests: tuple[bytes, ...]
     top_rank: bytes
+
+
+class Made(Protocol):
+    """What the fold takes from an entry itself: where and when it was made. The rest is in what `facts` tells."""
+
+    offset: int
+    hlc: str
+    at_ms: int
 
 
 _UNDISPUTED = Standing(is_contradicted=False, is_shown=True)
@@ -238,7 +245,7 @@ class Conflicts(Projection):
 
     # Folding
 
-    def fold(self, entry: Entry) -> None:
+    def fold(self, entry: Made) -> None:
         arrived = 0
         for change in self._facts.changes:
             if isinstance(change, Left):
@@ -247,7 +254,7 @@ class Conflicts(Projection):
                 self._arrive(entry, arrived, change)
                 arrived += 1
 
-    def _arrive(self, entry: Entry, index: int, row: FactRow) -> None:
+    def _arrive(self, entry: Made, index: int, row: FactRow) -> None:
         fact = row.fact
         if fact.confidence == 0.0 or not self._make_way(row):
             return
@@ -298,7 +305,7 @@ class Conflicts(Projection):
         if is_shown and (withdrawn is None or withdrawn > here):
             self._groups.put(key, Group(_member(row), (), False))
 
-    def _record_pairs(self, entry: Entry, index: int, key: bytes, group: Group, member: Member) -> Group:
+    def _record_pairs(self, entry: Made, index: int, key: bytes, group: Group, member: Member) -> Group:
         """Record the pairs that a new member makes, while the group has fewer than 32 facts with records."""
         at = At(entry.offset + 1, entry.at_ms)
         recorded = [other for other in group.recorded if _stands(other, at)]
@@ -317,7 +324,7 @@ class Conflicts(Projection):
             recorded.append(member)
         return structs.replace(group, recorded=tuple(recorded))
 
-    def _record_pair(self, entry: Entry, number: int, first: Place, second: Place) -> None:
+    def _record_pair(self, entry: Made, number: int, first: Place, second: Place) -> None:
         sides = sorted((self._facts.at(place).fact.id.lower(), place) for place in (first, second))
         if sides[0][0] == sides[1][0]:
             return  # two nodes' facts of one id have no pair of ids to be named by

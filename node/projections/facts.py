@@ -21,7 +21,36 @@ from node.events.event import Event
 from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, PushReceived, Receipt
-from node.projections.base import LAST_PLACE, Place, Projection, Table, TableSpec, place_key, place_of, text_key
+from node.projections.base import (
+    LAST_PLACE,
+    PLACE_BYTES,
+    Place,
+    Projection,
+    Table,
+    TableSpec,
+    place_key,
+    place_of,
+    text_key,
+)
+from node.projections.fact_indexes import (
+    BY_CID,
+    BY_HASH,
+    BY_ID,
+    BY_PLACE,
+    BY_RELATION,
+    BY_SOURCE,
+    BY_SUBJECT,
+    INDEXES,
+    SCOPE_KEYS,
+    SERVABLE,
+    UNSEALED,
+    Servable,
+    hex_key,
+    id_key,
+    index_prefixes,
+    own_word_row,
+    servable_row,
+)
 from node.projections.fact_rows import (
     DIGEST_BYTES,
     FactRow,
@@ -37,7 +66,6 @@ from node.projections.fact_rows import (
 )
 from node.uris import normal_uri, uuid_bytes
 
-_SCOPE_KEYS: dict[Scope, bytes] = {"local": b"l", "team": b"t", "company": b"c", "public": b"p"}
 _HLC = struct.Struct(">QQ")
 # So many facts about an entity are sorted rather than merged relation by relation.
 FEW = 16
@@ -65,27 +93,12 @@ class Left(Struct, frozen=True):
     until: Place
 
 
-class Servable(Struct, frozen=True, array_like=True):
-    """A fact that peers may be given, with the start of the leaf hash of the event that made it so (PROTOCOL §5.3)."""
-
-    place: Place
-    leaf_start: bytes
-
-
-_BY_PLACE = TableSpec("facts/by_place", FactRow)
-_BY_ID = TableSpec("facts/by_id", bytes)
-_BY_CID = TableSpec("facts/by_cid", bytes)
-_BY_HASH = TableSpec("facts/by_hash", bytes)
-_BY_SUBJECT = TableSpec("facts/by_entity_relation", bytes)
-_BY_RELATION = TableSpec("facts/by_relation", bytes)
-_BY_SOURCE = TableSpec("facts/by_source", bytes)
 _WITHDRAWN = TableSpec("facts/withdrawn", Withdrawal)
 _RETRACTIONS = TableSpec("facts/retractions", Retraction)
 _SUPERSEDED = TableSpec("facts/superseded_ids", Place)
-_SERVABLE = TableSpec("facts/servable", Servable)
-_UNSEALED = TableSpec("facts/unsealed", bytes)
 # What is shown and not withdrawn, by speech, value and place; the first fact of an entity and relation is not in it.
 _STANDING = TableSpec("facts/standing", bytes)
+_SUBJECT = INDEXES.index(BY_SUBJECT)
 # In place of a value's digest: whatever the value.
 _ANY_VALUE = bytes(DIGEST_BYTES)
 
@@ -104,18 +117,18 @@ class Facts(Projection):
         FactsSealed,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (
-        _BY_PLACE,
-        _BY_ID,
-        _BY_CID,
-        _BY_HASH,
-        _BY_SUBJECT,
-        _BY_RELATION,
-        _BY_SOURCE,
+        BY_PLACE,
+        BY_ID,
+        BY_CID,
+        BY_HASH,
+        BY_SUBJECT,
+        BY_RELATION,
+        BY_SOURCE,
         _WITHDRAWN,
         _RETRACTIONS,
         _SUPERSEDED,
-        _SERVABLE,
-        _UNSEALED,
+        SERVABLE,
+        UNSEALED,
         _STANDING,
     )
 
@@ -131,15 +144,15 @@ class Facts(Projection):
 
     @cached_property
     def _by_place(self) -> Table[FactRow]:
-        return self.table(_BY_PLACE)
+        return self.table(BY_PLACE)
 
     @cached_property
     def _by_id(self) -> Table[bytes]:
-        return self.table(_BY_ID)
+        return self.table(BY_ID)
 
     @cached_property
     def _indexes(self) -> list[Table[bytes]]:
-        return [self.table(spec) for spec in (_BY_CID, _BY_HASH, _BY_SUBJECT, _BY_RELATION, _BY_SOURCE)]
+        return [self.table(spec) for spec in INDEXES]
 
     # Reading
 
@@ -168,14 +181,14 @@ class Facts(Projection):
 
     def by_cid(self, cid: str) -> Iterator[FactRow]:
         """Facts of that CID, newest first."""
-        key = _hex_key(cid.removeprefix("sha256:"))
-        rows = iter(()) if key is None else self._newest_first(_BY_CID, key)
+        key = hex_key(cid.removeprefix("sha256:"))
+        rows = iter(()) if key is None else self._newest_first(BY_CID, key)
         return (row for row in rows if row.fact.cid == cid)
 
     def by_hash(self, fact_hash: str) -> Iterator[FactRow]:
         """Facts of that fact hash, newest first."""
-        key = _hex_key(fact_hash)
-        rows = iter(()) if key is None else self._newest_first(_BY_HASH, key)
+        key = hex_key(fact_hash)
+        rows = iter(()) if key is None else self._newest_first(BY_HASH, key)
         return (row for row in rows if row.fact.fact_hash == fact_hash)
 
     def indexed(
@@ -187,7 +200,7 @@ class Facts(Projection):
             few = self._few_about(entity)
             if few is not None:
                 return map(self.at, (place for place in reversed(few) if place < before))
-            streams = (self._places_back(_BY_SUBJECT, key, before) for key in self._subjects_of(entity))
+            streams = (self._places_back(BY_SUBJECT, key, before) for key in self._subjects_of(entity))
             return map(self.at, heapq.merge(*streams, reverse=True))
         if index is None:
             return (row for _, row in self._by_place.scan_back(b"", before=place_key(before)))
@@ -198,15 +211,15 @@ class Facts(Projection):
     ) -> Iterator[FactRow]:
         """The same rows oldest first: behind a place, and before the offset `end`."""
         if entity is not None and relation is None:
-            streams = (self._places_on(_BY_SUBJECT, key, after, end) for key in self._subjects_of(entity))
+            streams = (self._places_on(BY_SUBJECT, key, after, end) for key in self._subjects_of(entity))
             yield from map(self.at, heapq.merge(*streams))
             return
-        spec, prefix = _index_for(entity, relation, source) or (_BY_PLACE, b"")
+        spec, prefix = _index_for(entity, relation, source) or (BY_PLACE, b"")
         for key, row in self.table(spec).scan(prefix, after=prefix + place_key(after)):
             place = place_of(key)
             if place[0] >= end:
                 return
-            yield row if spec is _BY_PLACE else self.at(place)
+            yield row if spec is BY_PLACE else self.at(place)
 
     def has_few(self, entity: str) -> bool:
         """Whether FEW facts, or fewer, are about an entity. Costs no more than that."""
@@ -221,19 +234,19 @@ class Facts(Projection):
 
     def servable(self, scope: Scope, after: Place) -> Iterator[tuple[Place, Servable]]:
         """What peers may be given of a scope, from behind a place on, with the place each became servable at."""
-        prefix = _SCOPE_KEYS[scope]
-        for key, row in self.table(_SERVABLE).scan(prefix, after=prefix + place_key(after)):
+        prefix = SCOPE_KEYS[scope]
+        for key, row in self.table(SERVABLE).scan(prefix, after=prefix + place_key(after)):
             yield place_of(key), row
 
     def unsealed(self) -> Iterator[FactRow]:
         """Facts that may travel and carry no seal yet, oldest first."""
-        for key, _ in self.table(_UNSEALED).scan():
+        for key, _ in self.table(UNSEALED).scan():
             yield self.at(place_of(key))
 
     def leaf_start_at(self, place: Place) -> bytes | None:
         """How the leaf hash of the entry starts that made a fact servable at this place; None where none did."""
-        for prefix in _SCOPE_KEYS.values():
-            servable = self.table(_SERVABLE).get(prefix + place_key(place))
+        for prefix in SCOPE_KEYS.values():
+            servable = self.table(SERVABLE).get(prefix + place_key(place))
             if servable is not None:
                 return servable.leaf_start
         return None
@@ -281,6 +294,34 @@ class Facts(Projection):
             case _:
                 pass  # no other event brings or moves a fact
 
+    def take(self, rows: dict[str, list[tuple[bytes, bytes]]], keys: dict[str, list[bytes]]) -> list[Place]:
+        """Take in the rows of plain facts, and the keys of rows without a value (see `plain_facts.py`).
+
+        Returns those that have another fact of their entity and relation before them, oldest first.
+        """
+        self.flush()
+        self._subjects.clear()
+        beside_others = self._beside_others(keys[BY_SUBJECT.name])
+        for spec in self.tables:
+            self.table(spec).put_encoded(rows.get(spec.name) or [(key, b"") for key in keys.get(spec.name, ())])
+        return beside_others
+
+    def stand_beside(self, place: Place) -> None:
+        """A plain fact that is not the first of its entity and relation is shown: the only change that is told."""
+        row = self.at(place)
+        self.table(_STANDING).put(_standing_key(row), b"")
+        self.changes = [row]
+
+    def _beside_others(self, keys: list[bytes]) -> list[Place]:
+        """Those of new keys of BY_SUBJECT, in order, whose subject is in the table, or is that of another before them."""
+        found, subject = [], b""
+        has_prefix = self.table(BY_SUBJECT).prefix_finder()
+        for key in keys:
+            before, subject = subject, key[:-PLACE_BYTES]
+            if subject == before or has_prefix(subject):
+                found.append(place_of(key))
+        return sorted(found)
+
     def _add(self, entry: Entry, index: int, fact: Fact, hold: tuple[str, str] | None) -> None:
         place = (entry.offset, index)
         row = new_row(place, fact, hold)
@@ -307,24 +348,15 @@ class Facts(Projection):
 
     def _index(self, place: Place, fact: Fact) -> bool:
         """Enter a fact into the indexes; returns whether it is the first of its entity and relation."""
-        here = place_key(place)
-        entity, relation, source = normal_uri(fact.entity), relation_of(fact), normal_uri(fact.source)
-        key = uuid_bytes(fact.id)
-        if key is not None:
-            self._by_id.put(key + text_key(fact.origin), here)
-        relation_key = text_key(relation)
-        subject = text_key(entity) + relation_key
-        known = self._subject(subject)
-        self._subjects[subject] = (place, True) if known is None else (known[0], False)
-        prefixes = (
-            _hex_key(fact.cid.removeprefix("sha256:")),
-            _hex_key(fact.fact_hash),
-            subject,
-            relation_key,
-            text_key(source),
-        )
+        here, by_id = place_key(place), id_key(fact)
+        if by_id is not None:
+            self._by_id.put(by_id, here)
+        prefixes = index_prefixes(fact)
         for table, prefix in zip(self._indexes, prefixes, strict=True):
             table.put(prefix + here, b"")
+        subject = prefixes[_SUBJECT]
+        known = self._subject(subject)
+        self._subjects[subject] = (place, True) if known is None else (known[0], False)
         return known is None
 
     def _show(self, entry: Entry, row: FactRow, is_first: bool) -> None:
@@ -342,15 +374,10 @@ class Facts(Projection):
         # The first, as nearly all are, is found by being the first: a fact alone with its subject costs nothing here.
         if stands and not is_first:
             self.table(_STANDING).put(_standing_key(row), b"")
-        if not may_travel(row):
-            return
-        if not is_own:
-            if may_be_relayed(row):
-                self._serve_from(row.shown_from, entry, row)
-        elif row.fact.seal is None:
-            self.table(_UNSEALED).put(place_key(row.place), b"")
-        else:
-            self._serve_from(row.shown_from, entry, row)
+        if is_own:
+            self._enter(own_word_row(row, entry.leaf))
+        elif may_travel(row) and may_be_relayed(row):
+            self._enter(servable_row(row, row.shown_from, entry.leaf))
 
     def _seal(self, entry: Entry, index: int, origin: str, seal: Seal) -> None:
         row = self.of_origin(origin, seal.fact_id)
@@ -358,12 +385,13 @@ class Facts(Projection):
             sealed = structs.replace(row.fact, seal=seal.seal)
             row = structs.replace(row, fact=sealed, sealed_from=(entry.offset, index))
             self._by_place.put(place_key(row.place), row)
-            self.table(_UNSEALED).delete(place_key(row.place))
-            self._serve_from((entry.offset, index), entry, row)
+            self.table(UNSEALED).delete(place_key(row.place))
+            self._enter(servable_row(row, (entry.offset, index), entry.leaf))
 
-    def _serve_from(self, place: Place, entry: Entry, row: FactRow) -> None:
-        key = _SCOPE_KEYS[row.fact.scope] + place_key(place)
-        self.table(_SERVABLE).put(key, Servable(row.place, entry.leaf[:8]))
+    def _enter(self, found: tuple[TableSpec, bytes, object] | None) -> None:
+        if found is not None:
+            spec, key, row = found
+            self.table(spec).put(key, row)
 
     def _retract(self, row: FactRow) -> None:
         fact = row.fact
@@ -415,7 +443,7 @@ class Facts(Projection):
         known = self._subjects.get(subject)
         if known is None:
             # What this view has added since the last flush is in `_subjects`.
-            places = [place_of(key) for key in self.table(_BY_SUBJECT).stored_keys(subject, 2)]
+            places = [place_of(key) for key in self.table(BY_SUBJECT).stored_keys(subject, 2)]
             if not places:
                 return None
             known = self._subjects[subject] = (places[0], len(places) == 1)
@@ -423,7 +451,7 @@ class Facts(Projection):
 
     def _few_about(self, entity: str) -> list[Place] | None:
         """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
-        table = self.table(_BY_SUBJECT)
+        table = self.table(BY_SUBJECT)
         table.flush()
         keys = table.stored_keys(text_key(entity), FEW + 1)
         return sorted(map(place_of, keys)) if len(keys) <= FEW else None
@@ -431,7 +459,7 @@ class Facts(Projection):
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
         prefix = text_key(entity)
-        table, found = self.table(_BY_SUBJECT), prefix
+        table, found = self.table(BY_SUBJECT), prefix
         while (key := next(table.scan(prefix, after=found), None)) is not None:
             subject = key[0][: 2 * len(prefix)]
             yield subject
@@ -455,11 +483,11 @@ class Facts(Projection):
 def _index_for(entity: str | None, relation: str | None, source: str | None) -> tuple[TableSpec, bytes] | None:
     """The narrowest index and the prefix in it; None where only the table itself will do."""
     if entity is not None and relation is not None:
-        return _BY_SUBJECT, text_key(entity) + text_key(relation)
+        return BY_SUBJECT, text_key(entity) + text_key(relation)
     if source is not None:
-        return _BY_SOURCE, text_key(source)
+        return BY_SOURCE, text_key(source)
     if relation is not None:
-        return _BY_RELATION, text_key(relation)
+        return BY_RELATION, text_key(relation)
     return None
 
 
@@ -489,11 +517,3 @@ def _standing_key(row: FactRow) -> bytes:
 
 def _hlc_key(hlc: str) -> bytes:
     return _HLC.pack(*parse_hlc(hlc))
-
-
-def _hex_key(digest: str) -> bytes | None:
-    """The first half of a SHA-256 in hex, enough for an index; None for what cannot be one. Callers compare the whole."""
-    try:
-        return bytes.fromhex(digest[:32]) if len(digest) == 64 and digest.isalnum() else None
-    except ValueError:
-        return None

@@ -16,8 +16,8 @@ from node.canonical import b64url_decode, b64url_encode
 from node.errors import CursorForeign, InvalidCursor
 from node.events.facts import Fact, Scope
 from node.projections.base import LAST_PLACE, Place
+from node.projections.fact_indexes import Servable
 from node.projections.fact_rows import FactRow
-from node.projections.facts import Servable
 from node.projections.view import View
 from node.uris import lies_under, normal_uri
 

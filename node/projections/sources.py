@@ -17,11 +17,10 @@ from node.events.event import Event
 from node.events.facts import FactAsserted
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, BatchRefusal, PushReceived, Receipt
-from node.projections.base import Projection, TableSpec, text_key
+from node.projections.base import DAY_MS, Projection, TableSpec, text_key
 from node.uris import lies_under, normal_uri, origin_of
 
 WINDOW_DAYS = 30
-_DAY_MS = 86_400_000
 
 
 class Tally(Struct, frozen=True, array_like=True):
@@ -40,7 +39,7 @@ class History(Struct, frozen=True, array_like=True):
 
     def within(self, now_ms: int) -> tuple[int, int]:
         """(admitted, failed) in the 30 days up to `now_ms`."""
-        first = now_ms // _DAY_MS - WINDOW_DAYS + 1
+        first = now_ms // DAY_MS - WINDOW_DAYS + 1
         admitted = failed = 0
         for tally in self.days:
             if tally.day >= first:
@@ -82,7 +81,7 @@ class Sources(Projection):
     def fold(self, entry: Entry) -> None:
         match entry.event:
             case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
-                self._count(entry, fact.source, fact.origin, admitted=1)
+                self.count_admitted(entry.at_ms, fact.source, fact.origin, 1)
             case FactQuarantined(fact=fact):
                 self._remember(fact.id, fact.source, fact.origin)
             case (
@@ -99,6 +98,10 @@ class Sources(Projection):
             case _:
                 pass  # no other event says anything about a source
 
+    def count_admitted(self, at_ms: int, source: str, origin: str, count: int) -> None:
+        """So many facts of a source were admitted at this time."""
+        self._count(at_ms, source, origin, admitted=count)
+
     def _receive(self, entry: Entry, receipts: tuple[Receipt, ...]) -> None:
         # Counted first: a page holds hundreds of facts of a handful of sources.
         admitted: Counter[tuple[str, str]] = Counter()
@@ -109,7 +112,7 @@ class Sources(Projection):
             else:
                 self._remember(fact.id, fact.source, fact.origin)
         for (source, origin), count in admitted.items():
-            self._count(entry, source, origin, admitted=count)
+            self.count_admitted(entry.at_ms, source, origin, count)
 
     def _remember(self, fact_id: str, source: str, origin: str) -> None:
         self.table(_HELD).put(_held_key(origin, fact_id), source.encode())
@@ -120,25 +123,25 @@ class Sources(Projection):
             return
         self.table(_HELD).delete(_held_key(origin, fact_id))
         counts = {"admitted": 1} if is_admitted else {"failed": 1}
-        self._count(entry, source.decode(), origin, **counts)
+        self._count(entry.at_ms, source.decode(), origin, **counts)
         key = _organisation_key(origin_of(normal_uri(source.decode()), origin))
         self._put(key, History(self._history(key).days, is_admitted))
 
     def _count_refused(self, entry: Entry, refused: BatchRefusal, node_id: str) -> None:
         if lies_under(refused.source, node_id):
-            self._count(entry, refused.source, node_id, failed=1)
+            self._count(entry.at_ms, refused.source, node_id, failed=1)
         else:
-            self._add(entry, _organisation_key(node_id), 0, 1)
+            self._add(entry.at_ms, _organisation_key(node_id), 0, 1)
 
-    def _count(self, entry: Entry, source: str, origin: str, *, admitted: int = 0, failed: int = 0) -> None:
+    def _count(self, at_ms: int, source: str, origin: str, *, admitted: int = 0, failed: int = 0) -> None:
         source = normal_uri(source)
         organisation = origin_of(source, origin)
-        self._add(entry, _source_key(organisation, source), admitted, failed)
-        self._add(entry, _organisation_key(organisation), admitted, failed)
+        self._add(at_ms, _source_key(organisation, source), admitted, failed)
+        self._add(at_ms, _organisation_key(organisation), admitted, failed)
 
-    def _add(self, entry: Entry, key: bytes, admitted: int, failed: int) -> None:
+    def _add(self, at_ms: int, key: bytes, admitted: int, failed: int) -> None:
         history = self._history(key)
-        today = entry.at_ms // _DAY_MS
+        today = at_ms // DAY_MS
         days = history.days
         if days and days[-1].day == today:
             last = days[-1]

@@ -53,7 +53,7 @@ class Views:
     def __init__(self, path: Path, *, is_readonly: bool = False, map_bytes: int = VIEWS_MAP_BYTES) -> None:
         if not is_readonly:
             path.mkdir(parents=True, exist_ok=True)
-        self._is_readonly = is_readonly
+        self.folder, self._is_readonly = path, is_readonly
         names = [spec.name for spec in table_specs()] + [CHECKPOINT_TABLE]
         self._store = Store(path, tables=names, map_bytes=map_bytes, is_synced=False, is_readonly=is_readonly)
         self.handles = {name: self._store.table(name) for name in names}
