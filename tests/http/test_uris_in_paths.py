@@ -33,15 +33,17 @@ SPELLINGS = {
 }
 
 
-async def ask(http: Served, path: str) -> tuple[int, Any]:
-    """One GET over a socket of its own: the path goes out as it stands here."""
+async def ask(http: Served, path: str, method: str = "GET") -> tuple[int, Any]:
+    """One request over a socket of its own: the path goes out as it stands here."""
     reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
-    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_KEY}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_KEY}\r\nConnection: close\r\n\r\n"
+    )
     writer.write(head.encode())
     answer = await reader.read()
     writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split(b" ")[1]), json.loads(body)
+    return int(head.split(b" ")[1]), json.loads(body) if body else None
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -83,3 +85,20 @@ async def test_a_path_is_no_other_route_s_because_of_what_stands_in_a_name(http:
     status, answer = await ask(http, f"/v1/entities/{NODE_ID}/user/alice")
 
     assert (status, answer["error"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+async def test_a_member_is_removed_however_its_name_is_spelled_and_no_other(http: Served, spelling: str):
+    sent, entity = SPELLINGS[spelling]
+    (await http.post("/v1/gardens", {"slug": "den", "name": "Den", "scope": "team"})).expect(201)
+    for name in {entity, f"{NODE_ID}/doc/a/b"}:
+        (await http.post("/v1/gardens/den/members", {"entity_uri": name, "role": "reader"})).expect(
+            409 if name == NODE_ID else 201
+        )
+
+    status, answer = await ask(http, f"/v1/gardens/den/members/{sent}", "DELETE")
+
+    # The node itself is the garden's last admin.
+    assert status == (409 if entity == NODE_ID else 204), answer
+    left = [one["entity_uri"] for one in (await http.get("/v1/gardens/den/members")).expect(200)["members"]]
+    assert left == [NODE_ID, f"{NODE_ID}/doc/a/b"]
