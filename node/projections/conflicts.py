@@ -15,9 +15,9 @@ Folded after `facts`, whose rows it reads, and which tells what the entry showed
 import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
 from node.clock import parse_hlc
 from node.events.event import Event
@@ -95,8 +95,9 @@ class Standing(Struct, frozen=True, array_like=True):
 class At(Struct, frozen=True, array_like=True):
     """What a reader looks at: the first `size` entries of the log, and the time by which expiry is judged."""
 
-    size: int
-    now_ms: int
+    # Cursors carry it to callers and back: bounded, for who made one up is refused like anybody with a wrong one.
+    size: Annotated[int, Meta(ge=0)]
+    now_ms: Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Dispute(Struct, frozen=True, array_like=True):

@@ -9,8 +9,9 @@ Unbounded in what it may scan: call it off the event loop.
 import heapq
 from collections.abc import Iterator
 from operator import attrgetter
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from node.errors import FactNotFound
 from node.events.facts import Fact, Scope
@@ -48,9 +49,9 @@ class FactQuery(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True, array_like=True):
     """What fixes a listing: the log size it looks at, the time by which expiry is judged, and the total once counted."""
 
-    size: int
-    now_ms: int
-    total: int | None
+    size: Annotated[int, Meta(ge=0)]
+    now_ms: Annotated[int, Meta(ge=0, le=2**53)]
+    total: Annotated[int, Meta(ge=0, le=EXACT_TOTAL_MAX + 1)] | None
 
 
 class FactPage(Struct, frozen=True, kw_only=True):

@@ -1,11 +1,15 @@
 """`as_of` over HTTP: which entries a point covers, what is of then, and what stays of now (PROTOCOL §2.5)."""
 
 import json
+from collections.abc import Iterator
 from functools import reduce
+from urllib.parse import quote
 
+import msgspec
 import pytest
 from msgspec import structs
 
+from node.canonical import b64url_decode, b64url_encode
 from node.http.app import ROUTES
 from node.times import format_ms
 from tests.clocks import START_MS
@@ -137,6 +141,32 @@ async def test_a_cursor_carries_its_point_and_takes_no_other(http: Served, path:
     assert shown.get("status", "unresolved") == "unresolved" and shown.get("contradicted", True)
     for cursor, as_of in ((first["cursor"], "offset:0"), (now["cursor"], offset(last))):
         (await http.get(path, **query, cursor=cursor, as_of=as_of)).refused(400, "invalid_cursor")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/facts", f"/v1/entities/{quote(CLAIM['entity'], safe='')}/history", "/v1/conflicts"]
+)
+@pytest.mark.parametrize("odd", [-1, -(2**63), 2**63, 2**64 - 1, None, "x", []])
+async def test_a_cursor_that_somebody_altered_is_refused_or_means_another_page(http: Served, path: str, odd: object):
+    for v in ("a", "b", "c"):
+        last = await http.write(**CLAIM, value=text(v))
+    for as_of in ({}, {"as_of": offset(last)}):
+        query = {"limit": 1, "include_contradicted": True} | as_of
+        cursor = (await http.get(path, **query)).expect(200)["cursor"]
+        for altered in altered_anywhere(msgspec.msgpack.decode(b64url_decode(cursor)), odd):
+            answer = await http.get(path, **query, cursor=b64url_encode(msgspec.msgpack.encode(altered)))
+            if answer.status != 200:
+                answer.refused(400, "invalid_cursor")
+            else:
+                assert answer.json.get("total", 0) in range(4)
+
+
+def altered_anywhere(content: object, odd: object) -> Iterator[object]:
+    """What a cursor holds, each time with another part of it replaced."""
+    yield odd
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        for altered in altered_anywhere(part, odd):
+            yield [*content[:index], altered, *content[index + 1 :]]
 
 
 async def a_conflict(http: Served) -> str:
