@@ -2,7 +2,7 @@
 
 Always: within any time a name is given no more than a full bucket and what flowed in meanwhile. A cost above a whole bucket, such
 as a large batch, is taken from a full one and the bucket then owes the rest; so nothing is refused for ever, and the average holds.
-What is refused costs nothing. A bucket that is full again is forgotten: memory is bounded by who came within a minute, or owes.
+What `take` refuses costs nothing. A bucket that is full again is forgotten: memory is bounded by who came within a minute, or owes.
 
 In memory: a restart fills every bucket. Belongs to one thread.
 """
@@ -49,10 +49,15 @@ class Quota:
             self._forget_full(now)
         return 0
 
-    def give_back(self, name: object) -> None:
-        """Undo the last `take` of one token."""
+    def take_instead(self, name: object, cost: int) -> int:
+        """Take so many tokens instead of the one that was taken last. What `take` answers; refused, that one stays taken."""
         if name in self._full_at:
             self._full_at[name] -= _MINUTE_NS
+        if not self.take(name, cost):
+            return 0
+        self.take(name)
+        # As long as it is now that one is gone.
+        return self.take(name, cost)
 
     def standing(self, name: object) -> Standing | None:
         """None where there is no limit."""

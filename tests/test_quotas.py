@@ -48,17 +48,23 @@ def test_a_cost_above_a_whole_bucket_is_taken_from_a_full_one_and_owed():
     assert (quota.take("a"), quota.take("a")) == (0, 6)
 
 
-def test_what_is_given_back_can_be_taken_again():
-    quota = Quota(2, Time())
+def test_what_is_taken_instead_of_one_costs_no_more_and_refused_that_one():
+    time = Time()
+    quota = Quota(10, time)
     quota.take("a")
-    before = quota.standing("a")
 
+    assert quota.take_instead("a", 8) == 0
+    assert quota.standing("a").remaining == 2
     quota.take("a")
-    quota.give_back("a")
-    quota.give_back("nobody")
-
-    assert quota.standing("a") == before
-    assert (quota.take("a"), quota.take("a")) == (0, 30)
+    assert quota.take_instead("a", 3) == 12
+    assert quota.standing("a").remaining == 1
+    time.now_ns += 12 * SECOND_NS
+    quota.take("a")
+    assert quota.take_instead("a", 3) == 0
+    assert quota.standing("a").remaining == 0
+    time.now_ns += 60 * SECOND_NS
+    quota.take("a")
+    assert (quota.take_instead("a", 11), quota.take("a")) == (0, 12)
 
 
 def test_no_limit_is_no_bucket():

@@ -13,24 +13,21 @@ from node.quotas import Quota, Standing
 from node.runtime import Node
 
 
-def charge(request: web.Request, principal: Principal, cost: int = 1) -> None:
+def charge(request: web.Request, principal: Principal) -> None:
     """Raises QuotaExceeded where the principal has had its share of the minute."""
-    if _is_unlimited(principal):
-        return
-    kind, quota = _quota_of(request)
-    wait_s = quota.take(_bucket_of(principal), cost)
-    if wait_s:
-        # On record against it (PROTOCOL §16); a peer's is not set before.
-        request[PRINCIPAL] = principal
-        raise QuotaExceeded(f"the {kind} of this minute are used up", retry_after=wait_s)
+    if not _is_unlimited(principal):
+        kind, quota = _quota_of(request)
+        _require(quota.take(_bucket_of(principal)), kind, request, principal)
 
 
 def charge_facts(request: web.Request, principal: Principal, facts: int) -> None:
-    """Charge a batch for its facts, instead of for the one request that it was taken for at first."""
+    """Charge a batch for its facts, instead of for the one request that it was taken for at first.
+
+    Refused, it has cost that one: eight megabytes were read to know how many facts there are.
+    """
     if not _is_unlimited(principal):
-        _, quota = _quota_of(request)
-        quota.give_back(_bucket_of(principal))
-        charge(request, principal, facts)
+        kind, quota = _quota_of(request)
+        _require(quota.take_instead(_bucket_of(principal), facts), kind, request, principal)
 
 
 def quota_of(principal: Principal, node: Node) -> dict[str, Standing | None]:
@@ -44,6 +41,13 @@ def quota_of(principal: Principal, node: Node) -> dict[str, Standing | None]:
 def _quota_of(request: web.Request) -> tuple[str, Quota]:
     node = request.app[NODE]
     return ("reads", node.read_quota) if request.method in ("GET", "HEAD") else ("writes", node.write_quota)
+
+
+def _require(wait_s: int, kind: str, request: web.Request, principal: Principal) -> None:
+    if wait_s:
+        # On record against it (PROTOCOL §16); a peer's is not set before.
+        request[PRINCIPAL] = principal
+        raise QuotaExceeded(f"the {kind} of this minute are used up", retry_after=wait_s)
 
 
 def _is_unlimited(principal: Principal) -> bool:
