@@ -16,7 +16,6 @@ import uvloop
 
 from node import VERSION, client
 from node.clock import Clock
-from node.commands.drafts import StatedValue
 from node.config import SETTINGS, Config, ConfigError, from_environ
 from node.errors import Refusal
 from node.events.log import UnknownFormat
@@ -212,7 +211,7 @@ def _assert_fact(arguments: argparse.Namespace) -> int:
         statement = client.Statement(
             entity=arguments.entity,
             relation=arguments.relation,
-            value=StatedValue(type=arguments.type, v=_value(arguments.type, arguments.value)),
+            value=client.value_of(arguments.type, arguments.value),
             source=arguments.source,
             confidence=arguments.confidence,
             scope=arguments.scope,
@@ -285,12 +284,6 @@ def _peer_bearer() -> str:
     if not bearer:
         raise ConfigError("STIGMEM_PEER_API_KEY: not set; it is the bearer for the peer, a key that may federate there")
     return bearer
-
-
-def _value(value_type: str, text: str) -> str | float | bool:
-    if value_type == "number":
-        return float(text)
-    return text == "true" if value_type == "boolean" else text
 
 
 def _at_node(run, *, is_raw: bool = False) -> int:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from node.canonical import b64url_encode
 from node.commands.drafts import StatedValue, draft_of
 from node.errors import MalformedJson
-from node.events.facts import body_of
+from node.events.facts import ValueType, body_of
 from node.keys import load_signer
 from node.strict_json import scan_json
 from node.times import format_ms
@@ -21,6 +21,7 @@ from node.uris import authority_of, normal_uri
 
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 1 << 26
+_TYPED = {"number": int | float, "boolean": bool}
 
 
 class NodeRefused(Exception):
@@ -51,6 +52,18 @@ class Statement(Struct, frozen=True, kw_only=True):
     source: str
     confidence: float
     scope: str
+
+
+def value_of(value_type: ValueType, text: str) -> StatedValue:
+    """The value that was typed; numbers and booleans as JSON writes them. Raises ValueError for what is none."""
+    # Not float(): it rounds an integer that a double cannot hold, which the node refuses.
+    form = _TYPED.get(value_type)
+    if form is None:
+        return StatedValue(type=value_type, v=text)
+    try:
+        return StatedValue(type=value_type, v=msgspec.json.decode(text, type=form))
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"--value: no {value_type} as JSON writes one") from error
 
 
 def assert_fact(url: str, bearer: str, statement: Statement, *, key_file: str | None, passphrase: str | None) -> bytes:
