@@ -20,10 +20,4 @@ Entity = Annotated[str, Meta(examples=["stigmem://org-a.example/project/apollo"]
 Relation = Annotated[str, Meta(examples=["memory:status"])]
 Source = Annotated[str, Meta(examples=["stigmem://org-a.example/agent/scribe"])]
 # What decode_query reads: those that a caller states are bounded by what the handler makes of them.
-AsOf = Annotated[
-    str,
-    Meta(
-        description="An RFC 3339 time, or `offset:N`: the content as the log up to there makes it.",
-        examples=["2026-05-04T12:00:00Z", "offset:12"],
-    ),
-]
+AsOf = Annotated[str, Meta(examples=["2026-05-04T12:00:00Z", "offset:12"])]

@@ -244,7 +244,7 @@ async def own_manifest_proof(request: web.Request) -> web.Response:
 
 
 @describes(
-    "publish this node's manifest; `signature` may be `__self_sign__`",
+    "publish this node's manifest; signature may be __self_sign__",
     who=ADMIN,
     body=Manifest,
     answers={200: PublishedManifest},

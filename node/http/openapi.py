@@ -20,6 +20,7 @@ from node.commands.drafts import StatedValue
 from node.commands.served_facts import ShownValue
 from node.http.describe import Answer, Content, Description, Who, description_of
 from node.http.errors import status_of_kind
+from node.http.parameters import ASKED, PLACES
 from node.http.route_refusals import refusals_of
 
 Json = dict[str, Any]
@@ -63,16 +64,6 @@ _SCHEMES: dict[Who, tuple[str, Json]] = {
             "description": "A peer's token, signed with its node key for one request.",
         },
     ),
-}
-_PLACES: dict[str, Json] = {
-    "fact_id": {"description": "A fact's id, or where a fact is read its CID."},
-    "garden": {"description": "A garden's id, slug or URI."},
-    "conflict_id": {"description": "A contradiction's `conflict_id`."},
-    "peer_id": {"description": "A peer's `peer_id`."},
-    "key_id": {"description": "An API key's `key_id`."},
-    "token_id": {"description": "A capability token's `token_id`."},
-    "entity_uri": {"description": "An entity URI, percent-encoded."},
-    "asset": {"description": "A file that the page names."},
 }
 
 # What a refusal of a status says in its header.
@@ -127,7 +118,7 @@ def _credentials(said: Description) -> Iterable[Who]:
 
 def _places(path: str) -> list[Json]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, **_PLACES[name]}
+        {"name": name, "in": "path", "required": True, "description": PLACES[name], "schema": {"type": "string"}}
         for name in _PLACE.findall(path)
     ]
 
@@ -138,7 +129,13 @@ def _parameters(query: type | None) -> list[Json]:
     schema = msgspec.json.schema_components([query], ref_template=_REF)[1][query.__name__]
     required = schema.get("required", ())
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": _not_null(member)}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in required,
+            "description": ASKED[name],
+            "schema": _not_null(member),
+        }
         for name, member in schema["properties"].items()
     ]
 
