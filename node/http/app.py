@@ -1,5 +1,6 @@
 """The application: the one route table, its middlewares, and its parts."""
 
+import asyncio
 import re
 from functools import cache
 
@@ -29,7 +30,7 @@ from node.http import (
 )
 from node.http.errors import answer_refusals
 from node.http.idempotency import TURNS, Turns
-from node.http.keys import COUNTERSIGNER, DOCUMENT, NODE, PEERS, SYNC, Document, PullNow
+from node.http.keys import COUNTERSIGNER, DOCUMENT, LARGE_BODIES, NODE, PEERS, SYNC, Document, PullNow
 from node.http.openapi import document_of
 from node.peer_client import PeerClient
 from node.runtime import Node
@@ -109,7 +110,7 @@ def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Applicatio
     guards = [] if node.config.auth_required else [guard_open_node]
     app = web.Application(middlewares=[answer_refusals, *guards], client_max_size=0)
     app[NODE], app[PEERS], app[SYNC] = node, client, sync
-    app[TURNS] = Turns(node.signer)
+    app[TURNS], app[LARGE_BODIES] = Turns(node.signer), asyncio.Lock()
     app[COUNTERSIGNER], app[DOCUMENT] = Countersigner(node, client), own_document
     for route in ROUTES:
         options = {**route.kwargs, "expect_handler": _accept_expect}

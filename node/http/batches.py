@@ -4,8 +4,7 @@ Always: what is wrong with the form of one fact is that fact's refusal; what is 
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -22,17 +21,16 @@ from node.http.describe import READERS, RefusalBody, describes
 from node.http.errors import record_refusal
 from node.http.facts import ASSERTING, MAX_FACT_BYTES, FactRequest, command_of
 from node.http.forms import Count
-from node.http.idempotency import TAKES_KEY, claim_of, recorded_answer, turn_of
-from node.http.keys import COUNTERSIGNER, NODE
+from node.http.idempotency import TAKES_KEY, claim_for, recorded_answer, turn_of
+from node.http.keys import COUNTERSIGNER, LARGE_BODIES, NODE
 from node.http.quotas import charge_facts
 from node.projections.idempotency import Taken
 from node.strict_json import decode, scan_json
 
 MAX_BATCH_BYTES = 8 << 20
 MAX_BATCH_FACTS = 1000
-# Reading takes the loop from every other caller: as long as a few single writes may, and no longer.
-_READ_ON_LOOP_BYTES = 1 << 16
-Made = TypeVar("Made")
+# Opening takes the loop from every other caller: as long as a few single writes may, and no longer.
+_OPENED_ON_LOOP_BYTES = 1 << 16
 
 
 # Read by itself, so that what is wrong with one is that one's refusal.
@@ -67,11 +65,7 @@ class BatchRefusal(RefusalBody, frozen=True, kw_only=True):
 async def assert_facts(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     accepted_ms = node.clock.now_ms()
-    raw = await _read(request)
-    body = decode(raw, BatchRequest)
-    if len(body.facts) > MAX_BATCH_FACTS:
-        raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
-    claim = await _beside_loop(raw, lambda: claim_of(request, raw, named=body.idempotency_key))
+    body, claim = await _read(request)
     if claim is None:
         return await _carry_out(request, body, principal, accepted_ms, None)
     async with turn_of(request, claim) as taken:
@@ -97,15 +91,23 @@ async def _carry_out(
     return json_response(reply.answer, 201)
 
 
-async def _read(request: web.Request) -> bytes:
+async def _read(request: web.Request) -> tuple[BatchRequest, Claim | None]:
     raw = await read_body(request, max_bytes=MAX_BATCH_BYTES)
-    await _beside_loop(raw, lambda: scan_json(raw))
-    return raw
+    if len(raw) <= _OPENED_ON_LOOP_BYTES:
+        return _opened(raw, request)
+    # One at a time: eight megabytes of braces are half a gigabyte while they are looked at, and no two are scanned at once anyway.
+    async with request.app[LARGE_BODIES]:
+        return await asyncio.to_thread(_opened, raw, request)
 
 
-async def _beside_loop(raw: bytes, work: Callable[[], Made]) -> Made:
-    """What reads the whole document, on a worker thread where that takes long."""
-    return await asyncio.to_thread(work) if len(raw) > _READ_ON_LOOP_BYTES else work()
+def _opened(raw: bytes, request: web.Request) -> tuple[BatchRequest, Claim | None]:
+    content = scan_json(raw)
+    facts = content.get("facts") if isinstance(content, dict) else None
+    # Before each is read as one: a body has room for millions.
+    if isinstance(facts, list) and len(facts) > MAX_BATCH_FACTS:
+        raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
+    body = decode(raw, BatchRequest)
+    return body, claim_for(request, content, named=body.idempotency_key)
 
 
 def _stated(raw: msgspec.Raw, principal: Principal, accepted_ms: int) -> AssertFact | Refusal:

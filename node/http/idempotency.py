@@ -83,10 +83,16 @@ def claim_of(request: web.Request, body: bytes, *, named: str | None = None) -> 
     """
     if named is None and HEADER not in request.headers:
         return None
+    return claim_for(request, scan_json(body), named=named)
+
+
+def claim_for(request: web.Request, content: object, *, named: str | None) -> Claim | None:
+    """The same of a body that has been scanned already."""
+    if named is None and HEADER not in request.headers:
+        return None
     key = _key_of(request, named)
-    content = scan_json(body)
     if isinstance(content, dict):
-        content.pop("idempotency_key", None)
+        content = {name: member for name, member in content.items() if name != "idempotency_key"}
     return Claim(
         principal=structs.replace(request[PRINCIPAL], idempotency_key=key),
         route=f"{request.method} {request.match_info.route.resource.canonical}",

@@ -1,5 +1,6 @@
 """What handlers find on the application and on a request."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -46,6 +47,8 @@ NODE: web.AppKey[Node] = web.AppKey("node", Node)
 PEERS: web.AppKey[PeerClient] = web.AppKey("peers", PeerClient)
 SYNC: web.AppKey[PullNow] = web.AppKey("sync", PullNow)
 COUNTERSIGNER: web.AppKey[Countersigner] = web.AppKey("countersigner", Countersigner)
+# Held while a body of megabytes is scanned.
+LARGE_BODIES: web.AppKey[asyncio.Lock] = web.AppKey("large_bodies", asyncio.Lock)
 # Made when it is first asked for, once per process.
 DOCUMENT: web.AppKey[Callable[[], Document]] = web.AppKey("document")
 

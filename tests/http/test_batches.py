@@ -194,6 +194,30 @@ async def test_a_thousand_facts_are_one_batch_and_single_writes_go_on_beside_the
     assert await total(http) == 1020
 
 
+async def test_a_batch_of_megabytes_under_a_key_is_carried_out_once_however_it_is_spelled(http: Served):
+    facts = [numbered(n, value={"type": "text", "v": "x" * 3000}) for n in range(400)]
+    spelled = [
+        json.dumps({"facts": facts, "idempotency_key": "once"}).encode(),
+        json.dumps(
+            {"idempotency_key": "once", "facts": [dict(reversed(one.items())) for one in facts]}, indent=1
+        ).encode(),
+    ]
+
+    answers = await asyncio.gather(*(http.send("POST", BATCH, body) for body in [*spelled, *spelled]))
+
+    assert len({answer.body for answer in answers}) == 1 and answers[0].expect(201)["accepted"] == 400
+    assert await total(http) == 400
+    other = json.dumps({"facts": facts[1:], "idempotency_key": "once"}).encode()
+    (await http.send("POST", BATCH, other)).refused(409, "idempotency_key_reused")
+
+
+async def test_a_million_facts_are_refused_for_their_number_before_any_is_read(http: Served):
+    size = http.size
+    for body in (b'{"facts":[' + b"{}," * 1_000_000 + b'{}],"surprise":1}', b'{"facts":[' + b"0," * 1_000_000 + b"0]}"):
+        (await http.send("POST", BATCH, body)).refused(413, "body_too_large")
+    assert http.size == size
+
+
 async def test_batches_and_single_writes_that_arrive_together_keep_their_own_outcome(http: Served):
     atomic = [send(http, numbered(i), {} if i % 2 else numbered(100 + i), atomic=True) for i in range(10)]
     loose = [send(http, numbered(i), {}) for i in range(10)]
