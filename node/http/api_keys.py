@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct, structs
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.api_keys import CreateApiKey, RevokeApiKey, check_raw_key, find_api_key, is_asleep
 from node.commands.decision import Principal
 from node.errors import (
@@ -33,6 +31,7 @@ from node.events.entry import Entry
 from node.events.facts import Scope
 from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import ADMIN, describes
 from node.http.forms import AsOf, Count, Time, Uuid
 from node.http.idempotency import HEADER, TAKES_KEY, TURNS, carry_out
@@ -190,7 +189,7 @@ def _listing(before: int, limit: int, moment: Moment, view: View) -> ShownKeys:
     cursor = KeysCursor(page[-1].offset, moment) if has_more else None
     return ShownKeys(
         keys=[_shown_now(_then(key, moment), view, moment.at.now_ms) for key in page],
-        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        cursor=cursor_text(cursor),
         has_more=has_more,
     )
 
@@ -234,11 +233,8 @@ def _status(key: ApiKey, view: View, now_ms: int) -> str:
 
 
 def _opened(text: str, asked: Moment, node: Node) -> tuple[int, Moment]:
-    try:
-        cursor = msgspec.msgpack.decode(b64url_decode(text), type=KeysCursor)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+    cursor = opened_cursor(text, KeysCursor)
     check_moment(asked, cursor.moment.as_of)
     if not 0 <= cursor.before < cursor.moment.at.size <= node.log.announced().size:
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     return cursor.before, cursor.moment

@@ -9,11 +9,9 @@ The whole log has no index of its own, which every write would pay for: a page o
 from itertools import islice
 from typing import Annotated
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.decision import Principal
 from node.commands.reading import administers_every_scope
 from node.errors import InsufficientPermission, InvalidCursor, InvalidParameter, UnsupportedParameter
@@ -23,7 +21,8 @@ from node.events.event import Event
 from node.events.gardens import GardenMemberRemoved, GardenMemberSet
 from node.events.identity import RefusalsCounted
 from node.http.auth import operator_of
-from node.http.body import decode_query, json_response
+from node.http.body import decode_query, json_response, time_asked
+from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import ADMIN, describes
 from node.http.forms import Count, Time
 from node.http.keys import NODE
@@ -33,7 +32,7 @@ from node.projections.audit import AuditRow
 from node.projections.base import LAST_PLACE, Place
 from node.projections.federation_page import MAX_PAGE_FACTS
 from node.projections.view import View
-from node.times import format_ms, parse_rfc3339
+from node.times import format_ms
 
 # What one page of the log may look at: headers, and items of the entries it shows.
 LOG_PAGE_READS = 20_000
@@ -127,7 +126,7 @@ async def audit_log(request: web.Request) -> web.Response:
     refuse_as_of(request, "the log never changes; before shows it up to a time")
     asked = decode_query(request, LogQuery)
     before, types = _place(asked.cursor)[0], _types_named(asked.event_type)
-    after_ms, before_ms = _time("after", asked.after), _time("before", asked.before)
+    after_ms, before_ms = time_asked("after", asked.after), time_asked("before", asked.before)
 
     def page(view: View) -> LogPage:
         size = node.log.announced().size
@@ -139,7 +138,7 @@ async def audit_log(request: web.Request) -> web.Response:
         for entry in entries:
             node.require_undamaged(entry.offset)
         events = [_logged(entry, view) for entry in entries]
-        cursor = None if left <= first else _cursor((left, 0))
+        cursor = None if left <= first else cursor_text((left, 0))
         return LogPage(events=events, entries=events, cursor=cursor, has_more=cursor is not None)
 
     return json_response(await node.read(page))
@@ -163,12 +162,8 @@ def _audit_page(asked: AuditQuery, before: Place, view: View) -> AuditPage:
     )
     shown, has_more = rows[: asked.limit], len(rows) > asked.limit
     events = [_audited(place, row, view) for place, row in shown]
-    cursor = _cursor(shown[-1][0]) if has_more else None
+    cursor = cursor_text(shown[-1][0]) if has_more else None
     return AuditPage(events=events, entries=events, cursor=cursor, has_more=has_more)
-
-
-def _cursor(last: Place) -> str:
-    return b64url_encode(msgspec.msgpack.encode(last))
 
 
 def _node_id_of(peer_id: str, view: View) -> str:
@@ -240,20 +235,10 @@ def _types_named(name: str | None) -> frozenset[str] | None:
     return named
 
 
-def _time(parameter: str, text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_rfc3339(text)
-    except ValueError as error:
-        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
-
-
 def _place(cursor: str | None) -> Place:
     if not cursor:
         return LAST_PLACE
-    try:
-        place = msgspec.msgpack.decode(b64url_decode(cursor), type=Place)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+    place = opened_cursor(cursor, Place)
     if not (0 <= place[0] <= LAST_PLACE[0] and 0 <= place[1] <= LAST_PLACE[1]):
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     return place

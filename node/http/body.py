@@ -29,6 +29,7 @@ from node.errors import (
     UnsupportedMediaType,
 )
 from node.strict_json import refusal_of_validation, scan_json
+from node.times import parse_rfc3339
 
 T = TypeVar("T")
 
@@ -69,6 +70,14 @@ def decode_query(request: web.Request, type: type[T]) -> T:
     except msgspec.ValidationError as error:
         refusal = refusal_of_validation(str(error))
         raise (refusal if isinstance(refusal, MissingField) else InvalidParameter(refusal.detail)) from None
+
+
+def time_asked(parameter: str, text: str | None) -> int | None:
+    """The milliseconds of a parameter that is an RFC 3339 time; None where it was not given. Raises InvalidParameter."""
+    try:
+        return None if text is None else parse_rfc3339(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
 
 
 def json_response(obj: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.conflicts import ResolveConflict, require_settler, sides_of
 from node.commands.decision import Principal
 from node.commands.drafts import StatedValue
@@ -27,6 +25,7 @@ from node.errors import (
 from node.events.entry import Entry
 from node.http.auth import principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import KEYS, READERS, describes
 from node.http.forms import AsOf, ConflictId, Time, Uuid
 from node.http.idempotency import TAKES_KEY, carry_out
@@ -155,7 +154,7 @@ def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, 
     cursor = Cursor(moment=moment, place=page[-1].detected, status=asked.status) if has_more else None
     return ConflictsPage(
         conflicts=[_shown(conflict, moment, view, node) for conflict in page],
-        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        cursor=cursor_text(cursor),
         has_more=has_more,
     )
 
@@ -189,13 +188,10 @@ def _shown(conflict: Conflict, moment: Moment, view: View, node: Node) -> ShownC
 def _start(asked: ConflictsQuery, moment: Moment, node: Node) -> tuple[Moment, Place]:
     if not asked.cursor:
         return moment, LAST_PLACE
-    try:
-        cursor = msgspec.msgpack.decode(b64url_decode(asked.cursor), type=Cursor)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+    cursor = opened_cursor(asked.cursor, Cursor)
     check_moment(moment, cursor.moment.as_of)
     size = cursor.moment.at.size
     is_place = 0 <= cursor.place[0] < size <= node.log.announced().size and 0 <= cursor.place[1] < 2**32
     if cursor.status != asked.status or not is_place:
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     return cursor.moment, cursor.place

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.roles import find_garden, is_known
 from node.errors import GardenForbidden, GardenNotFound, InvalidCursor, InvalidField, InvalidParameter, InvalidUri
 from node.events.facts import Scope
+from node.http.body import time_asked
+from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.forms import AsOf, Count
 from node.http.moments import Moment, check_moment
 from node.http.records import Record, new_record_of
@@ -22,7 +23,6 @@ from node.projections.fact_queries import EXACT_TOTAL_MAX, FactQuery, Snapshot, 
 from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
-from node.times import parse_rfc3339
 from node.uris import normal_relation, normal_uri
 
 
@@ -110,7 +110,7 @@ def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, no
     as_of = moment.as_of if cursor is None else cursor.as_of
     query = _query(asked, access, view, size=None if as_of is None else snapshot.size)
     if cursor is not None and cursor.asked != _digest(query):
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     found = page_of(view, query, access, snapshot, limit=asked.limit, after=None if cursor is None else cursor.place)
     following = None
     if found.last is not None:
@@ -120,7 +120,7 @@ def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, no
         at=At(snapshot.size, snapshot.now_ms),
         is_past=as_of is not None,
         total=found.total,
-        cursor=None if following is None else b64url_encode(msgspec.msgpack.encode(following)),
+        cursor=cursor_text(following),
     )
 
 
@@ -132,8 +132,8 @@ def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -
         scope=asked.scope,
         garden_id=_garden_id(asked.garden_id, access, view, size),
         min_confidence=asked.min_confidence,
-        after_ms=_time("after", asked.after),
-        before_ms=_time("before", asked.before),
+        after_ms=time_asked("after", asked.after),
+        before_ms=time_asked("before", asked.before),
         includes_expired=asked.include_expired,
         includes_retracted=asked.include_retracted,
         includes_contradicted=asked.include_contradicted,
@@ -170,24 +170,14 @@ def _relation(text: str | None) -> str | None:
         raise InvalidParameter("relation: not one that a fact can carry") from error
 
 
-def _time(parameter: str, text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_rfc3339(text)
-    except ValueError as error:
-        raise InvalidParameter(f"{parameter}: not an RFC 3339 time") from error
-
-
 def _digest(query: FactQuery) -> int:
     return int.from_bytes(msgspec.msgpack.encode(query), "big") % (2**61 - 1)
 
 
 def _opened(text: str, moment: Moment, node: Node) -> Cursor:
-    try:
-        cursor = msgspec.msgpack.decode(b64url_decode(text), type=Cursor)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+    cursor = opened_cursor(text, Cursor)
     check_moment(moment, cursor.as_of)
     is_size = 0 <= cursor.snapshot.size <= node.log.announced().size
     if not (is_size and 0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     return cursor

@@ -1,13 +1,11 @@
 """/v1/gardens: making, listing and deleting gardens (PROTOCOL §6.1). Members: `members.py`; what waits in them: `quarantine.py`."""
 
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.decision import Principal
 from node.commands.gardens import CreateGarden, DeleteGarden
 from node.commands.reading import reach_of
@@ -25,6 +23,7 @@ from node.events.entry import Entry
 from node.events.facts import Scope
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import GARDEN_ADMINS, KEYS, MEMBERS, describes
 from node.http.forms import AsOf, Time, Uuid
 from node.http.idempotency import TAKES_KEY, carry_out
@@ -36,7 +35,6 @@ from node.runtime import Node
 from node.strict_json import decode
 
 MAX_BYTES = 1 << 16
-Cursor = TypeVar("Cursor")
 
 
 class GardenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +127,7 @@ async def list_gardens(request: web.Request) -> web.Response:
     cursor = None
     if has_more:
         carried = None if moment.as_of is None else moment
-        cursor = b64url_encode(msgspec.msgpack.encode(GardensCursor(place_in_listing(page[-1]), carried)))
+        cursor = cursor_text(GardensCursor(place_in_listing(page[-1]), carried))
     return json_response(
         GardensPage(gardens=[_shown(garden, node) for garden in page], cursor=cursor, has_more=has_more)
     )
@@ -175,18 +173,11 @@ def _gardens_start(text: str | None, moment: Moment, node: Node) -> tuple[tuple[
     return cursor.last, carried_moment(cursor.moment, moment, node)
 
 
-def opened_cursor(text: str, cursor: type[Cursor]) -> Cursor:
-    try:
-        return msgspec.msgpack.decode(b64url_decode(text), type=cursor)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
-
-
 def carried_moment(carried: Moment | None, asked: Moment, node: Node) -> Moment:
     """The moment of a later page: that of the first one where the listing is of the past."""
     check_moment(asked, None if carried is None else carried.as_of)
     if carried is not None and not 0 <= carried.at.size <= node.log.announced().size:
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     return carried or asked
 
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from node.canonical import b64url_decode, b64url_encode
 from node.commands.decision import Principal
 from node.commands.members import AddMember, ChangeMember, MemberRecord, RemoveMember, record_of_member
 from node.commands.roles import known_garden
@@ -27,6 +25,7 @@ from node.events.entry import Entry
 from node.events.gardens import Role
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.cursors import cursor_text, opened_cursor
 from node.http.describe import GARDEN_ADMINS, MEMBERS, describes
 from node.http.gardens import visitor_of
 from node.http.idempotency import TAKES_KEY, carry_out
@@ -78,7 +77,7 @@ async def list_members(request: web.Request) -> web.Response:
         garden = known_garden(request.match_info["garden"], principal, view)
         members = [member for member in view.members.of_garden(garden.id) if member.offset > last]
     page, has_more = members[: asked.limit], len(members) > asked.limit
-    cursor = b64url_encode(msgspec.msgpack.encode(page[-1].offset)) if has_more else None
+    cursor = cursor_text(page[-1].offset) if has_more else None
     members = [record_of_member(member) for member in page]
     return json_response(MembersPage(members=members, cursor=cursor, has_more=has_more))
 
@@ -140,7 +139,4 @@ def _last(cursor: str | None) -> int:
     """The offset at which the last member of a page came; members came at none below 0."""
     if not cursor:
         return -1
-    try:
-        return msgspec.msgpack.decode(b64url_decode(cursor), type=Annotated[int, Meta(ge=0)])
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidCursor("cursor: not one of this listing's") from error
+    return opened_cursor(cursor, Annotated[int, Meta(ge=0)])

@@ -4,11 +4,9 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Annotated, get_args
 
-import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from node.canonical import b64url_encode
 from node.commands.decision import Principal
 from node.commands.gardens import PromoteFact, RejectFact
 from node.commands.reading import reach_of
@@ -28,9 +26,10 @@ from node.errors import (
 from node.events.entry import Entry
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
+from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import KEYS, MODERATORS, describes
 from node.http.forms import AsOf, Count, Time, Uuid
-from node.http.gardens import MAX_BYTES, carried_moment, opened_cursor, visitor_of
+from node.http.gardens import MAX_BYTES, carried_moment, visitor_of
 from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import Moment, moment_of
@@ -217,7 +216,7 @@ def _queue(asked: QueueQuery, before: Place, moment: Moment, access: Access, vie
     return QueuePage(
         items=[queue_item(record) for record in records],
         total=len(waiting),
-        cursor=None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor)),
+        cursor=cursor_text(cursor),
         has_more=cursor is not None,
     )
 
@@ -264,5 +263,5 @@ def _queue_start(text: str | None, moment: Moment, node: Node) -> tuple[Place, M
     cursor = opened_cursor(text, QueueCursor)
     carried = carried_moment(cursor.moment, moment, node)
     if not (0 <= cursor.place[0] < carried.at.size and 0 <= cursor.place[1] < 2**32):
-        raise InvalidCursor("cursor: not one of this listing's")
+        raise InvalidCursor(FOREIGN)
     return cursor.place, carried
