@@ -22,7 +22,7 @@ from replay.chain import Damaged
 from replay.portions import Lying, OneByOne, Portion
 
 # In one transaction: as many entries as `portion` takes.
-_PORTIONS_AT_ONCE = 4
+_PORTIONS_AT_ONCE = 2
 
 
 def fold_to(

@@ -27,7 +27,7 @@ from replay.probe import first_unreadable_offset
 from replay.workers import Failed, Gone, Tell, Worker
 
 # What one message holds: enough for its rows to lie close together in the tables.
-_STRETCH = 2048
+_STRETCH = 4096
 _STRETCH_BYTES = 16 << 20
 # Fewer plain facts in a row are folded one by one: each table is handed the rows of all in one call.
 _FEW = 8

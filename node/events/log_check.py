@@ -273,7 +273,7 @@ class LogCheck:
         if not stretch.stored or stretch.first + len(stretch.stored) != self._count("headers"):
             return
         try:
-            self._require_signed(open_header(stretch.stored[-1]), stretch.stored[-1])
+            self._require_signed(open_header(stretch.stored[-1]), stretch.stored[-1], self._known_key())
         except LogDamaged as damage:
             stretch.cut(len(stretch.stored) - 1, damage.detail)
 
@@ -298,15 +298,15 @@ class LogCheck:
                 return
 
     def _check_signatures(self, stretch: Stretch) -> None:
+        own = self._known_key()
         for index, (header, stored) in enumerate(zip(stretch.headers, stretch.stored, strict=True)):
             try:
-                self._require_signed(header, stored)
+                self._require_signed(header, stored, own)
             except LogDamaged as damage:
                 stretch.cut(index, damage.detail)
                 return
 
-    def _require_signed(self, header: Header, stored: bytes) -> None:
-        own = self._known_key()
+    def _require_signed(self, header: Header, stored: bytes, own: OwnKey) -> None:
         if header.key_id != own.key_id:
             self._key_of(header)
             raise LogDamaged("the entry is signed by a key that is not this node's")

@@ -7,10 +7,10 @@ Does not open environments or move the checkpoint (see `views.py`, `apply.py`).
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import sha256
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lmdb
@@ -80,18 +80,25 @@ class Table(Generic[Row]):
         rows = [(key, encode(pending[key])) for key in sorted(pending)]
         with self._txn.cursor(db=self._db) as cursor:
             consumed, _ = cursor.putmulti(rows)
-        _require_taken(consumed, rows)
+        _require_taken(consumed, len(rows))
         self._pending.clear()
 
     def put_encoded(self, rows: list[tuple[bytes, bytes]]) -> None:
         """Hand rows to the transaction, encoded and in the order of their keys; what was put before is to be flushed."""
-        if not rows:
-            return
+        if rows:
+            self._put_in_order(rows[0][0], rows, len(rows))
+
+    def put_keys(self, keys: list[bytes]) -> None:
+        """The same of rows that have a key and nothing else."""
+        if keys:
+            self._put_in_order(keys[0], zip(keys, repeat(b"")), len(keys))
+
+    def _put_in_order(self, first: bytes, rows: Iterable[tuple[bytes, bytes]], count: int) -> None:
         with self._txn.cursor(db=self._db) as cursor:
             # Behind the last key pages are filled whole, where they are split in halves otherwise.
-            is_behind = not cursor.last() or cursor.key() < rows[0][0]
+            is_behind = not cursor.last() or cursor.key() < first
             consumed, _ = cursor.putmulti(rows, append=is_behind)
-        _require_taken(consumed, rows)
+        _require_taken(consumed, count)
 
     def prefix_finder(self) -> Callable[[bytes], bool]:
         """Says of a prefix whether the transaction holds a key that starts with it; not of what was put since the last flush."""
@@ -200,9 +207,9 @@ class Projection:
         return sha256(b"".join(spec.name.encode() + b"\x00" + tables[spec.name] for spec in cls.tables)).hexdigest()
 
 
-def _require_taken(consumed: int, rows: list[tuple[bytes, bytes]]) -> None:
-    if consumed != len(rows):
-        raise StorageFailed(f"{len(rows) - consumed} rows were not taken")
+def _require_taken(consumed: int, count: int) -> None:
+    if consumed != count:
+        raise StorageFailed(f"{count - consumed} rows were not taken")
 
 
 def place_key(place: Place) -> bytes:
@@ -219,4 +226,13 @@ def place_of(key: bytes) -> Place:
 def text_key(*texts: str) -> bytes:
     """A fixed-length key for texts of any length: LMDB keys are at most 511 bytes."""
     joined = "\x00".join(texts) if len(texts) > 1 else texts[0]
-    return sha256(joined.encode()).digest()[:16]
+    return _text_key(joined)
+
+
+def text_keys(texts: Iterable[str]) -> list[bytes]:
+    """`text_key` of each, for texts that do not come again."""
+    return list(map(_text_key, texts))
+
+
+def _text_key(text: str) -> bytes:
+    return sha256(text.encode()).digest()[:16]

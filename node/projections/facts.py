@@ -303,7 +303,8 @@ class Facts(Projection):
         self._subjects.clear()
         beside_others = self._beside_others(keys[BY_SUBJECT.name])
         for spec in self.tables:
-            self.table(spec).put_encoded(rows.get(spec.name) or [(key, b"") for key in keys.get(spec.name, ())])
+            self.table(spec).put_encoded(rows.get(spec.name, []))
+            self.table(spec).put_keys(keys.get(spec.name, []))
         return beside_others
 
     def stand_beside(self, place: Place) -> None:

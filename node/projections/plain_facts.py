@@ -14,7 +14,7 @@ from operator import add
 from msgspec import Struct
 
 from node.events.facts import Fact
-from node.projections.base import Place, place_key, text_key
+from node.projections.base import Place, place_key, text_key, text_keys
 from node.projections.fact_indexes import (
     BY_ID,
     BY_PLACE,
@@ -110,7 +110,7 @@ def _prefixes(facts: list[Fact]) -> tuple[list[bytes], ...]:
     return (
         hex_keys([fact.cid.removeprefix("sha256:") for fact in facts]),
         hex_keys([fact.fact_hash for fact in facts]),
-        [text_key(normal_uri(fact.entity)) + relation for fact, relation in zip(facts, relations, strict=True)],
+        list(map(add, text_keys(normal_uri(fact.entity) for fact in facts), relations)),
         relations,
         [text_key(normal_uri(fact.source)) for fact in facts],
     )
