@@ -118,7 +118,6 @@ def _ratios(figures: Figures) -> Figures:
         "batch(4)/G(64)": ("batch(4)", "G(64) beside"),
         "N(64)/plain(64)": ("N(64)", "plain(64)"),
         "ingested/verified": ("ingested", "verified"),
-        "checked/Ed25519": ("checked(1) CPU", "Ed25519 CPU"),
         "checked(2)/checked(1)": ("checked(2)", "checked(1)"),
     }
     pairs |= {f"read {kind}/plain": (f"read {kind}", f"plain GET {kind}") for kind in READ_KINDS}

@@ -36,7 +36,7 @@ from replay.log_run import LogRun, Rest, rest_of, survey
 from replay.portions import Portions
 from replay.progress import Bar
 from replay.verify import FolderCopy, SizeAndRoot, copy_folder, require_log, unless_damage
-from replay.workers import Failed, Gone, NotDone, Progress, Tell, Trouble, Worker
+from replay.workers import Failed, Gone, NotDone, Progress, Tell, Trouble, Worker, expect_many_rows
 
 # What a projection reads besides its own tables (docs/architecture.md): it can be made anew only together with those.
 _READS = {"conflicts": ("facts",)}
@@ -115,6 +115,7 @@ def _fold_ahead(log_dir: Path, folder: Path, bar: Bar) -> Rebuilt:
     """Fold what several processes check and make ready. Raises ValueError, LookupError, ArithmeticError as `fold_portions`."""
     size, processes = unless_damage(survey(log_dir)), len(os.sched_getaffinity(0))
     bar.expect(size)
+    expect_many_rows()
     with Digests(processes) as digests, Portions(log_dir, size, processes) as ready:
         views = Views(folder)
         try:

@@ -111,9 +111,7 @@ def _serve(job: Job, connection: Connection) -> None:
     threading.Thread(target=_end_with_the_one_that_asked, daemon=True).start()
     # How this process ends is told by the one that asked, in a line.
     faulthandler.disable()
-    # Rows are held by the thousand and no cycles are made: the collector of cycles would look through them all in vain.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    expect_many_rows()
     do = None
     try:
         while True:
@@ -126,6 +124,14 @@ def _serve(job: Job, connection: Connection) -> None:
             connection.send(answer)
     except (EOFError, BrokenPipeError):
         return
+
+
+def expect_many_rows() -> None:
+    """In a process that works through a log: rows are held by the thousand and no cycles are made, and the collector of cycles
+    would look through them all in vain.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 def end_as_others_say() -> None:
