@@ -26,7 +26,7 @@ SALT_BYTES = 16
 FIRST_PREV = bytes(32)
 
 
-class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """The signed header, member by member in the order of its bytes."""
 
     v: int

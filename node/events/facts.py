@@ -13,7 +13,7 @@ Interpretation = Literal["content", "instruction"]
 TrustMode = Literal["strict", "relaxed", "off"]
 
 
-class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Value(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A typed value (PROTOCOL §2.1). `v` is None for `null` and only there; a number is always a float."""
 
     type: ValueType
@@ -28,8 +28,10 @@ class Resolution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     superseded: tuple[str, ...]
 
 
-class Fact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Fact(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A fact record as it was when it entered this log (PROTOCOL §2.2); what later happens to it is in later events.
+
+    Like its value it can be part of no cycle, and is held by the thousand: the collector of cycles need not know of it.
 
     `fact_hash` is the hex SHA-256 of the fact body, `hlc` the origin's, `received_from` None where it was written here.
     """

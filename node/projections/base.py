@@ -7,7 +7,7 @@ Does not open environments or move the checkpoint (see `views.py`, `apply.py`).
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import sha256
 from itertools import chain, islice, repeat
@@ -100,10 +100,12 @@ class Table(Generic[Row]):
             consumed, _ = cursor.putmulti(rows, append=is_behind)
         _require_taken(consumed, count)
 
-    def prefix_finder(self) -> Callable[[bytes], bool]:
-        """Says of a prefix whether the transaction holds a key that starts with it; not of what was put since the last flush."""
-        cursor = self._txn.cursor(db=self._db)
-        return lambda prefix: cursor.set_range(prefix) and cursor.key().startswith(prefix)
+    def with_prefixes(self, prefixes: Iterable[bytes]) -> Iterator[bytes]:
+        """Those of the prefixes that the transaction holds a key of; what was put since the last flush is not among them."""
+        with self._txn.cursor(db=self._db) as cursor:
+            for prefix in prefixes:
+                if cursor.set_range(prefix) and cursor.key().startswith(prefix):
+                    yield prefix
 
     def scan(self, prefix: bytes = b"", *, after: bytes | None = None) -> Iterator[tuple[bytes, Row]]:
         """Rows whose key starts with `prefix`, in key order; with `after`, those whose key is greater than it."""

@@ -17,7 +17,7 @@ DIGEST_BYTES = 16
 Speaker = tuple[str, str]
 
 
-class FactRow(Struct, frozen=True, array_like=True):
+class FactRow(Struct, frozen=True, array_like=True, gc=False):
     """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected.
 
     `decided_from` is where it was promoted or rejected, `sealed_from` where a seal came that it had not been written with.

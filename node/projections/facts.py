@@ -315,13 +315,14 @@ class Facts(Projection):
 
     def _beside_others(self, keys: list[bytes]) -> list[Place]:
         """Those of new keys of BY_SUBJECT, in order, whose subject is in the table, or is that of another before them."""
-        found, subject = [], b""
-        has_prefix = self.table(BY_SUBJECT).prefix_finder()
-        for key in keys:
-            before, subject = subject, key[:-PLACE_BYTES]
-            if subject == before or has_prefix(subject):
-                found.append(place_of(key))
-        return sorted(found)
+        subjects = [key[:-PLACE_BYTES] for key in keys]
+        known = set(self.table(BY_SUBJECT).with_prefixes(subjects))
+        before = [None, *subjects]
+        return sorted(
+            place_of(key)
+            for key, subject, last in zip(keys, subjects, before, strict=False)
+            if subject == last or subject in known
+        )
 
     def _add(self, entry: Entry, index: int, fact: Fact, hold: tuple[str, str] | None) -> None:
         place = (entry.offset, index)

@@ -150,7 +150,17 @@ def test_what_does_more_than_stand_is_not_plain():
         assert not is_plain(structs.replace(plain, **changed)), changed
 
 
-@pytest.mark.parametrize("changed", [{"id": "1"}, {"cid": "sha256:x"}, {"fact_hash": "g" * 64}, {"entity": " "}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": "1"},
+        {"id": "0" * 36},
+        {"cid": "sha256:x"},
+        {"fact_hash": "g" * 64},
+        {"fact_hash": "a" * 62 + "  "},
+        {"entity": " "},
+    ],
+)
 def test_a_fact_that_no_node_would_have_written_has_no_rows(changed: dict[str, str]):
     odd = structs.replace(fact(1, supersedes=()), **changed)
     with pytest.raises((ValueError, Refusal)):
