@@ -5,6 +5,7 @@ Always: everything is refused before anything is stored; what trust decided, and
 Does not ask a peer for its attestation: that happens before the command (see `node/http/facts.py`), with `plan` telling whether.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
 from msgspec import Struct, structs
@@ -34,7 +35,7 @@ from node.errors import (
 from node.events.facts import Fact, FactAsserted, Judgement, Resolution, Scope, body_of, cid_of
 from node.events.gardens import FactQuarantined
 from node.events.tokens import Grant
-from node.projections.access import NOTHING, Access, is_readable
+from node.projections.access import Access, is_readable
 from node.projections.fact_rows import FactRow, is_own_word, may_travel, new_row, speaker_of
 from node.projections.gardens import Garden
 from node.projections.view import View
@@ -42,6 +43,8 @@ from node.uris import authority_of, is_uuid, lies_under, origin_of
 
 MAX_PARENTS = 64
 MAX_SUPERSEDED = 1000
+# How many facts are looked at for all the parents that one names by hash or CID: any number may bear those, and none be readable.
+MAX_LOOKED_AT = 2000
 _CID_PREFIX = "sha256:"
 _HEX = frozenset("0123456789abcdef")
 
@@ -98,9 +101,7 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
     _require_right(command, draft, garden, view, context)
     if len(command.derived_from) > MAX_PARENTS:
         raise InvalidField(f"derived_from: more than {MAX_PARENTS}")
-    access = known_to(command.principal, view) if command.derived_from else NOTHING
-    parents = tuple(_parent_named(name, access, view) for name in command.derived_from)
-    parent_warnings = _check_parents(parents, access, view, rules)
+    parents, parent_warnings = _parents(command, view, rules) if command.derived_from else ((), ())
     return Plan(
         draft=draft,
         garden=garden,
@@ -191,27 +192,33 @@ def _garden(command: AssertFact, view: View) -> Garden | None:
     return garden
 
 
-def _parent_named(name: str, access: Access, view: View) -> str:
+def _parents(command: AssertFact, view: View, rules: Rules) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parents as the fact names them, and what to warn of."""
+    access, looks = known_to(command.principal, view), iter(range(MAX_LOOKED_AT))
+    parents = tuple(_parent_named(name, access, view, looks) for name in command.derived_from)
+    unknown = [parent for parent in parents if not _is_known(parent, access, view, looks)]
+    if unknown and rules.mode == "strict":
+        raise ProvenanceUnknownParent("derived_from: names a fact that is not known here")
+    return parents, tuple(f"derived_from: {parent} is not known here" for parent in unknown)
+
+
+def _parent_named(name: str, access: Access, view: View, looks: Iterator[int]) -> str:
     """A fact hash or id as it stands. For a CID, which today's clients hand on, the id of what it names to its reader."""
     if not name.startswith(_CID_PREFIX):
         return name
-    for row in view.facts.by_cid(name):
+    for row, _ in zip(view.facts.by_cid(name), looks, strict=False):
         if row.shown_from is not None and is_readable(row, access):
             return row.fact.id
     raise ProvenanceHashInvalid("derived_from: a CID that names no fact known here")
 
 
-def _check_parents(parents: tuple[str, ...], access: Access, view: View, rules: Rules) -> tuple[str, ...]:
-    unknown = [parent for parent in parents if not _is_known(parent, access, view)]
-    if unknown and rules.mode == "strict":
-        raise ProvenanceUnknownParent("derived_from: names a fact that is not known here")
-    return tuple(f"derived_from: {parent} is not known here" for parent in unknown)
-
-
-def _is_known(parent: str, access: Access, view: View) -> bool:
+def _is_known(parent: str, access: Access, view: View, looks: Iterator[int]) -> bool:
     if not is_parent_name(parent):
         raise ProvenanceHashInvalid("derived_from: neither a fact hash, a fact id nor a CID")
-    rows = view.facts.by_hash(parent) if len(parent) == 64 else view.facts.all_by_id(parent)
+    if len(parent) != 64:
+        rows = view.facts.all_by_id(parent)
+    else:
+        rows = (row for row, _ in zip(view.facts.by_hash(parent), looks, strict=False))
     # Only what the writer may read counts as known: else this would tell what exists in places closed to it.
     return any(is_readable(row, access) for row in rows)
 

@@ -3,8 +3,8 @@
 Always: what is said of other facts, that they are there included, is said of those alone that the caller may read.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -24,12 +24,15 @@ from node.events.tree import root_at
 from node.projections.access import Access, readable_at
 from node.projections.base import Place
 from node.projections.conflicts import At, Conflict
+from node.projections.fact_queries import may_be_many
 from node.projections.fact_rows import FactRow
 from node.projections.fates import What, fates_of
 from node.projections.told_facts import is_told
 from node.projections.view import View
 from node.runtime import Node
 from node.times import format_ms
+
+Read = TypeVar("Read")
 
 
 class Happening(Struct, frozen=True, kw_only=True):
@@ -70,6 +73,14 @@ class _Judged(Struct, frozen=True):
     """What is looked at of an item: how a source's trust was weighed, where it says so."""
 
     judgement: object = None
+
+
+async def read_named(name: str, node: Node, use: Callable[[View], Read]) -> Read:
+    """A reading of the fact of that name: on the loop, unless it may have to look through any number of facts."""
+    if may_be_many(name):
+        return await node.read(use)
+    with node.view() as view:
+        return use(view)
 
 
 class FactReader:

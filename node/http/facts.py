@@ -39,6 +39,7 @@ from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
 from node.http.fact_pages import FactsPage, FactsQuery, is_small, listing
+from node.http.fact_reader import read_named
 from node.http.forms import Entity, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
@@ -187,10 +188,13 @@ async def list_facts(request: web.Request) -> web.Response:
 )
 async def get_fact(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], reader_of(request)
-    moment = asked_moment(request)
-    with node.view() as view:
-        row = find_fact(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
-        return json_response(record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None))
+    moment, name = asked_moment(request), request.match_info["fact_id"]
+
+    def read(view: View) -> Record:
+        row = find_fact(name, readable_by(principal, view), view, moment.at)
+        return record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None)
+
+    return json_response(await read_named(name, node, read))
 
 
 @describes(
@@ -203,11 +207,14 @@ async def get_fact(request: web.Request) -> web.Response:
 async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     node, principal = request.app[NODE], reader_of(request)
-    moment = asked_moment(request)
-    with node.view() as view:
-        row = find_fact(request.match_info["fact_id"], readable_by(principal, view), view, moment.at)
+    moment, name = asked_moment(request), request.match_info["fact_id"]
+
+    def read(view: View) -> bytes:
+        row = find_fact(name, readable_by(principal, view), view, moment.at)
         node.vouch_for((row,))
-        body = body_of(row.fact)
+        return body_of(row.fact)
+
+    body = await read_named(name, node, read)
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 

@@ -4,7 +4,8 @@ Always: a parent that may not be read is the same as one that nobody knows, and 
 Always: each fact once, nearest first, within the bounds that are given; a cycle, which no honest facts make, ends where it began.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 
 from msgspec import Struct
 
@@ -49,7 +50,9 @@ class Ancestry(Struct, frozen=True, kw_only=True):
 
 def ancestry_of(row: FactRow, view: View, access: Access, at: At, *, max_depth: int, max_ancestors: int) -> Ancestry:
     """The graph above a fact, breadth first."""
-    first = Ancestor(row=row, depth=0, parents=_parents(row, view, access, at))
+    # Whatever is named often is looked for once: any number of facts may bear one hash, and none of them be readable.
+    named = cache(lambda name: _named(name, view, access, at))
+    first = Ancestor(row=row, depth=0, parents=_parents(row, named))
     found, seen, is_truncated = [first], {row.place}, False
     # The list grows while it is walked: what is found is looked at in its turn.
     for child in found:
@@ -60,13 +63,13 @@ def ancestry_of(row: FactRow, view: View, access: Access, at: At, *, max_depth: 
                 is_truncated = True
                 continue
             seen.add(parent.row.place)
-            parents = _parents(parent.row, view, access, at)
+            parents = _parents(parent.row, named)
             found.append(Ancestor(row=parent.row, depth=child.depth + 1, parents=parents))
     return Ancestry(fact=first, ancestors=tuple(found[1:]), is_truncated=is_truncated)
 
 
-def _parents(row: FactRow, view: View, access: Access, at: At) -> tuple[Parent, ...]:
-    return tuple(Parent(name=name, row=_named(name, view, access, at)) for name in row.fact.derived_from)
+def _parents(row: FactRow, named: Callable[[str], FactRow | None]) -> tuple[Parent, ...]:
+    return tuple(Parent(name=name, row=named(name)) for name in row.fact.derived_from)
 
 
 def _named(name: str, view: View, access: Access, at: At) -> FactRow | None:

@@ -81,6 +81,11 @@ def page_of(
     return FactPage(rows=rows, total=total, last=rows[-1].place if has_more and rows else None)
 
 
+def may_be_many(name: str) -> bool:
+    """Whether any number of facts may bear that name, and none of them be readable: a CID."""
+    return name.startswith(_CID_PREFIX)
+
+
 def find_fact(name: str, access: Access, view: View, at: At) -> FactRow:
     """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
     stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)

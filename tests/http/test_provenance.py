@@ -8,9 +8,10 @@ import pytest
 
 from node.events.proof_bundle import LogKey, check_bundle, fact_in, open_bundle
 from node.times import format_ms
+from tests.api_keys import bearer_for
 from tests.clocks import START_MS
 from tests.organisations import Organisation, b64url, be_strict, body_of, cid_of, issue
-from tests.served import NODE_ID, Served
+from tests.served import NODE_ID, Served, fact
 
 BILLING = f"{NODE_ID}/service/billing"
 CLAIM = {"entity": BILLING, "relation": "memory:state"}
@@ -388,3 +389,25 @@ async def test_a_promoted_fact_says_so_with_the_entry_that_did_it(http: Served, 
         ("promoted", http.size - 1, None)
     ]
     assert found["live"] and found["log_offset"] < http.size - 1
+
+
+async def test_among_facts_that_bear_one_name_and_may_not_be_read_the_search_for_a_parent_ends(http: Served):
+    bearer = await bearer_for(http)
+    (await http.post("/v1/gardens", {"slug": "den", "name": "den", "scope": "local"})).expect(201)
+    same = fact(timestamp=format_ms(http.clock.now_ms()))
+    readable = (await http.post("/v1/facts", same)).expect(201)
+    for _ in range(2):
+        (await http.post("/v1/facts/batch", {"facts": [same | {"garden_id": "den"}] * 1000})).expect(201)
+    shown = (await http.send("GET", f"/v1/facts/{readable['id']}/provenance", bearer=bearer)).expect(200)
+
+    async def warnings(*parents: str) -> list[str]:
+        child = fact(relation="memory:child", derived_from=parents)
+        return (await http.post("/v1/facts", child, bearer=bearer)).expect(201)["warnings"]
+
+    assert await warnings(readable["id"]) == []
+    assert await warnings(shown["fact_hash"]) == [f"derived_from: {shown['fact_hash']} is not known here"]
+    by_cid = fact(relation="memory:child", derived_from=[shown["cid"]])
+    (await http.post("/v1/facts", by_cid, bearer=bearer)).refused(400, "provenance_hash_invalid")
+    # A reader, whom nobody waits for, finds it.
+    found = (await http.send("GET", f"/v1/facts/{shown['cid']}", bearer=bearer)).expect(200)
+    assert found["id"] == readable["id"]
