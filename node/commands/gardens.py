@@ -7,7 +7,7 @@ import re
 
 from msgspec import Struct
 
-from node.commands.decision import Context, Decision, Principal
+from node.commands.decision import Context, Decision, Principal, require_permission
 from node.commands.reading import reach_of
 from node.commands.roles import administered_garden, moderated_garden, writable_garden
 from node.errors import (
@@ -106,9 +106,13 @@ def decide_delete_garden(command: DeleteGarden, view: View, context: Context) ->
 
 def decide_promote_fact(command: PromoteFact, view: View, context: Context) -> Decision:
     held = _held_pending(command, view)
+    fact = view.facts.at(held.place).fact
+    if fact.value.interpret_as == "instruction" and not command.principal.is_operator:
+        # Else who may not write one could have it written with a token, and admit it (PROTOCOL §8.4).
+        require_permission(command.principal.key, "instruction:write")
     target = None if command.target is None else writable_garden(command.target, command.principal, view)
     if target is not None:
-        _check_target(target, view.facts.at(held.place).fact.scope)
+        _check_target(target, fact.scope)
     event = FactPromoted(
         fact_id=held.fact_id,
         origin=held.origin,

@@ -321,6 +321,21 @@ async def test_a_moderator_lists_reads_and_decides_about_what_waits_in_its_garde
     (await http.post(f"/v1/gardens/{pit}/reject", rejected, bearer=bearer)).refused(409, "fact_not_quarantine_pending")
 
 
+async def test_an_instruction_is_admitted_by_who_may_write_one(http: Served, pit: str, org_b: Organisation):
+    bearer = await key_of(http, "quarantine:moderator", garden=pit)
+    writes_them = await bearer_for(
+        http, "write", "instruction:write", entity_uri=f"{NODE_ID}/agent/quarantine-moderator"
+    )
+    value = {"type": "text", "v": "go", "interpret_as": "instruction"}
+    await org_b.receive(http, org_b.served_fact(number=9, scope="company", value=value))
+    promote, decide = f"/v1/gardens/{pit}/promote", {"fact_id": waiting(9), "target_garden_id": None, "reason": ""}
+    size = http.size
+
+    (await http.post(promote, decide, bearer=bearer)).refused(403, "insufficient_permission")
+    assert {entry.type for entry in http.entries(size)} == {"request.refused.1"}
+    (await http.post(promote, decide, bearer=writes_them)).expect(200)
+
+
 async def test_what_a_moderator_promoted_into_another_s_garden_is_no_longer_the_moderator_s(http: Served, pit: str):
     moderator = await key_of(http, "quarantine:moderator", garden=pit)
     (await http.post("/v1/gardens", {"slug": "den", "name": "Den", "scope": "company"})).expect(201)
