@@ -1,26 +1,17 @@
 """`stigmem gardens`: gardens and their members at a running node, as an admin or with a key of one who is in them."""
 
 import argparse
-from collections.abc import Callable
-from typing import Protocol, get_args
-from urllib.parse import quote, urlencode
+from typing import get_args
+from urllib.parse import quote
 
 import msgspec
 
 from node.client import ask, columns, plain
+from node.console import AtNode, Run, handler, listed
 from node.events.facts import Scope
 from node.events.gardens import Role
 
 GARDENS = "/v1/gardens"
-PAGE = 1000
-Shown = dict[str, object]
-Run = Callable[[argparse.Namespace, str, str], str]
-
-
-class AtNode(Protocol):
-    """Runs something at the node that the environment names, prints what comes of it, and returns the exit code."""
-
-    def __call__(self, run: Callable[[str, str], bytes], *, is_raw: bool) -> int: ...
 
 
 def add_garden_commands(commands: argparse._SubParsersAction, at_node: AtNode) -> None:
@@ -49,14 +40,7 @@ def add_garden_commands(commands: argparse._SubParsersAction, at_node: AtNode) -
             verb.add_argument("--description", default="")
             verb.add_argument("--quarantine", action="store_true", help="for facts that wait for a moderator")
         verb.add_argument("--json", action="store_true", help="the node's answer as JSON")
-        verb.set_defaults(handler=_handler(run, at_node))
-
-
-def _handler(run: Run, at_node: AtNode) -> Callable[..., int]:
-    def handle(arguments: argparse.Namespace) -> int:
-        return at_node(lambda url, bearer: run(arguments, url, bearer).encode(), is_raw=arguments.json)
-
-    return handle
+        verb.set_defaults(handler=handler(run, at_node))
 
 
 def _create(arguments: argparse.Namespace, url: str, bearer: str) -> str:
@@ -75,7 +59,7 @@ def _create(arguments: argparse.Namespace, url: str, bearer: str) -> str:
 
 
 def _list(arguments: argparse.Namespace, url: str, bearer: str) -> str:
-    found = _all(GARDENS, "gardens", url, bearer)
+    found = listed(GARDENS, "gardens", url, bearer)
     if arguments.json:
         return msgspec.json.encode({"gardens": found}).decode()
     rows = [(one["slug"], one["scope"], "yes" if one["quarantine"] else "-", one["id"], one["name"]) for one in found]
@@ -83,7 +67,7 @@ def _list(arguments: argparse.Namespace, url: str, bearer: str) -> str:
 
 
 def _members(arguments: argparse.Namespace, url: str, bearer: str) -> str:
-    found = _all(_path(arguments, "members"), "members", url, bearer)
+    found = listed(_path(arguments, "members"), "members", url, bearer)
     if arguments.json:
         return msgspec.json.encode({"members": found}).decode()
     rows = [(one["entity_uri"], one["role"], one["added_at"], one["added_by"] or "-") for one in found]
@@ -119,14 +103,3 @@ def _said(arguments: argparse.Namespace, answer: bytes) -> str:
 
 def _path(arguments: argparse.Namespace, *steps: str) -> str:
     return "/".join([GARDENS, *(quote(step, safe="") for step in (arguments.garden, *steps))])
-
-
-def _all(path: str, member: str, url: str, bearer: str) -> list[Shown]:
-    """What all pages of a listing hold."""
-    found: list[Shown] = []
-    asked, has_more = {"limit": str(PAGE)}, True
-    while has_more:
-        page = msgspec.json.decode(ask(url, bearer, "GET", f"{path}?{urlencode(asked)}"))
-        found += page[member]
-        has_more, asked["cursor"] = page["has_more"], page["cursor"]
-    return found

@@ -5,23 +5,14 @@ Always: a key that was made is on stdout, alone but for `--json`, and nowhere el
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import msgspec
 
 from node.client import ask, columns, plain
+from node.console import AtNode, Shown, handler, listed
 
 KEYS = "/v1/auth/keys"
-PAGE = 1000
-Shown = dict[str, object]
-
-
-class AtNode(Protocol):
-    """Runs something at the node that the environment names, prints what comes of it, and returns the exit code."""
-
-    def __call__(self, run: Callable[[str, str], bytes], *, is_raw: bool) -> int: ...
 
 
 def add_key_commands(commands: argparse._SubParsersAction, at_node: AtNode) -> None:
@@ -54,14 +45,7 @@ def add_key_commands(commands: argparse._SubParsersAction, at_node: AtNode) -> N
     revoke.add_argument("key_id")
     for verb, run in ((create, _create), (listing, _list), (revoke, _revoke)):
         verb.add_argument("--json", action="store_true", help="the node's answer as JSON")
-        verb.set_defaults(handler=_handler(run, at_node))
-
-
-def _handler(run: Callable[[argparse.Namespace, str, str], str], at_node: AtNode) -> Callable[..., int]:
-    def handle(arguments: argparse.Namespace) -> int:
-        return at_node(lambda url, bearer: run(arguments, url, bearer).encode(), is_raw=arguments.json)
-
-    return handle
+        verb.set_defaults(handler=handler(run, at_node))
 
 
 def _create(arguments: argparse.Namespace, url: str, bearer: str) -> str:
@@ -83,13 +67,7 @@ def _create(arguments: argparse.Namespace, url: str, bearer: str) -> str:
 
 
 def _list(arguments: argparse.Namespace, url: str, bearer: str) -> str:
-    found: list[Shown] = []
-    asked = {"limit": str(PAGE)} | ({} if arguments.as_of is None else {"as_of": arguments.as_of})
-    has_more = True
-    while has_more:
-        page = msgspec.json.decode(ask(url, bearer, "GET", f"{KEYS}?{urlencode(asked)}"))
-        found += page["keys"]
-        has_more, asked["cursor"] = page["has_more"], page["cursor"]
+    found = listed(KEYS, "keys", url, bearer, as_of=arguments.as_of)
     if arguments.json:
         return msgspec.json.encode({"keys": found}).decode()
     return columns([("KEY", "ENTITY", "PERMISSIONS", "SCOPES", "EXPIRES", "STATUS", "DESCRIPTION"), *map(_row, found)])

@@ -42,8 +42,9 @@ ALLOWED = {
     "node.http": OUTGOING | {"node.countersign"},
     "node.client": COMMANDS,
     "node.peer_console": {"node.client"},
-    "node.key_console": {"node.client"},
-    "node.garden_console": EVENTS | {"node.client"},
+    "node.console": {"node.client"},
+    "node.key_console": {"node.client", "node.console"},
+    "node.garden_console": EVENTS | {"node.client", "node.console"},
     "node.log_console": EVENTS | {"node.client", "replay.log_source"},
     "node.serve": OUTGOING | {"node.http", "node.sync"},
     "node.cli": OUTGOING
