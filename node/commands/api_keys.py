@@ -11,7 +11,7 @@ from typing import get_args
 from msgspec import Struct
 
 from node.commands.decision import Context, Decision, Principal, require_permission
-from node.commands.drafts import Draft, check_name
+from node.commands.drafts import Draft, principal_name
 from node.commands.gardens import require_operator
 from node.errors import (
     ApiKeyAlreadyRevoked,
@@ -38,10 +38,7 @@ from node.uris import (
     authority_of,
     check_plain,
     is_informal,
-    is_reserved_entity,
-    is_reserved_source,
     lies_under,
-    normal_field,
 )
 
 MAX_SOURCES = 64
@@ -183,10 +180,7 @@ def _source(field: str, text: str, view: View, context: Context) -> str:
 
 
 def _name(field: str, text: str, view: View, context: Context) -> str:
-    check_name(field, text)
-    name = normal_field(field, text)
-    if is_reserved_entity(name) or is_reserved_source(name):
-        raise ReservedNamespace(f"{field}: names under stigmem: and system:stigmem are the node's own")
+    name = principal_name(field, text)
     if field == "entity_uri" and _is_prefix(name):
         raise InvalidField("entity_uri: one name, not a prefix")
     require_no_peer_name(field, name, view, context)

@@ -104,6 +104,18 @@ def check_name(field: str, text: str) -> None:
     check_plain(text, field)
 
 
+def principal_name(field: str, text: str) -> str:
+    """The normal form of a name that a key or member may have: any that a fact can carry, but for the node's own.
+
+    Raises FieldTooLong, InvalidField, InvalidUri, ReservedNamespace.
+    """
+    check_name(field, text)
+    name = normal_field(field, text)
+    if is_reserved_entity(name) or is_reserved_source(name):
+        raise ReservedNamespace(f"{field}: names under stigmem: and system:stigmem are the node's own")
+    return name
+
+
 def require_signable(relation: str, source: str) -> None:
     """Signed facts are stored as they came, so what cannot be stored so is refused (PROTOCOL §1)."""
     if relation != normal_relation(relation):

@@ -7,15 +7,14 @@ A member is a name: whether anybody has a key in that name, now or ever, is not 
 from msgspec import Struct
 
 from node.commands.decision import Context, Decision, Principal
-from node.commands.drafts import check_name
+from node.commands.drafts import principal_name
 from node.commands.roles import administered_garden
-from node.errors import InvalidField, LastAdmin, MemberExists, MemberNotFound, ReservedNamespace
+from node.errors import InvalidField, LastAdmin, MemberExists, MemberNotFound
 from node.events.gardens import GardenMemberRemoved, GardenMemberSet, Role
 from node.projections.gardens import Garden
 from node.projections.members import Member
 from node.projections.view import View
 from node.times import format_ms
-from node.uris import is_reserved_entity, is_reserved_source, normal_field
 
 
 class AddMember(Struct, frozen=True, kw_only=True):
@@ -57,7 +56,7 @@ def decide_add_member(command: AddMember, view: View, context: Context) -> Decis
     """One event; its reply is the MemberRecord."""
     garden = administered_garden(command.garden, command.principal, view)
     _check_role(command.role, garden)
-    entity = _name(command.entity)
+    entity = principal_name("entity_uri", command.entity)
     if view.members.member(garden.id, entity) is not None:
         raise MemberExists("entity_uri: a member already; its role can be changed")
     record = MemberRecord(
@@ -94,18 +93,10 @@ def decide_remove_member(command: RemoveMember, view: View, context: Context) ->
 
 
 def _member(entity: str, garden: Garden, view: View) -> Member:
-    member = view.members.member(garden.id, _name(entity))
+    member = view.members.member(garden.id, principal_name("entity_uri", entity))
     if member is None:
         raise MemberNotFound("there is no such member of this garden")
     return member
-
-
-def _name(entity: str) -> str:
-    check_name("entity_uri", entity)
-    name = normal_field("entity_uri", entity)
-    if is_reserved_entity(name) or is_reserved_source(name):
-        raise ReservedNamespace("entity_uri: names under stigmem: and system:stigmem are the node's own")
-    return name
 
 
 def _check_role(role: Role, garden: Garden) -> None:

@@ -5,7 +5,7 @@ It describes and checks nothing: what a parameter must be is said by the struct 
 
 PLACES = {
     "fact_id": "A fact's id, or where a fact is read its CID.",
-    "garden": "A garden's id, slug or URI.",
+    "garden": "A garden's id or slug, or its URI, percent-encoded.",
     "conflict_id": "A contradiction's `conflict_id`.",
     "peer_id": "A peer's `peer_id`.",
     "key_id": "An API key's `key_id`.",
