@@ -116,7 +116,8 @@ def _fold_ahead(log_dir: Path, folder: Path, bar: Bar) -> Rebuilt:
     size, processes = unless_damage(survey(log_dir)), len(os.sched_getaffinity(0))
     bar.expect(size)
     expect_many_rows()
-    with Digests(processes) as digests, Portions(log_dir, size, processes) as ready:
+    # One that makes ready more than there are cores: while one waits to hand over, no core does.
+    with Digests(processes) as digests, Portions(log_dir, size, processes + 1) as ready:
         views = Views(folder)
         try:
             items = fold_portions(views, iter(ready), bar.advance)
