@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -23,17 +23,11 @@ from node.folder_lock import FolderInUse
 from node.garden_console import add_garden_commands
 from node.key_console import add_key_commands
 from node.keys import KeyFileError
-from node.log_console import NodeLog
 from node.logging import configure_logging
 from node.peer_console import Console
 from node.runtime import StartupError
 from node.serve import open_signer, serve
-from replay.chain import Damaged
-from replay.cli import add_replay_commands
 from replay.ending import ended
-from replay.log_cli import add_log_commands
-from replay.snapshots.cli import TROUBLE, Defaults, add_snapshot_commands
-from replay.snapshots.restore import restore
 
 FAILED, MISUSED = 1, 2
 DEFAULT_URL = "http://localhost:8765"
@@ -56,39 +50,43 @@ _CANNOT_START = (ConfigError, KeyFileError, StartupError, FolderInUse, UnknownFo
 def main() -> int:
     # Everything a node writes is its operator's alone.
     os.umask(0o077)
-    arguments = _parser(os.environ).parse_args()
+    arguments = _parser(os.environ, sys.argv[1:]).parse_args()
     if arguments.command == "serve":
         return arguments.handler(arguments)
     return ended(lambda: arguments.handler(arguments))
 
 
-def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str], asked: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stigmem", description="A federated, signed, append-only memory.")
     parser.add_argument("--version", action="version", version=f"stigmem-node {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
-    _add_facts(commands)
-    _add_tokens(commands)
-    _add_peers(commands)
-    add_key_commands(commands, _at_node)
-    add_garden_commands(commands, _at_node)
-    _add_restore(commands)
-    add_replay_commands(commands, environ.get("STIGMEM_DATA_DIR"))
-    add_log_commands(commands, lambda: _node_log(environ), environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"))
-    add_snapshot_commands(commands, _snapshot_defaults(environ))
+    # A tenth of the time that a node takes to start would go into importing what it does not run.
+    if "serve" not in asked[:1]:
+        _add_facts(commands)
+        _add_tokens(commands)
+        _add_peers(commands)
+        add_key_commands(commands, _at_node)
+        add_garden_commands(commands, _at_node)
+        _add_restore(commands)
+        _add_offline(commands, environ)
     return parser
 
 
-def _node_log(environ: Mapping[str, str]) -> NodeLog:
-    return NodeLog(url=environ.get("STIGMEM_URL", DEFAULT_URL), bearer=environ.get("STIGMEM_API_KEY") or None)
+def _add_offline(commands: argparse._SubParsersAction, environ: Mapping[str, str]) -> None:
+    """What reads data folders and files, with no node or beside one."""
+    from node.log_console import NodeLog
+    from replay.cli import add_replay_commands
+    from replay.log_cli import add_log_commands
+    from replay.snapshots.cli import Defaults, add_snapshot_commands
 
-
-def _snapshot_defaults(environ: Mapping[str, str]) -> Defaults:
-    return Defaults(
-        data_dir=environ.get("STIGMEM_DATA_DIR"),
-        key_file=environ.get("STIGMEM_NODE_PRIVATE_KEY_FILE"),
-        passphrase=environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE"),
-    )
+    data_dir = environ.get("STIGMEM_DATA_DIR")
+    passphrase = environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE")
+    url, bearer = environ.get("STIGMEM_URL", DEFAULT_URL), environ.get("STIGMEM_API_KEY") or None
+    key_file = environ.get("STIGMEM_NODE_PRIVATE_KEY_FILE")
+    add_replay_commands(commands, data_dir)
+    add_log_commands(commands, lambda: NodeLog(url=url, bearer=bearer), passphrase)
+    add_snapshot_commands(commands, Defaults(data_dir=data_dir, key_file=key_file, passphrase=passphrase))
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
@@ -188,6 +186,10 @@ def _begin_from_snapshot(config: Config) -> None:
         raise StartupError(
             "STIGMEM_FROM_SNAPSHOT: the node's key is not in a snapshot: name its file, or put it into node.key"
         )
+    from replay.chain import Damaged
+    from replay.snapshots.cli import TROUBLE
+    from replay.snapshots.restore import restore
+
     # Another key's log could not be served with ours: say so before there is one.
     key = open_signer(config, Clock.system()).public_key_b64
     try:
