@@ -10,7 +10,7 @@ from typing import get_args
 
 from msgspec import Struct
 
-from node.commands.decision import Context, Decision, Principal, require_permission
+from node.commands.decision import Context, Decision, Principal, require_permission, require_scopes
 from node.commands.drafts import Draft, principal_name
 from node.commands.gardens import require_operator
 from node.errors import (
@@ -74,6 +74,7 @@ class RevokeApiKey(Struct, frozen=True, kw_only=True):
 def decide_create_api_key(command: CreateApiKey, view: View, context: Context) -> Decision:
     """One event; its reply is the key's id."""
     require_operator(command.principal)
+    require_scopes(command.principal, command.allowed_scopes, "allowed_scopes")
     if view.api_keys.by_hash(command.key_hash) is not None:
         raise ApiKeyExists("raw_key: it is taken, or was")
     if not command.permissions:

@@ -7,7 +7,7 @@ such record, for it contradicts nothing: it is the one that the peer shows, unde
 
 from msgspec import Struct
 
-from node.commands.decision import Context, Decision, Principal
+from node.commands.decision import Context, Decision, Principal, require_scopes
 from node.commands.gardens import require_operator
 from node.commands.peers import find_peer
 from node.errors import LogForked, NotAwaitingApproval
@@ -51,6 +51,8 @@ def _approved(peer: Peer, command: ApprovePeer) -> Event:
         return PeerCheckpointAccepted(peer_id=peer.peer_id, node_id=peer.node_id, checkpoint=command.shown)
     if peer.reason != "awaiting_approval":
         raise NotAwaitingApproval("nothing about this peer waits for an admin")
+    terms = peer if peer.proposed is None else peer.proposed
+    require_scopes(command.principal, terms.allowed_scopes, "peer_id")
     return PeerTermsApproved(peer_id=peer.peer_id, node_id=peer.node_id)
 
 

@@ -5,18 +5,18 @@ Always: deciding reads the View and the Context and writes nothing; equal inputs
 The table from command to decide is in `node/commands/__init__.py`.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Literal
 
 from msgspec import Struct
 
 from node.clock import Clock
 from node.config import Config
-from node.errors import InsufficientPermission, Refusal
+from node.errors import InsufficientPermission, Refusal, ScopeNotPermitted
 from node.events.api_keys import KeyGrant, Permission
 from node.events.entry import Entry
 from node.events.event import Actor, Event
-from node.events.facts import TrustMode
+from node.events.facts import Scope, TrustMode
 from node.events.tokens import Grant
 from node.keys import Signer
 from node.projections.view import View
@@ -68,6 +68,12 @@ def require_permission(key: KeyGrant, permission: Permission) -> None:
     """Raises InsufficientPermission."""
     if permission not in key.permissions:
         raise InsufficientPermission(f"the key has not the permission {permission}")
+
+
+def require_scopes(principal: Principal, scopes: Iterable[Scope], field: str) -> None:
+    """Raises ScopeNotPermitted where an admin's key would give away a scope that it lacks: to a key of its own, in the end."""
+    if principal.key is not None and not set(scopes) <= set(principal.key.allowed_scopes):
+        raise ScopeNotPermitted(f"{field}: a scope that the key in use lacks itself")
 
 
 class Context(Struct, frozen=True, kw_only=True):

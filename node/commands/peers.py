@@ -9,7 +9,7 @@ Does not fetch anything (see `node/peer_checks.py`): it judges what was fetched.
 from msgspec import Struct
 
 from node.canonical import b64url_decode, b64url_encode, canonical_json
-from node.commands.decision import Context, Decision, Principal, rules_in_force
+from node.commands.decision import Context, Decision, Principal, require_scopes, rules_in_force
 from node.commands.gardens import require_operator
 from node.commands.manifests import Manifest, check_form, check_no_rotations, check_signature, parse_foreign
 from node.errors import (
@@ -122,6 +122,7 @@ def decide_register_peer(command: RegisterPeer, view: View, context: Context) ->
         _check_declaration(command.declaration, old, context.at_ms)
     peer_id = old.peer_id if old else context.clock.new_id()
     if command.principal.is_operator:
+        require_scopes(command.principal, command.allowed_scopes, "allowed_scopes")
         events: tuple[Event, ...] = (_registered(command, old, peer_id),)
     else:
         events = _declared_by_key(command, old, peer_id)
@@ -149,6 +150,7 @@ def decide_change_peer(command: ChangePeer, view: View, context: Context) -> Dec
     scopes = peer.allowed_scopes if command.allowed_scopes is None else command.allowed_scopes
     delegated = peer.delegated_sources if command.delegated_sources is None else command.delegated_sources
     check_scopes(scopes, context)
+    require_scopes(command.principal, set(scopes) - set(peer.allowed_scopes), "allowed_scopes")
     _check_delegated(delegated)
     if (_sorted(scopes), delegated) == (peer.allowed_scopes, peer.delegated_sources):
         return Decision()

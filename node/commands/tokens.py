@@ -6,9 +6,10 @@ from typing import get_args
 from msgspec import Struct
 
 from node.commands.capabilities import MAX_LIFETIME_MS, is_garden_uri, scopes_of
-from node.commands.decision import Context, Decision, Principal
+from node.commands.decision import Context, Decision, Principal, require_scopes
 from node.commands.drafts import check_name
 from node.commands.gardens import require_operator
+from node.commands.reading import granted_by
 from node.errors import (
     InvalidExpiry,
     InvalidField,
@@ -71,6 +72,7 @@ def decide_issue_capability(command: IssueCapability, view: View, context: Conte
         nonce=context.clock.random_bytes(32).hex(),
         key_id=context.signer.key_id,
     )
+    require_scopes(command.principal, granted_by(grant).scopes, "object")
     return Decision(events=(CapabilityIssued(grant=grant),), actor=command.principal.actor(), reply=grant)
 
 

@@ -24,6 +24,7 @@ from node.errors import (
     InvalidExpiry,
     InvalidUri,
     ReservedNamespace,
+    ScopeNotPermitted,
     SourceNotOwned,
 )
 from node.events.api_keys import Permission
@@ -115,6 +116,7 @@ class KeysCursor(Struct, frozen=True, array_like=True):
         InvalidExpiry,
         InvalidUri,
         ReservedNamespace,
+        ScopeNotPermitted,
         SourceNotOwned,
     ),
 )

@@ -249,7 +249,7 @@ async def declare(request: web.Request) -> web.Response:
     body=ApproveRequest,
     is_body_optional=True,
     answers={200: PeerRecord},
-    refuses=(LogForked, NotAwaitingApproval, PeerNotFound, PeerAnswerInvalid, PeerUnreachable),
+    refuses=(LogForked, NotAwaitingApproval, PeerNotFound, PeerAnswerInvalid, PeerUnreachable, ScopeNotPermitted),
 )
 async def approve_peer(request: web.Request) -> web.Response:
     """Take the terms that wait, or with `accept_checkpoint` the new line of a forked or restored log; then check the peer."""

@@ -21,6 +21,7 @@ from node.errors import (
     InvalidUri,
     MalformedJson,
     Refusal,
+    ScopeNotPermitted,
     SubjectNotDelegated,
     TokenAlreadyRevoked,
     TokenAsleep,
@@ -124,7 +125,7 @@ class AcceptedToken(Struct, frozen=True, kw_only=True):
     body=IssueRequest,
     answers={201: NewToken},
     headers=TAKES_KEY,
-    refuses=(IdempotencyKeyReused, InvalidExpiry, InvalidObject, InvalidUri, FieldTooLong),
+    refuses=(IdempotencyKeyReused, InvalidExpiry, InvalidObject, InvalidUri, FieldTooLong, ScopeNotPermitted),
 )
 async def issue_token(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], operator_of(request)

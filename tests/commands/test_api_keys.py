@@ -13,6 +13,8 @@ from tests.clocks import START_MS
 from tests.organisations import Organisation, issue
 from tests.served import ADMIN_KEY, NODE_ID, Answer, Served, fact
 
+TOKENS = "/v1/federation/capability-tokens"
+
 DAY_MS = 86_400_000
 GIVEN = "a-key-that-was-there-before-the-node-0123456789"
 UNKNOWN_ID = "01890000-0000-7000-8000-00000000dead"
@@ -253,6 +255,33 @@ async def test_a_key_writes_the_scopes_that_it_is_allowed(http: Served):
 
     (await write(http, bearer, scope="company")).expect(201)
     (await write(http, bearer, scope="public")).refused(403, "scope_not_permitted")
+
+
+async def test_an_admin_s_key_gives_away_no_scope_that_it_lacks(http: Served, org_b: Organisation):
+    peer_id = await org_b.join(http, scopes=("public",))
+    admin = await bearer_for(http, "admin", allowed_scopes=["local", "public"])
+    key = {"entity_uri": SCRIBE, "permissions": ["read"]}
+    token = {"issuer": NODE_ID, "subject": SCRIBE, "verb": "read", "ttl_seconds": 60}
+    peer = f"/v1/federation/peers/{peer_id}"
+    size = http.size
+
+    for method, path, body in (
+        ("POST", KEYS, key),
+        ("POST", KEYS, key | {"allowed_scopes": ["public", "team"]}),
+        *(
+            ("POST", TOKENS, token | {"object": name})
+            for name in ("*", f"{NODE_ID}/scope/shared", f"{NODE_ID}/project/x")
+        ),
+        ("PATCH", peer, {"allowed_scopes": ["public", "company"]}),
+    ):
+        (await http.send(method, path, body, bearer=admin)).refused(403, "scope_not_permitted")
+    assert {entry.type for entry in http.entries(size)} == {"request.refused.1"}
+
+    (await http.post(KEYS, key | {"allowed_scopes": ["public"]}, bearer=admin)).expect(201)
+    (await http.post(TOKENS, token | {"object": f"{NODE_ID}/scope/public"}, bearer=admin)).expect(201)
+    # What others gave stays, and may be taken away.
+    (await http.send("PATCH", peer, {"allowed_scopes": ["public", "company"]})).expect(200)
+    (await http.send("PATCH", peer, {"allowed_scopes": ["company"]}, bearer=admin)).expect(200)
 
 
 async def test_a_key_with_no_scope_neither_reads_nor_writes(http: Served):

@@ -245,6 +245,19 @@ async def declared(http: Served, org_b: Organisation) -> str:
 WIDER = {"another URL": {"node_url": "http://localhost:2"}, "more scopes": {"allowed_scopes": ["public", "company"]}}
 
 
+async def test_an_admin_s_key_approves_no_scope_that_it_lacks(http: Served, org_b: Organisation):
+    peer_id = await declared(http, org_b)
+    more = declaration(org_b.signer, signed_at=format_ms(START_MS + 1), **WIDER["more scopes"])
+    (await http.post(PEERS, more)).expect(201)
+    lacking, having = [await bearer_for(http, "admin", allowed_scopes=["public", *more]) for more in ([], ["company"])]
+
+    refused = await http.post(f"{PEERS}/{peer_id}/approve", {}, bearer=lacking)
+
+    refused.refused(403, "scope_not_permitted")
+    approved = (await http.post(f"{PEERS}/{peer_id}/approve", {}, bearer=having)).expect(200)
+    assert approved["allowed_scopes"] == ["public", "company"]
+
+
 @pytest.mark.parametrize("change", WIDER)
 async def test_a_repeated_declaration_that_asks_for_more_waits_for_an_admin(
     http: Served, org_b: Organisation, change: str
