@@ -76,12 +76,15 @@ class Page(Struct, frozen=True, kw_only=True):
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """A place in a listing: the snapshot of its first page, the last place shown, a digest of what was asked, and its `as_of`."""
+    """A place in a listing: the snapshot of its first page, the last place shown, its `as_of`, and digests of what was asked and of
+    what its reader might read: to another one, or after a change of rights, the snapshot's total says nothing.
+    """
 
     snapshot: Snapshot
     place: Place
     asked: int
     as_of: str | None
+    access: int
 
 
 def listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> FactsPage:
@@ -106,7 +109,7 @@ def is_small(asked: FactsQuery, view: View) -> bool:
 def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> Page:
     """One page. Raises InvalidParameter, InvalidCursor, GardenForbidden."""
     cursor = _opened(asked.cursor, moment, node) if asked.cursor else None
-    snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else cursor.snapshot
+    snapshot = Snapshot(moment.at.size, moment.at.now_ms, None) if cursor is None else _snapshot_of(cursor, access)
     as_of = moment.as_of if cursor is None else cursor.as_of
     query = _query(asked, access, view, size=None if as_of is None else snapshot.size)
     if cursor is not None and cursor.asked != _digest(query):
@@ -114,7 +117,9 @@ def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, no
     found = page_of(view, query, access, snapshot, limit=asked.limit, after=None if cursor is None else cursor.place)
     following = None
     if found.last is not None:
-        following = Cursor(structs.replace(snapshot, total=found.total), found.last, _digest(query), as_of)
+        following = Cursor(
+            structs.replace(snapshot, total=found.total), found.last, _digest(query), as_of, _digest_of_access(access)
+        )
     return Page(
         rows=found.rows,
         at=At(snapshot.size, snapshot.now_ms),
@@ -170,8 +175,19 @@ def _relation(text: str | None) -> str | None:
         raise InvalidParameter("relation: not one that a fact can carry") from error
 
 
-def _digest(query: FactQuery) -> int:
-    return int.from_bytes(msgspec.msgpack.encode(query), "big") % (2**61 - 1)
+def _snapshot_of(cursor: Cursor, access: Access) -> Snapshot:
+    # Counted under the rights of whoever asked for the first page (PROTOCOL §2.5).
+    is_own = cursor.access == _digest_of_access(access)
+    return cursor.snapshot if is_own else structs.replace(cursor.snapshot, total=None)
+
+
+def _digest(asked: object) -> int:
+    return int.from_bytes(msgspec.msgpack.encode(asked), "big") % (2**61 - 1)
+
+
+def _digest_of_access(access: Access) -> int:
+    gardens = None if access.gardens is None else sorted(access.gardens)
+    return _digest((access.scopes, access.entity_prefix, gardens))
 
 
 def _opened(text: str, moment: Moment, node: Node) -> Cursor:

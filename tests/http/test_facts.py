@@ -9,6 +9,7 @@ import pytest
 
 from node.keys import Signer, verify
 from node.times import format_ms
+from tests.api_keys import bearer_for
 from tests.clocks import START_MS
 from tests.organisations import Organisation, b64url, be_strict, body_of, cid_of, seal_message
 from tests.served import NODE_ID, Served, fact
@@ -567,6 +568,20 @@ async def test_a_page_that_holds_the_last_fact_has_no_cursor(http: Served):
     assert first["cursor"] is not None and second["cursor"] is None
     assert (first["has_more"], second["has_more"]) == (True, False)
     assert (await listed(http, limit=4))["cursor"] is None
+
+
+async def test_a_cursor_tells_nobody_how_much_another_may_read(http: Served):
+    for n in range(4):
+        await http.write(entity=f"user:{n}", scope="team" if n % 2 else "company")
+    bearer = await bearer_for(http, "read", allowed_scopes=["company"])
+    first = (await http.get("/v1/facts", limit=1)).expect(200)
+    assert first["total"] == 4
+
+    page = (await http.send("GET", f"/v1/facts?limit=1&cursor={first['cursor']}", bearer=bearer)).expect(200)
+
+    assert page["total"] == 2 and len(page["facts"]) == 1
+    following = await http.send("GET", f"/v1/facts?limit=1&cursor={page['cursor']}", bearer=bearer)
+    assert following.expect(200)["total"] == 2
 
 
 async def test_a_cursor_belongs_to_what_was_asked(http: Served):
