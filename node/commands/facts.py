@@ -43,7 +43,8 @@ from node.uris import authority_of, is_uuid, lies_under, origin_of
 
 MAX_PARENTS = 64
 MAX_SUPERSEDED = 1000
-# How many facts are looked at for all the parents that one names by hash or CID: any number may bear those, and none be readable.
+# How many facts are looked at for all the parents that one names by hash or CID, and for those that it supersedes with `true`: any
+# number may be there, and none for the writer to name.
 MAX_LOOKED_AT = 2000
 _CID_PREFIX = "sha256:"
 _HEX = frozenset("0123456789abcdef")
@@ -237,7 +238,7 @@ def _superseded(
     access = known_to(command.principal, view)
     speaker = (origin_of(draft.normal_source, context.node_id), draft.normal_source)
     if command.supersedes is True:
-        standing = view.facts.standing(draft.normal_entity, draft.relation, draft.scope, speaker)
+        standing = islice(view.facts.standing(draft.normal_entity, draft.relation, draft.scope, speaker), MAX_LOOKED_AT)
         # Every reader of the record is told these ids, so they are of facts that every reader of it may read: those of another
         # garden, which contradict nothing here, are left alone.
         places = (None, garden.id if garden else None)

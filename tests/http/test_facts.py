@@ -788,3 +788,16 @@ async def test_a_clock_that_jumps_back_leaves_the_log_in_order(http: Served):
     entries = http.entries(0)
     assert [entry.hlc for entry in entries] == sorted(entry.hlc for entry in entries)
     assert [entry.at_ms for entry in entries] == sorted(entry.at_ms for entry in entries)
+
+
+async def test_superseding_everything_does_not_walk_over_all_that_stands_in_gardens(http: Served):
+    (await http.post("/v1/gardens", {"slug": "den", "name": "den", "scope": "local"})).expect(201)
+    outside = await http.write(value=text("outside"))
+    for batch in range(2):
+        held = [fact(garden_id="den", value={"type": "number", "v": 1000 * batch + n}) for n in range(1000)]
+        (await http.post("/v1/facts/batch", {"facts": held})).expect(201)
+
+    assert (await http.write(value=text("new"), supersedes=True))["supersedes"] == []
+    # The newest that stands is the one outside that has just been written.
+    assert len((await http.write(value=text("newer"), supersedes=True))["supersedes"]) == 1
+    assert (await http.write(value=text("newest"), supersedes=[outside["id"]]))["supersedes"] == [outside["id"]]
