@@ -1,6 +1,7 @@
 """From what a caller wrote to the fact it asserts: every rule about a fact's own fields, and whose it may be (PROTOCOL §2.1).
 
 Always: nothing here depends on who asks, except for the source it may name; `facts.py` decides what becomes of a draft.
+Also which names a key or a member may have.
 """
 
 import math

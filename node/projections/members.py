@@ -4,7 +4,7 @@ Always: whoever created a garden is its first admin; a member has one role, foun
 Names are in normal form, as the events have them. Members of a garden that was deleted stay on record here, and count for
 nothing: whoever asks looks whether the garden stands (see `gardens.py`).
 
-Does not say what a role allows (see `node/commands/reading.py` and `node/commands/memberships.py`).
+Does not say what a role allows (see `node/commands/reading.py` and `node/commands/roles.py`).
 """
 
 from typing import ClassVar
