@@ -185,7 +185,7 @@ def _require_no_own_instruction(draft: Draft, grant: Grant, context: Context) ->
 def _garden(command: AssertFact, view: View) -> Garden | None:
     if command.garden is None:
         return None
-    garden = writable_garden(command.garden, command.principal, view)
+    garden = writable_garden(command.garden, command.principal, view, field="garden_id")
     if garden.is_quarantine:
         raise QuarantineWriteForbidden("garden_id: nothing is asserted into a quarantine garden")
     if garden.scope != command.scope:

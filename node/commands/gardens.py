@@ -110,7 +110,9 @@ def decide_promote_fact(command: PromoteFact, view: View, context: Context) -> D
     if fact.value.interpret_as == "instruction" and not command.principal.is_operator:
         # Else who may not write one could have it written with a token, and admit it (PROTOCOL §8.4).
         require_permission(command.principal.key, "instruction:write")
-    target = None if command.target is None else writable_garden(command.target, command.principal, view)
+    target = None
+    if command.target is not None:
+        target = writable_garden(command.target, command.principal, view, field="target_garden_id")
     if target is not None:
         _check_target(target, fact.scope)
     event = FactPromoted(

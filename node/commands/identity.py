@@ -16,7 +16,14 @@ from node.commands.manifests import (
     parse_stored,
 )
 from node.commands.roles import find_garden
-from node.errors import EntityNotOwned, GardenNotQuarantine, InvalidField, KeyMismatch, SelfSignForeignKey
+from node.errors import (
+    EntityNotOwned,
+    GardenNotFound,
+    GardenNotQuarantine,
+    InvalidField,
+    KeyMismatch,
+    SelfSignForeignKey,
+)
 from node.events.event import NODE_ITSELF
 from node.events.identity import (
     AdminKeyCreated,
@@ -26,6 +33,7 @@ from node.events.identity import (
     RequestRefused,
     SettingsChanged,
 )
+from node.projections.gardens import Garden
 from node.projections.view import View
 from node.times import format_ms, parse_rfc3339
 from node.uris import normal_field
@@ -168,11 +176,18 @@ def _standing(view: View) -> Manifest | None:
     return None if own is None else parse_stored(own.manifest)
 
 
+def _garden_named(name: str, view: View) -> Garden:
+    try:
+        return find_garden(name, view)
+    except GardenNotFound as error:
+        raise GardenNotFound(f"quarantine_garden_id: {error.detail}") from None
+
+
 def _checked(changes: dict[str, object], view: View) -> dict[str, object]:
     checked = dict(changes)
     garden = checked.get("quarantine_garden_id")
     if isinstance(garden, str):
-        found = find_garden(garden, view)
+        found = _garden_named(garden, view)
         if not found.is_quarantine:
             raise GardenNotQuarantine("quarantine_garden_id: that garden is an ordinary one")
         checked["quarantine_garden_id"] = found.id

@@ -42,13 +42,15 @@ def administered_garden(name: str, principal: Principal, view: View) -> Garden:
     return garden
 
 
-def writable_garden(name: str, principal: Principal, view: View) -> Garden:
-    """A garden that the principal may write to. Raises GardenNotFound to operators, GardenForbidden to anybody else."""
-    if principal.is_operator:
-        return known_garden(name, principal, view)
+def writable_garden(name: str, principal: Principal, view: View, *, field: str) -> Garden:
+    """A garden, named in `field`, that the principal may write to. Raises GardenNotFound to operators, GardenForbidden else."""
     garden = _found(name, view)
+    if principal.is_operator:
+        if garden is None or not is_known(garden, reach_of(principal, view)):
+            raise GardenNotFound(f"{field}: there is no such garden")
+        return garden
     if garden is None or not _acts_as(principal, garden, view, ("admin", "writer")):
-        raise GardenForbidden("garden_id: not a garden that you may write to")
+        raise GardenForbidden(f"{field}: not a garden that you may write to")
     return garden
 
 

@@ -86,8 +86,9 @@ async def test_a_setting_that_could_not_hold_is_not_changed(http: Served, change
     (await http.post(GARDENS, garden())).expect(201)
     size = http.size
 
-    (await http.send("PATCH", "/v1/admin/config", {"trust_mode": "strict"} | changes)).refused(status, code)
+    refused = (await http.send("PATCH", "/v1/admin/config", {"trust_mode": "strict"} | changes)).refused(status, code)
 
+    assert refused["detail"].startswith(next(iter(changes)))
     assert http.size == size
     assert (await http.get("/v1/admin/config")).json["trust_mode"] == "relaxed"
 
@@ -128,7 +129,8 @@ async def test_promotion_needs_a_garden_of_the_fact_s_scope_that_is_no_quarantin
     async def promote(target: str | None, where: str = pit):
         return await http.post(f"{GARDENS}/{where}/promote", {"fact_id": fact_id, "target_garden_id": target})
 
-    (await promote("none")).refused(404, "garden_not_found")
+    refused = (await promote("none")).refused(404, "garden_not_found")
+    assert refused["detail"].startswith("target_garden_id: ")
     (await promote("shelf")).refused(422, "garden_scope_mismatch")
     (await promote(pit)).refused(403, "quarantine_write_forbidden")
     (await promote(None, "den")).refused(404, "fact_not_found")
