@@ -6,16 +6,17 @@ Seals that were given to facts later are checked here, where the facts are at ha
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 
-from node.errors import LogDamaged
+from node.errors import LogDamaged, Refusal
 from node.events.entry import Entry
-from node.events.facts import FactsSealed
+from node.events.facts import FactAsserted, FactsSealed
 from node.events.log import Log
 from node.events.signed_inside import check_later_seal
 from node.events.store import storage_errors
 from node.projections.apply import Checkpoint, apply, move_checkpoint, portion, put_checkpoint
-from node.projections.plain_facts import PlainFacts, fold_plain
+from node.projections.base import DAY_MS
+from node.projections.plain_facts import Asserted, PlainFacts, fold_plain, is_plain, worth_folding_together
 from node.projections.view import View
 from node.projections.views import Views
 from replay.chain import Damaged
@@ -100,21 +101,48 @@ def _fold_singly(views: Views, entries: Iterable[Entry], only: Collection[str] |
 
 def _fold(views: Views, entries: Iterable[Entry], only: Collection[str] | None) -> None:
     with views.begin(write=True) as txn:
-        view, last = views.view(txn), None
-        for last in entries:
-            if only is not None:
-                _fold_into(view, last, only)
-                continue
-            _fold_entry(view, last)
+        view = views.view(txn)
+        last = _fold_all(view, entries) if only is None else _fold_into(view, entries, only)
         if last is not None:
             view.flush()
             move_checkpoint(txn, views.handles, last)
 
 
-def _fold_into(view: View, entry: Entry, only: Collection[str]) -> None:
-    for projection in view.folding(type(entry.event)):
-        if projection.name in only:
-            projection.fold(entry)
+def _fold_all(view: View, entries: Iterable[Entry]) -> Entry | None:
+    """Fold plain facts that come one after the other together, and all else one by one; the last of the entries."""
+    last = None
+    for day, run in groupby(entries, key=_day_of_plain):
+        gathered = list(run)
+        plain = None if day is None else worth_folding_together([_asserted(entry) for entry in gathered])
+        if plain is not None:
+            fold_plain(view, plain)
+        else:
+            for entry in gathered:
+                _fold_entry(view, entry)
+        last = gathered[-1]
+    return last
+
+
+def _day_of_plain(entry: Entry) -> int | None:
+    event = entry.event
+    try:
+        return entry.at_ms // DAY_MS if isinstance(event, FactAsserted) and is_plain(event.fact) else None
+    except (ValueError, Refusal):
+        # What is wrong with it is said when it is folded by itself.
+        return None
+
+
+def _asserted(entry: Entry) -> Asserted:
+    return Asserted(entry.offset, entry.hlc, entry.at_ms, entry.leaf, entry.event.fact)
+
+
+def _fold_into(view: View, entries: Iterable[Entry], only: Collection[str]) -> Entry | None:
+    last = None
+    for last in entries:
+        for projection in view.folding(type(last.event)):
+            if projection.name in only:
+                projection.fold(last)
+    return last
 
 
 def _check_seals(entry: Entry, event: FactsSealed, view: View) -> None:

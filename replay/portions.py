@@ -20,7 +20,7 @@ from node.events.event import plain_members, type_of
 from node.events.facts import FactAsserted
 from node.events.log_check import Damage, LogCheck, Stretch
 from node.projections.base import DAY_MS
-from node.projections.plain_facts import Asserted, PlainFacts, is_plain, plain_facts
+from node.projections.plain_facts import Asserted, PlainFacts, is_plain, worth_folding_together
 from node.times import parse_rfc3339
 from replay.chain import Damaged, log_check
 from replay.probe import first_unreadable_offset
@@ -29,8 +29,6 @@ from replay.workers import Failed, Gone, Tell, Worker
 # What one message holds: enough for its rows to lie close together in the tables.
 _STRETCH = 4096
 _STRETCH_BYTES = 16 << 20
-# Fewer plain facts in a row are folded one by one: each table is handed the rows of all in one call.
-_FEW = 8
 _ASSERTED = type_of(FactAsserted)
 
 
@@ -145,21 +143,13 @@ def _parts_of(stretch: Stretch, log: LogCheck) -> Iterator[PlainFacts | OneByOne
     first = reached = 0
     for day, run in groupby(plain, key=_day_of):
         asserted = list(run)
-        found = None if day is None or len(asserted) < _FEW else _facts_of(asserted)
+        found = None if day is None else worth_folding_together(asserted)
         if found is not None:
             yield from _one_by_one(stretch, log, first, reached)
             yield found
             first = reached + len(asserted)
         reached += len(asserted)
     yield from _one_by_one(stretch, log, first, reached)
-
-
-def _facts_of(asserted: list[Asserted]) -> PlainFacts | None:
-    try:
-        return plain_facts(asserted)
-    except (ValueError, Refusal):
-        # One of them is what no node would have written, and is named when each is folded by itself.
-        return None
 
 
 def _day_of(asserted: Asserted | None) -> int | None:
@@ -177,7 +167,7 @@ def _plain(stretch: Stretch, index: int) -> Asserted | None:
         at_ms = parse_rfc3339(header.at)
         return Asserted(header.offset, header.hlc, at_ms, stretch.leaves[index], fact) if is_plain(fact) else None
     except (ValueError, Refusal):
-        # The same of one that cannot be read.
+        # What is wrong with it is said when it is opened by itself.
         return None
 
 

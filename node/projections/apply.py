@@ -1,7 +1,7 @@
 """Apply: fold entries into every projection, in step, and remember how far.
 
 Always: the checkpoint moves in the transaction that holds what was folded, so views and checkpoint cannot disagree.
-The live writer, recovery at start, `replay verify` and `replay rebuild` all call this; the last also `plain_facts.py`.
+The live writer, recovery at start, `replay verify` and `replay rebuild` all call this, the last two also `plain_facts.py`.
 """
 
 import struct

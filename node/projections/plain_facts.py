@@ -13,6 +13,7 @@ from operator import add
 
 from msgspec import Struct
 
+from node.errors import Refusal
 from node.events.facts import Fact
 from node.projections.base import Place, place_key, text_key, text_keys
 from node.projections.fact_indexes import (
@@ -27,6 +28,9 @@ from node.projections.fact_indexes import (
 from node.projections.fact_rows import is_own_word, new_row, relation_of
 from node.projections.view import View
 from node.uris import normal_uri, uuids_bytes
+
+# For fewer it takes longer to hand each table its rows than to fold one by one.
+_FEW = 8
 
 
 class Asserted(Struct, frozen=True, gc=False):
@@ -92,6 +96,16 @@ def plain_facts(asserted: Sequence[Asserted]) -> PlainFacts:
         keys=keys | {UNSEALED.name: [key for spec, key, _ in entered if spec is UNSEALED]},
         counts=[(source, origin, count) for (source, origin), count in stated.items()],
     )
+
+
+def worth_folding_together(asserted: Sequence[Asserted]) -> PlainFacts | None:
+    """`plain_facts` of them; None where they are few, or where one of them is what no node would have written, and is named when
+    each is folded by itself.
+    """
+    try:
+        return plain_facts(asserted) if len(asserted) >= _FEW else None
+    except (ValueError, Refusal):
+        return None
 
 
 def fold_plain(view: View, plain: PlainFacts) -> None:

@@ -12,7 +12,7 @@ from node.events.log import Log
 from node.events.log_check import LogCheck
 from node.projections.views import Views
 from replay.chain import Damaged, log_check
-from replay.folding import fold_portions
+from replay.folding import fold_portions, fold_to
 from replay.portions import OneByOne, PlainFacts, Portion, Portions, make_ready
 from tests.events.logs import write_log
 from tests.events.samples import NODE_ID, fact
@@ -80,6 +80,14 @@ def test_portions_that_other_processes_make_ready_fold_to_the_same_rows(long_log
 def test_portions_cut_anywhere_fold_to_the_same_rows(long_log, expected, tmp_path, seed):
     log = log_check(long_log)
     assert _folded(tmp_path / "views", _cut(log, log.size, random.Random(seed))) == expected
+    log.close()
+
+
+def test_the_log_itself_folds_to_the_same_rows(long_log, expected, tmp_path):
+    log, views = Log(long_log, is_readonly=True), Views(tmp_path / "views")
+    fold_to(views, log, log.head().size, lambda _: None)
+    assert _rows(views) == expected
+    views.close()
     log.close()
 
 
