@@ -16,6 +16,7 @@ from pathlib import Path
 import lmdb
 
 from node.events.log_file import DATA_FILE, META_BYTES
+from node.events.store import LOG_MAP_BYTES
 
 _TXNID = _PAGE_NUMBER = struct.Struct("=Q")
 # Behind the page header (16) and magic, version, address, map size, two tables and the last page of LMDB's format 1.
@@ -44,7 +45,8 @@ def _copy_unchanged(source: Path, target: Path) -> bool:
 def _copy_pinned(source: Path, target: Path) -> None:
     """Copy while holding a reader's slot, so that no page of its state is reused; then point the copy at that state."""
     try:
-        environment = lmdb.open(os.fsencode(source), readonly=True, create=False, max_dbs=0)
+        # Room for what the node appends meanwhile: else beginning to read is refused once the file has outgrown the map.
+        environment = lmdb.open(os.fsencode(source), readonly=True, create=False, max_dbs=0, map_size=LOG_MAP_BYTES)
     except lmdb.Error as error:
         raise CopyFailed(f"{source} changes while it is read, and cannot be held still: {error}") from error
     try:
