@@ -7,22 +7,31 @@ Does not check signatures, chain or the tree above its leaves: those hold for ev
 """
 
 from collections.abc import Callable
+from hashlib import sha256
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct, structs
 
 from node.errors import LogDamaged
 from node.events.conflicts import ConflictResolved
-from node.events.entry import SIGNATURE_BYTES, Item
+from node.events.entry import SALT_BYTES, SIGNATURE_BYTES
 from node.events.event import type_of
 from node.events.facts import Fact, FactAsserted
 from node.events.gardens import FactQuarantined
 from node.events.peers import BatchReceived, PushReceived
 from node.events.tree import leaf_hash
 
-# Reads what is stored under an offset: the entry, its leaf hash in the tree, or one of its items.
-ReadStored = Callable[[int], bytes]
-ReadItem = Callable[[int, int], Item]
+
+class Stored(Protocol):
+    """What one snapshot of a log holds under an offset: the entry, its leaf hash in the tree, its items, each salt ‖ content."""
+
+    def entry(self, offset: int) -> bytes: ...
+
+    def leaf(self, offset: int) -> bytes: ...
+
+    def committed(self, offset: int, index: int) -> bytes: ...
+
 
 _REMEDY = "; `stigmem replay verify` tells what is damaged"
 
@@ -72,8 +81,8 @@ FACT_ITEMS: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
 class Evidence:
     """One snapshot of a log, for holding facts against it."""
 
-    def __init__(self, stored: ReadStored, leaf: ReadStored, item: ReadItem) -> None:
-        self._stored, self._leaf, self._item = stored, leaf, item
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
         self._offset, self._header = -1, _Header("", ())
 
     def require(self, place: tuple[int, int], fact: Fact) -> None:
@@ -94,8 +103,8 @@ class Evidence:
     def _header_at(self, offset: int) -> _Header:
         # A page of a peer's brought its facts in one entry.
         if offset != self._offset:
-            stored = self._stored(offset)
-            if leaf_hash(stored) != self._leaf(offset):
+            stored = self._stored.entry(offset)
+            if leaf_hash(stored) != self._stored.leaf(offset):
                 raise LogDamaged("the entry's leaf hash is not the one in the tree")
             try:
                 self._header, self._offset = _decode_header(stored[:-SIGNATURE_BYTES]), offset
@@ -110,14 +119,14 @@ class Evidence:
         number = first + index
         if number >= len(header.items):
             raise LogDamaged("the entry brought fewer facts than the views have")
-        item = self._item(offset, number)
-        if item.commitment() != header.items[number]:
+        item = self._stored.committed(offset, number)
+        if sha256(item).hexdigest() != header.items[number]:
             raise LogDamaged(f"item {number} does not match its commitment")
-        # In JSON every quote within a text is escaped: these bytes can stand there for the fact alone.
-        if _encode(fact) in item.content:
+        # In JSON every quote within a text is escaped: behind the salt, these bytes can stand there for the fact alone.
+        if item.find(_encode(fact), SALT_BYTES) >= 0:
             return
         try:
-            logged = read(item.content)
+            logged = read(item[SALT_BYTES:])
         except ValueError as error:
             raise LogDamaged(f"item {number} cannot be read: {error}") from error
         if logged not in (fact, structs.replace(fact, seal=None)):

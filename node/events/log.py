@@ -10,7 +10,7 @@ known is never an acknowledgement. Does not decide, fold or sign.
 import asyncio
 import struct
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import lmdb
 from msgspec import Struct
 
 from node.errors import LogDamaged, Refusal, StorageFailed
-from node.events.entry import Entry, Item, entry_of, open_entry, open_header
+from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.evidence import Evidence
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, ReadNode
@@ -271,14 +271,10 @@ class Log:
 
     def evidence(self) -> "Reading":
         """What facts can be held against, all from one snapshot."""
-        return Reading(self._store, self._evidence)
+        return Reading(self._store)
 
     def close(self) -> None:
         self._store.close()
-
-    def _evidence(self, txn: lmdb.Transaction) -> Evidence:
-        read_node = self._node_reader(txn)
-        return Evidence(stored=partial(self._stored, txn), leaf=partial(read_node, 0), item=partial(self._item, txn))
 
     def _of_types(self, start: int, end: int, types: Collection[str]) -> list[Entry]:
         with storage_errors(), self._store.begin() as txn:
@@ -358,16 +354,10 @@ class Log:
             raise LogDamaged(f"offset {offset}: {damage.detail}", offset=offset) from damage
 
     def _stored(self, txn: lmdb.Transaction, offset: int) -> bytes:
-        stored = txn.get(OFFSET_KEY.pack(offset), db=self._store.table("headers"))
-        if stored is None:
-            raise LogDamaged("the entry is missing")
-        return stored
+        return _entry(txn, self._store.table("headers"), offset)
 
     def _item(self, txn: lmdb.Transaction, offset: int, index: int) -> Item:
-        row = txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
-        if row is None:
-            raise LogDamaged(f"item {index} is missing")
-        return _item_of(row, index)
+        return _item_of(_committed(txn, self._store.table("items"), offset, index))
 
     def _public_key(self, txn: lmdb.Transaction, key_id: str) -> bytes:
         try:
@@ -379,29 +369,21 @@ class Log:
         return key
 
     def _node_reader(self, txn: lmdb.Transaction) -> ReadNode:
-        tree = self._store.table("tree")
-
-        def read(level: int, index: int) -> bytes:
-            node = txn.get(NODE_KEY.pack(level, index), db=tree)
-            if node is None:
-                raise LogDamaged(f"the tree has no hash at level {level}, index {index}")
-            return node
-
-        return read
+        return partial(_tree_hash, txn, self._store.table("tree"))
 
 
 class Reading:
     """Evidence and its transaction, from the beginning of a `with` to its end. By hand: every fact that is read needs one."""
 
-    __slots__ = ("_make", "_store", "_txn")
+    __slots__ = ("_store", "_txn")
 
-    def __init__(self, store: Store, make: Callable[[lmdb.Transaction], Evidence]) -> None:
-        self._store, self._make = store, make
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def __enter__(self) -> Evidence:
         with storage_errors():
             self._txn = self._store.begin()
-        return self._make(self._txn)
+        return Evidence(self)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._txn.abort()
@@ -409,18 +391,55 @@ class Reading:
             with storage_errors():
                 raise error
 
+    def entry(self, offset: int) -> bytes:
+        """Header ‖ signature."""
+        return _entry(self._txn, self._store.table("headers"), offset)
 
-def _item_of(row: bytes, index: int) -> Item:
-    if row[:1] != CLEAR:
+    def leaf(self, offset: int) -> bytes:
+        return _tree_hash(self._txn, self._store.table("tree"), 0, offset)
+
+    def committed(self, offset: int, index: int) -> bytes:
+        """Salt ‖ content of an item."""
+        return _committed(self._txn, self._store.table("items"), offset, index)
+
+
+def _entry(txn: lmdb.Transaction, headers: object, offset: int) -> bytes:
+    stored = txn.get(OFFSET_KEY.pack(offset), db=headers)
+    if stored is None:
+        raise LogDamaged("the entry is missing")
+    return stored
+
+
+def _tree_hash(txn: lmdb.Transaction, tree: object, level: int, index: int) -> bytes:
+    node = txn.get(NODE_KEY.pack(level, index), db=tree)
+    if node is None:
+        raise LogDamaged(f"the tree has no hash at level {level}, index {index}")
+    return node
+
+
+def _committed(txn: lmdb.Transaction, items: object, offset: int, index: int) -> bytes:
+    row = txn.get(ITEM_KEY.pack(offset, index), db=items)
+    if row is None:
+        raise LogDamaged(f"item {index} is missing")
+    return _in_clear(row, index)
+
+
+def _in_clear(row: bytes, index: int) -> bytes:
+    """Salt ‖ content."""
+    if not row.startswith(CLEAR):
         raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
-    return Item(row[1:17], row[17:])
+    return row[len(CLEAR) :]
+
+
+def _item_of(committed: bytes) -> Item:
+    return Item(committed[:SALT_BYTES], committed[SALT_BYTES:])
 
 
 def _item_at(offset: int, index: int, rows: Iterator[_Row]) -> Item:
     key, row = next(rows, _NO_ROW)
     if key != ITEM_KEY.pack(offset, index):
         raise LogDamaged(f"item {index} is missing")
-    return _item_of(row, index)
+    return _item_of(_in_clear(row, index))
 
 
 def _rows_from(cursor: lmdb.Cursor, key: bytes) -> Iterator[_Row]:

@@ -8,13 +8,12 @@ Does not know what lies in a table.
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
 
-from node.errors import LogDamaged, StorageFailed, StorageFull
+from node.errors import LogDamaged, Refusal, StorageFailed, StorageFull
 
 LOG_MAP_BYTES = 1 << 40
 VIEWS_MAP_BYTES = 256 << 30
@@ -61,19 +60,34 @@ class Store:
         self._env.close()
 
 
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn LMDB's failures into refusals: no room, or a file that is not what it should be."""
-    try:
-        yield
-    except (lmdb.MapFullError, lmdb.TxnFullError) as error:
-        raise StorageFull(str(error)) from error
-    except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
-        raise LogDamaged(str(error)) from error
-    except lmdb.NotFoundError as error:
-        raise LogDamaged(f"a table is missing: {error}") from error
-    except (lmdb.DiskError, OSError, lmdb.Error) as error:
-        code = getattr(error, "code", None) or getattr(error, "errno", None)
-        if code in _FULL_ERRNOS:
-            raise StorageFull(str(error)) from error
-        raise StorageFailed(str(error)) from error
+class StorageErrors:
+    """Turns LMDB's failures within a `with` into refusals. By hand, and one for all: every read has one around it."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """There is nothing to begin."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, lmdb.Error | OSError):
+            raise refusal_of(error) from error
+
+
+_STORAGE_ERRORS = StorageErrors()
+
+
+def storage_errors() -> StorageErrors:
+    """For the `with` around whatever speaks to LMDB."""
+    return _STORAGE_ERRORS
+
+
+def refusal_of(error: lmdb.Error | OSError) -> Refusal:
+    """What a failure of LMDB's means: no room, or a file that is not what it should be."""
+    if isinstance(error, lmdb.MapFullError | lmdb.TxnFullError):
+        return StorageFull(str(error))
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
+        return LogDamaged(str(error))
+    if isinstance(error, lmdb.NotFoundError):
+        return LogDamaged(f"a table is missing: {error}")
+    code = getattr(error, "code", None) or getattr(error, "errno", None)
+    return StorageFull(str(error)) if code in _FULL_ERRNOS else StorageFailed(str(error))
