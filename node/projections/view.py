@@ -1,9 +1,9 @@
 """View: all projections over one transaction."""
 
-from functools import cached_property
 from typing import TypeVar
 
 import lmdb
+from propcache.api import cached_property
 
 from node.errors import NotReady
 from node.events.event import Event
