@@ -88,9 +88,10 @@ def may_be_many(name: str) -> bool:
 
 def find_fact(name: str, access: Access, view: View, at: At) -> FactRow:
     """The fact of an id, or the newest readable one of a CID. Raises FactNotFound alike for none and for none to be read."""
-    stored = view.facts.by_cid(name) if name.startswith(_CID_PREFIX) else view.facts.all_by_id(name)
-    for row in (readable_at(row, access, at.size) for row in stored):
-        if row is not None and (row.shown_from is not None or not name.startswith(_CID_PREFIX)):
+    is_cid = name.startswith(_CID_PREFIX)
+    for stored in view.facts.by_cid(name) if is_cid else view.facts.all_by_id(name):
+        row = readable_at(stored, access, at.size)
+        if row is not None and (row.shown_from is not None or not is_cid):
             return row
     told = told_facts.told_by_id(view, at, name)
     if told is not None and may_read(told, view, access):

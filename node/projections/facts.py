@@ -9,10 +9,10 @@ Does not judge expiry (the reader's time decides, see `fact_queries.py`) and doe
 import heapq
 import struct
 from collections.abc import Iterator
-from functools import cached_property
 from typing import ClassVar
 
 from msgspec import Struct, structs
+from propcache.api import cached_property
 
 from node.clock import parse_hlc
 from node.events.conflicts import ConflictResolved
@@ -158,20 +158,16 @@ class Facts(Projection):
 
     def at(self, place: Place) -> FactRow:
         """The row at a place that some index named."""
-        row = self._by_place.get(place_key(place))
-        if row is None:
-            raise KeyError(place)
-        return row
+        return self._at_key(place_key(place))
 
     def by_id(self, fact_id: str) -> FactRow | None:
         """The fact of that id; where two origins use one id, the one that came first."""
-        return next(self.all_by_id(fact_id), None)
+        return next(iter(self.all_by_id(fact_id)), None)
 
-    def all_by_id(self, fact_id: str) -> Iterator[FactRow]:
+    def all_by_id(self, fact_id: str) -> list[FactRow]:
         """Facts of that id, one per origin, oldest here first."""
         key = uuid_bytes(fact_id)
-        if key is not None:
-            yield from map(self.at, sorted(map(place_of, self._by_id.values(key))))
+        return [] if key is None else [self._at_key(place) for place in sorted(self._by_id.values(key))]
 
     def of_origin(self, origin: str, fact_id: str) -> FactRow | None:
         """The fact that `origin` names `fact_id`: its identity between nodes (PROTOCOL §5.5)."""
@@ -450,6 +446,12 @@ class Facts(Projection):
                 return None
             known = self._subjects[subject] = (places[0], len(places) == 1)
         return known
+
+    def _at_key(self, key: bytes) -> FactRow:
+        row = self._by_place.get(key)
+        if row is None:
+            raise KeyError(place_of(key))
+        return row
 
     def _few_about(self, entity: str) -> list[Place] | None:
         """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
