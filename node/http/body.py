@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp import StreamReader, web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from node.errors import (
     BodyTooLarge,
@@ -34,7 +34,8 @@ from node.times import parse_rfc3339
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
-_JSON_HEADERS = CIMultiDict({"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"})
+# Not to be changed, so that whoever makes an answer of it takes a copy.
+_JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}))
 _CONTENT_TYPE = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE)
 _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
@@ -86,8 +87,9 @@ def json_response(obj: object, status: int = 200, headers: Mapping[str, str] | N
 
 def encoded_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """An answer that is JSON already: a large one is encoded off the loop."""
-    sent = _JSON_HEADERS.copy()
+    sent = _JSON_HEADERS
     if headers:
+        sent = CIMultiDict(_JSON_HEADERS)
         sent.update(headers)
     return web.Response(body=body, status=status, headers=sent)
 
