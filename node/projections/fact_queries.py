@@ -141,12 +141,15 @@ def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place |
     names = {"entity": query.entity, "relation": query.relation, "source": query.source}
     at = At(snapshot.size, snapshot.now_ms)
     if query.is_ascending:
-        said = view.facts.indexed_forward(**names, after=after or (0, 0), end=snapshot.size)
-        told = told_facts.told_forward(view, at, **names, after=after or (0, 0))
-        return heapq.merge(said, told, key=attrgetter("place"))
-    before = after or min(LAST_PLACE, (snapshot.size, 0))
-    said = view.facts.indexed(**names, before=before)
-    return heapq.merge(said, told_facts.told(view, at, **names, before=before), key=attrgetter("place"), reverse=True)
+        behind = after or (0, 0)
+        said = view.facts.indexed_forward(**names, after=behind, end=snapshot.size)
+        told = told_facts.told_forward(view, at, **names, after=behind) if told_facts.is_asked_for(**names) else None
+    else:
+        before = after or min(LAST_PLACE, (snapshot.size, 0))
+        said = view.facts.indexed(**names, before=before)
+        told = told_facts.told(view, at, **names, before=before) if told_facts.is_asked_for(**names) else None
+    # Through a merge each fact would take longer, also where there is nothing to merge it with.
+    return said if told is None else heapq.merge(said, told, key=attrgetter("place"), reverse=not query.is_ascending)
 
 
 def _has_asked_form(row: FactRow, query: FactQuery) -> bool:

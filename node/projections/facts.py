@@ -195,7 +195,7 @@ class Facts(Projection):
         if entity is not None and relation is None:
             few = self._few_about(entity)
             if few is not None:
-                return map(self.at, (place for place in reversed(few) if place < before))
+                return map(self.at, [place for place in reversed(few) if place < before])
             streams = (self._places_back(BY_SUBJECT, key, before) for key in self._subjects_of(entity))
             return map(self.at, heapq.merge(*streams, reverse=True))
         if index is None:

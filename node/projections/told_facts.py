@@ -38,9 +38,7 @@ def is_told(row: FactRow) -> bool:
 def told(
     view: View, at: At, *, entity: str | None, relation: str | None, source: str | None, before: Place = LAST_PLACE
 ) -> Iterator[FactRow]:
-    """What there is to say of what these names reach, newest first; the caller filters by what it asked for."""
-    if not _is_asked_for(entity, relation, source):
-        return
+    """What there is to say where it `is_asked_for` by these names, newest first; the caller filters by what it asked for."""
     if entity is not None:
         found = [*_received(view, at, entity), *_of_conflicts(view, at, entity)]
         yield from sorted((row for row in found if row.place < before), key=attrgetter("place"), reverse=True)
@@ -55,8 +53,6 @@ def told_forward(
     view: View, at: At, *, entity: str | None, relation: str | None, source: str | None, after: Place
 ) -> Iterator[FactRow]:
     """The same oldest first, behind a place."""
-    if not _is_asked_for(entity, relation, source):
-        return
     if entity is not None:
         rows = list(told(view, at, entity=entity, relation=relation, source=source))
         yield from (row for row in reversed(rows) if row.place > after)
@@ -70,6 +66,15 @@ def told_forward(
 def may_be_told_of(entity: str) -> bool:
     """Whether the node may have something to say of an entity of that name."""
     return entity.startswith(PREFIX) or is_uuid(entity)
+
+
+def is_asked_for(entity: str | None, relation: str | None, source: str | None) -> bool:
+    """Whether a listing of what these names reach may hold any of these facts. In normal form."""
+    if source not in (None, RESERVED_SOURCE) or relation not in (None, *_RELATIONS):
+        return False
+    if entity is None:
+        return relation is not None or source is not None
+    return may_be_told_of(entity)
 
 
 def subject_of(row: FactRow, view: View) -> FactRow | None:
@@ -105,12 +110,6 @@ def rows_of(conflict: Conflict, at: At, view: View) -> list[FactRow]:
         place = (conflict.detected[0], _FIRST_INDEX + 4 * conflict.detected[1] + number)
         rows.append(_row(made, format_ms(conflict.detected_ms), conflict.hlc, place, sides[0], view, *words))
     return rows
-
-
-def _is_asked_for(entity: str | None, relation: str | None, source: str | None) -> bool:
-    if source not in (None, RESERVED_SOURCE) or relation not in (None, *_RELATIONS):
-        return False
-    return (entity, relation, source) != (None, None, None)
 
 
 def _of_conflicts(view: View, at: At, entity: str | None) -> Iterator[FactRow]:
