@@ -89,7 +89,7 @@ class Evidence:
         """Raise LogDamaged, with the offset, where the fact is not what the log has at that place."""
         offset, index = place
         try:
-            self._require(self._header_at(offset), offset, index, fact)
+            self._require(offset, index, fact)
         except LogDamaged as damage:
             raise damage_at(offset, damage.detail) from damage
 
@@ -112,7 +112,8 @@ class Evidence:
                 raise LogDamaged(f"the header cannot be read: {error}") from error
         return self._header
 
-    def _require(self, header: _Header, offset: int, index: int, fact: Fact) -> None:
+    def _require(self, offset: int, index: int, fact: Fact) -> None:
+        header = self._header_at(offset)
         if header.type not in FACT_ITEMS:
             raise LogDamaged(f"a {header.type} brings no fact, and the views have one")
         first, read = FACT_ITEMS[header.type]

@@ -21,7 +21,7 @@ from msgspec import Struct
 from node.errors import LogDamaged, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.evidence import Evidence
-from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from node.events.store import LOG_MAP_BYTES, Store, refusal_of, storage_errors
 from node.events.tree import Frontier, ReadNode
 from node.keys import key_id_of
 from node.times import parse_rfc3339
@@ -381,15 +381,16 @@ class Reading:
         self._store = store
 
     def __enter__(self) -> Evidence:
-        with storage_errors():
+        try:
             self._txn = self._store.begin()
+        except (lmdb.Error, OSError) as error:
+            raise refusal_of(error) from error
         return Evidence(self)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._txn.abort()
         if isinstance(error, lmdb.Error | OSError):
-            with storage_errors():
-                raise error
+            raise refusal_of(error) from error
 
     def entry(self, offset: int) -> bytes:
         """Header ‖ signature."""

@@ -139,6 +139,8 @@ class Facts(Projection):
         self.changes: list[FactRow | Left] = []
         # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
+        # Of the entities listed: where the facts about them stand. A listing asks whether they are few, and then for them.
+        self._few: dict[str, list[Place] | None] = {}
 
     # A read looks at one or two of the tables.
 
@@ -272,6 +274,7 @@ class Facts(Projection):
 
     def fold(self, entry: Entry) -> None:
         self.changes = []
+        self._few.clear()
         match entry.event:
             case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
                 self._add(entry, 0, fact, None)
@@ -297,6 +300,7 @@ class Facts(Projection):
         """
         self.flush()
         self._subjects.clear()
+        self._few.clear()
         beside_others = self._beside_others(keys[BY_SUBJECT.name])
         for spec in self.tables:
             self.table(spec).put_encoded(rows.get(spec.name, []))
@@ -455,10 +459,12 @@ class Facts(Projection):
 
     def _few_about(self, entity: str) -> list[Place] | None:
         """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
-        table = self.table(BY_SUBJECT)
-        table.flush()
-        keys = table.stored_keys(text_key(entity), FEW + 1)
-        return sorted(map(place_of, keys)) if len(keys) <= FEW else None
+        if entity not in self._few:
+            table = self.table(BY_SUBJECT)
+            table.flush()
+            keys = table.stored_keys(text_key(entity), FEW + 1)
+            self._few[entity] = sorted(map(place_of, keys)) if len(keys) <= FEW else None
+        return self._few[entity]
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
