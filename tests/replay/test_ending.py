@@ -88,6 +88,15 @@ def test_a_verdict_stands_though_nobody_reads_it(tmp_path):
     assert (code, said) == (6, "offset 7: the signature does not verify\n")
 
 
+@pytest.fixture
+def children_hear_interrupts():
+    """A shell that runs the tests in the background has them, and what they start, ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("children_hear_interrupts")
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_told_to_end_leaves_no_copy_of_the_log(told, data_dir, tmp_path):
     reads, writes = os.pipe()
