@@ -56,7 +56,7 @@ def main() -> int:
     return ended(lambda: arguments.handler(arguments))
 
 
-def _parser(environ: Mapping[str, str], asked: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str], asked: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stigmem", description="A federated, signed, append-only memory.")
     parser.add_argument("--version", action="version", version=f"stigmem-node {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
