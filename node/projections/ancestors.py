@@ -9,10 +9,10 @@ from functools import cache
 
 from msgspec import Struct
 
-from node.projections.access import Access, is_readable
+from node.projections.access import Access, readable_at
 from node.projections.base import Place
 from node.projections.conflicts import At
-from node.projections.fact_rows import FactRow, row_at
+from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.uris import is_uuid
 
@@ -74,9 +74,5 @@ def _parents(row: FactRow, named: Callable[[str], FactRow | None]) -> tuple[Pare
 
 def _named(name: str, view: View, access: Access, at: At) -> FactRow | None:
     stored = view.facts.all_by_id(name) if is_uuid(name) else view.facts.by_hash(name)
-    for now in stored:
-        row = row_at(now, at.size)
-        # Under the rights of now, what may not be read as it is now may not be read as it was.
-        if row is not None and is_readable(now, access) and is_readable(row, access):
-            return row
-    return None
+    readable = (readable_at(row, access, at.size) for row in stored)
+    return next((row for row in readable if row is not None), None)
