@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
 import msgspec
+from aiohttp import web
 from msgspec import Struct
 
 from node.canonical import b64url_decode
 from node.commands.attestations import holds, known_key
+from node.commands.decision import Principal
 from node.commands.introductions import sealing_key
+from node.commands.reading import readable_by
 from node.commands.seals import seal_holds
 from node.errors import ManifestConflict, Unavailable
 from node.events.checkpoint import Checkpoint, sign_checkpoint
@@ -21,10 +24,12 @@ from node.events.facts import Fact, body_of
 from node.events.gardens import FactPromoted
 from node.events.proof_bundle import Bundle, make_bundle
 from node.events.tree import root_at
+from node.http.keys import NODE
+from node.http.moments import asked_moment
 from node.projections.access import Access, readable_at
 from node.projections.base import Place
 from node.projections.conflicts import At, Conflict
-from node.projections.fact_queries import may_be_many
+from node.projections.fact_queries import find_fact, may_be_many
 from node.projections.fact_rows import FactRow
 from node.projections.fates import What, fates_of
 from node.projections.told_facts import is_told
@@ -81,6 +86,18 @@ async def read_named(name: str, node: Node, use: Callable[[View], Read]) -> Read
         return await node.read(use)
     with node.view() as view:
         return use(view)
+
+
+async def vouched_fact(request: web.Request, principal: Principal) -> Fact:
+    """The fact that the path names, as it stands or stood `as_of`, held against the log. Raises FactNotFound, LogDamaged."""
+    node, moment, name = request.app[NODE], asked_moment(request), request.match_info["fact_id"]
+
+    def read(view: View) -> Fact:
+        row = find_fact(name, readable_by(principal, view), view, moment.at)
+        node.vouch_for((row,))
+        return row.fact
+
+    return await read_named(name, node, read)
 
 
 class FactReader:

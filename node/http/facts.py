@@ -39,7 +39,7 @@ from node.http.auth import bearer_of, principal_of, reader_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
 from node.http.fact_pages import FactsPage, FactsQuery, is_small, listing
-from node.http.fact_reader import read_named
+from node.http.fact_reader import read_named, vouched_fact
 from node.http.forms import Entity, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
@@ -206,15 +206,7 @@ async def get_fact(request: web.Request) -> web.Response:
 )
 async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
-    node, principal = request.app[NODE], reader_of(request)
-    moment, name = asked_moment(request), request.match_info["fact_id"]
-
-    def read(view: View) -> bytes:
-        row = find_fact(name, readable_by(principal, view), view, moment.at)
-        node.vouch_for((row,))
-        return body_of(row.fact)
-
-    body = await read_named(name, node, read)
+    body = body_of(await vouched_fact(request, reader_of(request)))
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
 
 

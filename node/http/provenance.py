@@ -13,16 +13,16 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.commands.reading import readable_by
 from node.errors import FactNotFound, FieldTooLong, InsufficientCapability, InvalidCursor, InvalidUri
-from node.events.facts import Fact, Scope, recomputed_cid
+from node.events.facts import Scope, recomputed_cid
 from node.events.proof_bundle import Bundle
 from node.http.auth import reader_of
 from node.http.body import decode_query, json_response
 from node.http.describe import READERS, describes
 from node.http.fact_pages import FactsQuery, page_asked
-from node.http.fact_reader import AttestationShown, ConflictShown, FactReader, Happening, SealShown, read_named
+from node.http.fact_reader import AttestationShown, ConflictShown, FactReader, Happening, SealShown, vouched_fact
 from node.http.forms import AsOf, Cid, Count, Sha256, Time
 from node.http.keys import NODE
-from node.http.moments import AsOfQuery, Moment, asked_moment, moment_of
+from node.http.moments import AsOfQuery, Moment, moment_of
 from node.http.paths import uri_in_path
 from node.http.records import Record, record_of
 from node.projections.access import Access
@@ -130,15 +130,7 @@ class Provenance(Struct, frozen=True, kw_only=True):
     refuses=(FactNotFound, InsufficientCapability),
 )
 async def verify_cid(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], reader_of(request)
-    moment, name = asked_moment(request), request.match_info["fact_id"]
-
-    def read(view: View) -> Fact:
-        row = find_fact(name, readable_by(principal, view), view, moment.at)
-        node.vouch_for((row,))
-        return row.fact
-
-    fact = await read_named(name, node, read)
+    fact = await vouched_fact(request, reader_of(request))
     computed = recomputed_cid(fact, fact.cid)
     is_valid = computed == fact.cid
     verdict = CidVerdict(
