@@ -15,7 +15,7 @@ from node.commands.drafts import StatedValue, draft_of
 from node.errors import MalformedJson
 from node.events.facts import ValueType, body_of
 from node.keys import load_signer
-from node.strict_json import scan_json
+from node.strict_json import MAX_LIST_VALUES, scan_json
 from node.times import format_ms
 from node.uris import authority_of, normal_uri
 
@@ -92,7 +92,7 @@ def refused_of(answer: bytes) -> int:
 
 def _listed(facts: bytes) -> list[msgspec.Raw]:
     if facts.lstrip().startswith(b"["):
-        scan_json(facts)
+        scan_json(facts, max_values=MAX_LIST_VALUES)
         return msgspec.json.decode(facts, type=list[msgspec.Raw])
     lines = []
     # Not splitlines: a text may hold what Unicode counts as the end of a line.

@@ -3,7 +3,8 @@
 Always: what reaches a struct has passed `scan_json`, so no reader behind it can take it for something else: msgspec silently keeps
 the last of two equal keys, and other readers keep the first.
 A refusal names the field, never its value: values may be secrets.
-However deep what comes is nested, nobody's stack runs out.
+However deep what comes is nested, nobody's stack runs out; and a megabyte of brackets is refused unread, because the objects they
+would become cost a hundred times that, in memory and in time that no other thread gets.
 
 Does not check what a value means.
 """
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 MAX_DEPTH = 32
 MAX_INT_CHARS = 40
+# A fact, a setting or a manifest has hundreds of values at the most; a list of 1,000 facts with all that each can hold has 180,000.
+MAX_VALUES = 20_000
+MAX_LIST_VALUES = 250_000
 
 # A string, closed or not, or a bracket outside of one: nothing in it backtracks, whatever the text.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{\]}]', re.DOTALL)
@@ -30,8 +34,9 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`(?: - at `([^`]*)`)
 _INVALID = re.compile(r"(.*?)(?: - at `([^`]*)`)?", re.DOTALL)
 
 
-def scan_json(raw: bytes) -> object:
+def scan_json(raw: bytes, *, max_values: int = MAX_VALUES) -> object:
     """Parse strictly and return what was parsed; callers that decode into a struct may drop it."""
+    require_few_values(raw, max_values)
     try:
         # The scanner would guess UTF-16 and UTF-32 from bytes; from text it cannot.
         scanned = _scan(raw.decode())
@@ -50,6 +55,20 @@ def scan_json(raw: bytes) -> object:
     except RecursionError:
         raise MalformedJson(f"nested deeper than {MAX_DEPTH}") from None
     return scanned
+
+
+def require_few_values(raw: bytes, max_values: int) -> None:
+    """Raises MalformedJson where JSON holds more than that."""
+    if holds_more_values(raw, max_values):
+        raise MalformedJson(f"more than {max_values} values")
+
+
+def holds_more_values(raw: bytes, max_values: int) -> bool:
+    """Each value but the first of a document follows a comma or a bracket."""
+    # What is shorter has no room for so many.
+    if len(raw) <= max_values or _beginnings(raw) <= max_values:
+        return False
+    return _beginnings(_without_strings(raw)) > max_values
 
 
 def without_depth(text: str) -> str:
@@ -78,6 +97,16 @@ def decode(raw: bytes, type: type[T]) -> T:
         raise refusal_of_validation(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise MalformedJson("not JSON") from None
+
+
+def _beginnings(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
+def _without_strings(raw: bytes) -> bytes:
+    # Exact up to where the text stops being JSON, and no reader gets beyond that.
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(plain.split(b'"')[::2])
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

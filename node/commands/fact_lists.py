@@ -10,13 +10,14 @@ import math
 
 from node.errors import MalformedJson
 from node.projections.federation_page import MAX_PAGE_FACTS
-from node.strict_json import MAX_INT_CHARS, scan_json, without_depth
+from node.strict_json import MAX_INT_CHARS, MAX_LIST_VALUES, require_few_values, scan_json, without_depth
 
 
 def with_readable_facts(raw: bytes) -> bytes:
     """The document, in which nothing but its id is left of each unreadable fact of `facts`. Raises MalformedJson."""
+    require_few_values(raw, MAX_LIST_VALUES)
     try:
-        scan_json(raw)
+        scan_json(raw, max_values=MAX_LIST_VALUES)
     except MalformedJson as refusal:
         return _without_unreadable(raw, refusal)
     return raw
@@ -35,7 +36,7 @@ def _without_unreadable(raw: bytes, refusal: MalformedJson) -> bytes:
         readable = json.dumps(document | {"facts": [_readable(fact) for fact in document["facts"]]}).encode()
     except ValueError as error:
         raise refusal from error
-    scan_json(readable)
+    scan_json(readable, max_values=MAX_LIST_VALUES)
     return readable
 
 

@@ -31,7 +31,7 @@ from node.events.tree import (
     roots_from_consistency,
 )
 from node.keys import key_id_of
-from node.strict_json import scan_json
+from node.strict_json import MAX_LIST_VALUES, scan_json
 
 MAX_BUNDLE_BYTES = 1 << 24
 
@@ -92,7 +92,7 @@ def open_bundle(raw: bytes) -> Bundle:
     if len(raw) > MAX_BUNDLE_BYTES:
         raise ValueError(f"a bundle of more than {MAX_BUNDLE_BYTES} bytes is not read")
     try:
-        scan_json(raw)
+        scan_json(raw, max_values=MAX_LIST_VALUES)
         return msgspec.json.decode(raw, type=Bundle)
     except (MalformedJson, msgspec.MsgspecError) as error:
         raise ValueError(f"not a proof bundle: {error}") from error

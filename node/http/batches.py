@@ -25,7 +25,7 @@ from node.http.idempotency import TAKES_KEY, claim_for, recorded_answer, turn_of
 from node.http.keys import COUNTERSIGNER, LARGE_BODIES, NODE
 from node.http.quotas import charge_facts
 from node.projections.idempotency import Taken
-from node.strict_json import decode, scan_json
+from node.strict_json import MAX_LIST_VALUES, decode, holds_more_values, scan_json
 
 MAX_BATCH_BYTES = 8 << 20
 MAX_BATCH_FACTS = 1000
@@ -95,13 +95,15 @@ async def _read(request: web.Request) -> tuple[BatchRequest, Claim | None]:
     raw = await read_body(request, max_bytes=MAX_BATCH_BYTES)
     if len(raw) <= _OPENED_ON_LOOP_BYTES:
         return _opened(raw, request)
-    # One at a time: eight megabytes of braces are half a gigabyte while they are looked at, and no two are scanned at once anyway.
+    # One at a time: no two are scanned at once anyway, and each that waits for the interpreter keeps the loop waiting too.
     async with request.app[LARGE_BODIES]:
         return await asyncio.to_thread(_opened, raw, request)
 
 
 def _opened(raw: bytes, request: web.Request) -> tuple[BatchRequest, Claim | None]:
-    content = scan_json(raw)
+    if holds_more_values(raw, MAX_LIST_VALUES):
+        raise BodyTooLarge(f"facts: at most {MAX_BATCH_FACTS}")
+    content = scan_json(raw, max_values=MAX_LIST_VALUES)
     facts = content.get("facts") if isinstance(content, dict) else None
     # Before each is read as one: a body has room for millions.
     if isinstance(facts, list) and len(facts) > MAX_BATCH_FACTS:

@@ -43,7 +43,7 @@ from node.http.auth import is_capability_write, peer_claims
 from node.http.body import decode_query, encoded_response, json_response, read_body, read_json
 from node.http.describe import CAPABILITY, FACT, PEER, WRITES, RefusalBody, describes
 from node.http.forms import Base64Url, Count, Sha256
-from node.http.keys import NODE, SYNC
+from node.http.keys import LARGE_BODIES, NODE, SYNC
 from node.http.tokens import TokenJson, token_text
 from node.projections.federation_page import MAX_PAGE_FACTS, page_for
 from node.projections.view import View
@@ -180,7 +180,10 @@ async def push(request: web.Request) -> web.Response:
     claims = _peer(request)
     try:
         raw = await read_body(request, max_bytes=MAX_PUSH_BYTES)
-        body = decode(await asyncio.to_thread(with_readable_facts, raw), PushBody)
+        # One at a time, as with batches.
+        async with request.app[LARGE_BODIES]:
+            readable = await asyncio.to_thread(with_readable_facts, raw)
+        body = decode(readable, PushBody)
     except TooLarge:
         raise
     except Refusal as refusal:

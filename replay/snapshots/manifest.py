@@ -92,7 +92,8 @@ def sign_manifest(raw: bytes, signer: Signer) -> bytes:
 def open_manifest(raw: bytes, signature: bytes) -> Manifest:
     """The manifest in `raw`. ValueError, in words, where its form or its own signer's signature does not hold."""
     try:
-        scan_json(raw)
+        # A log of any length has as many chunks as it needs; what is read of a manifest is bounded by its bytes.
+        scan_json(raw, max_values=MAX_MANIFEST_BYTES)
         manifest = decode(raw, Manifest)
     except Refusal as refusal:
         raise ValueError(f"the manifest cannot be read: {refusal.detail}") from refusal

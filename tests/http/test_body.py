@@ -22,7 +22,7 @@ from node.errors import (
 )
 from node.http.body import decode_query, json_response, read_json
 from node.http.connections import GuardedRunner
-from node.strict_json import decode, scan_json
+from node.strict_json import MAX_VALUES, decode, scan_json
 
 MAX_BYTES = 100
 
@@ -94,6 +94,40 @@ def test_hostile_json_is_refused_as_malformed_in_few_words(raw):
         scan_json(raw)
 
     assert len(refused.value.detail) < 100
+
+
+def full_of(text: bytes, count: int) -> bytes:
+    """A list of so many of these."""
+    return b"[" + b",".join([text] * count) + b"]"
+
+
+CROWDED = {
+    "lists": full_of(b"[]", MAX_VALUES // 2 + 1),
+    "objects": full_of(b"{}", MAX_VALUES // 2 + 1),
+    "numbers": full_of(b"1", MAX_VALUES + 1),
+    "texts": full_of(b'""', MAX_VALUES + 1),
+    "members": b"{" + b",".join(b'"%d":1' % number for number in range(MAX_VALUES + 1)) + b"}",
+    "nests": full_of(nested(30), MAX_VALUES // 30),
+    "texts that end in backslashes": full_of(b'"\\\\"', MAX_VALUES + 1),
+    "texts of quotes": full_of(b'"\\""', MAX_VALUES + 1),
+    "never closed": b"[1," * (MAX_VALUES // 2 + 1),
+}
+
+
+@pytest.mark.parametrize("raw", CROWDED.values(), ids=CROWDED.keys())
+def test_more_values_than_any_document_has_are_refused_before_they_are_made(raw):
+    with pytest.raises(MalformedJson, match=f"more than {MAX_VALUES} values"):
+        scan_json(raw)
+
+
+def test_commas_and_brackets_in_a_text_are_no_values():
+    text = ',[{"\\' * MAX_VALUES
+
+    assert scan_json(json.dumps([text, text]).encode()) == [text, text]
+
+
+def test_a_document_of_just_the_most_values_passes():
+    assert len(scan_json(full_of(b"1", MAX_VALUES))) == MAX_VALUES
 
 
 @pytest.mark.parametrize(
