@@ -30,6 +30,7 @@ from node.http import (
     settings,
     tokens,
 )
+from node.http.body import ROOM, BodyRoom
 from node.http.errors import answer_refusals
 from node.http.idempotency import TURNS, Turns
 from node.http.keys import COUNTERSIGNER, DOCUMENT, LARGE_BODIES, NODE, PEERS, SYNC, Document, PullNow
@@ -113,6 +114,7 @@ def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Applicatio
     app = web.Application(middlewares=[answer_refusals, *guards], client_max_size=0)
     app[NODE], app[PEERS], app[SYNC] = node, client, sync
     app[TURNS], app[LARGE_BODIES] = Turns(node.signer), asyncio.Lock()
+    app[ROOM] = BodyRoom()
     app[COUNTERSIGNER], app[DOCUMENT] = Countersigner(node, client), own_document
     for route in ROUTES:
         options = {**route.kwargs, "expect_handler": _accept_expect}

@@ -2,6 +2,7 @@
 
 Always: a body that reaches a struct has passed `scan_json` (PROTOCOL §16), so no reader behind the door can take it for
 something else: msgspec silently keeps the last of two equal keys, and other readers keep the first.
+What all bodies under way hold in memory is bounded, whoever sends them and however slowly.
 A refusal names the field or parameter, never its value: values may be secrets.
 
 Does not check: what a value means (see node/commands), or who is asking (see node/http/auth.py).
@@ -16,7 +17,7 @@ from functools import cache
 from typing import TypeVar
 
 import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from node.errors import (
@@ -24,6 +25,7 @@ from node.errors import (
     InvalidParameter,
     MalformedJson,
     MissingField,
+    Overloaded,
     RequestTimeout,
     UnsupportedEncoding,
     UnsupportedMediaType,
@@ -34,12 +36,38 @@ from node.times import parse_rfc3339
 T = TypeVar("T")
 
 BODY_TIMEOUT_S = 30.0
+# What large bodies hold together. A body holds its first bytes for nothing, so that whoever fills the rest up keeps no fact out.
+ROOM_BYTES = 128 << 20
+_ROOMLESS_BYTES = 1 << 14
 # Not to be changed, so that whoever makes an answer of it takes a copy.
 _JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}))
 _CONTENT_TYPE = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE)
 _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class BodyRoom:
+    """Memory for the bodies of all requests under way. Belongs to the loop's thread."""
+
+    def __init__(self, room_bytes: int = ROOM_BYTES) -> None:
+        self.left_bytes = room_bytes
+
+    def take(self, request: web.Request, size: int) -> None:
+        """Let the request hold so many bytes in all. Raises Overloaded where there is no room."""
+        more = size - request.get(_HELD_BYTES, 0)
+        if more > self.left_bytes:
+            raise Overloaded("too many large bodies are under way")
+        self.left_bytes -= more
+        request[_HELD_BYTES] = size
+
+    def leave(self, request: web.Request) -> None:
+        """The request holds nothing any more."""
+        self.left_bytes += request.pop(_HELD_BYTES, 0)
+
+
+ROOM: web.AppKey[BodyRoom] = web.AppKey("room", BodyRoom)
+_HELD_BYTES: web.RequestKey[int] = web.RequestKey("held_bytes", int)
 
 
 async def read_json(request: web.Request, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
@@ -54,7 +82,7 @@ async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float = 
     _check_headers(request, max_bytes)
     content = request.content
     # Most bodies come along with their header, and a timer costs as much as the scan.
-    return await (_read(content, max_bytes) if content.is_eof() else _read_in_time(content, max_bytes, timeout_s))
+    return await (_read(request, max_bytes) if content.is_eof() else _read_in_time(request, max_bytes, timeout_s))
 
 
 def decode_query(request: web.Request, type: type[T]) -> T:
@@ -106,22 +134,24 @@ def _check_headers(request: web.Request, max_bytes: int) -> None:
         raise BodyTooLarge(f"at most {max_bytes} bytes")
 
 
-async def _read_in_time(content: StreamReader, max_bytes: int, timeout_s: float) -> bytes:
+async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read(content, max_bytes)
+            return await _read(request, max_bytes)
     except TimeoutError:
         raise RequestTimeout(f"the body did not arrive within {timeout_s:g} s") from None
     except (web.RequestPayloadError, ConnectionError):
         raise MalformedJson("the body ended early or its transfer coding is broken") from None
 
 
-async def _read(content: StreamReader, max_bytes: int) -> bytes:
-    parts, size = [], 0
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    content, parts, size = request.content, [], 0
     while part := await content.readany():
         size += len(part)
         if size > max_bytes:
             raise BodyTooLarge(f"at most {max_bytes} bytes")
+        if size > _ROOMLESS_BYTES:
+            request.app[ROOM].take(request, size)
         parts.append(part)
     return b"".join(parts)
 

@@ -30,7 +30,7 @@ from node.errors import (
     Unavailable,
     Unsupported,
 )
-from node.http.body import json_response
+from node.http.body import ROOM, json_response
 from node.http.keys import NODE, PRINCIPAL
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -76,6 +76,8 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     except Exception:
         _log.exception("request_failed", method=request.method, path=request.path)
         return refusal_response(Internal())
+    finally:
+        request.app[ROOM].leave(request)
 
 
 async def record_refusal(request: web.Request, refusal: Refusal) -> None:

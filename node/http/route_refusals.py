@@ -20,6 +20,7 @@ _BODY = (
     errors.MissingField,
     errors.UnknownField,
     errors.InvalidField,
+    errors.Overloaded,
 )
 _QUERY = (errors.InvalidParameter,)
 _CREDENTIAL = (errors.AuthenticationRequired, errors.InvalidCredentials, errors.QuotaExceeded)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ from node.errors import (
     Refusal,
     UnknownField,
 )
-from node.http.body import decode_query, json_response, read_json
+from node.http.body import ROOM, BodyRoom, decode_query, json_response, read_body, read_json
 from node.http.connections import GuardedRunner
 from node.strict_json import MAX_VALUES, decode, scan_json
 
@@ -326,6 +326,49 @@ async def test_a_chunked_body_within_the_limit_is_read():
 async def test_a_body_that_does_not_come_is_refused_after_the_timeout():
     async with door(timeout_s=0.1) as port:
         assert (await exchange(port, post(JSON, "Content-Length: 50", length=False)))["error"] == "request_timeout"
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.01)
+
+
+async def test_bodies_beyond_the_room_for_all_are_refused_and_leave_the_room_they_held():
+    room, entered = BodyRoom(100_000), asyncio.Semaphore(0)
+
+    @web.middleware
+    async def leaving(request: web.Request, handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        finally:
+            room.leave(request)
+
+    async def handle(request: web.Request) -> web.Response:
+        entered.release()
+        try:
+            return json_response({"read": len(await read_body(request, max_bytes=1 << 20))})
+        except Refusal as refusal:
+            return json_response({"error": refusal.code}, status=503)
+
+    app = web.Application(middlewares=[leaving])
+    app[ROOM] = room
+    app.router.add_post("/", handle)
+    runner = GuardedRunner(app, shutdown_timeout_s=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    _, slow = await asyncio.open_connection("127.0.0.1", port)
+    slow.write(post(JSON, "Content-Length: 90000", body=b" " * 60_000, length=False))
+    await entered.acquire()
+    await until(lambda: room.left_bytes == 40_000)
+
+    assert await exchange(port, post(JSON, body=b" " * 50_000)) == {"error": "overloaded"}
+    assert await exchange(port, post(JSON, body=b" " * 30_000)) == {"read": 30_000}
+    assert await exchange(port, post(JSON, body=b" " * 10_000)) == {"read": 10_000}
+    slow.close()
+    await until(lambda: room.left_bytes == 100_000)
+    await runner.cleanup()
 
 
 async def test_an_answer_is_json_and_forbids_sniffing():
