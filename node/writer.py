@@ -32,7 +32,7 @@ from node.events.store import storage_errors
 from node.keys import Signer
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
-from node.projections.views import Views
+from node.projections.views import Views, meaning_of
 from node.refusals import MinuteShare, RefusalLimiter
 
 MAX_WAITING = 10_000
@@ -170,7 +170,7 @@ class Writer:
         except Exception as error:
             if txn is not None:
                 txn.abort()
-            await self._recover(batch, error)
+            await self._recover(batch, meaning_of(error))
             return []
         for item in done:
             _answer(item)

@@ -40,13 +40,17 @@ def require_format(log_dir: Path) -> None:
     """Raise NotALog where the LMDB file in `log_dir` is not a log of our format."""
     try:
         with storage_errors():
-            store = Store(log_dir, tables=("meta",), map_bytes=LOG_MAP_BYTES, is_readonly=True)
+            found = _format_of(log_dir)
     except LogDamaged as error:
         raise NotALog(f"{log_dir} holds no log: {error.detail}") from error
-    try:
-        with store.begin() as txn:
-            found = txn.get(b"format", db=store.table("meta"))
-    finally:
-        store.close()
     if found != FORMAT:
         raise NotALog(f"{log_dir} holds a log of format {found!r}; this version reads {FORMAT.decode()}")
+
+
+def _format_of(log_dir: Path) -> bytes | None:
+    store = Store(log_dir, tables=("meta",), map_bytes=LOG_MAP_BYTES, is_readonly=True)
+    try:
+        with store.begin() as txn:
+            return txn.get(b"format", db=store.table("meta"))
+    finally:
+        store.close()

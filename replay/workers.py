@@ -109,7 +109,6 @@ def whoever_speaks(workers: list[Worker]) -> list[Worker]:
 def _serve(job: Job, connection: Connection) -> None:
     end_as_others_say()
     threading.Thread(target=_end_with_the_one_that_asked, daemon=True).start()
-    # How this process ends is told by the one that asked, in a line.
     faulthandler.disable()
     expect_many_rows()
     do = None
@@ -135,9 +134,14 @@ def expect_many_rows() -> None:
 
 
 def end_as_others_say() -> None:
-    """In a process that works for another: an interrupt at the keyboard reaches all, and the one that asked ends the others."""
+    """In a process that works for another: an interrupt at the keyboard reaches all, and the one that asked ends the others.
+
+    How it ends is told by that one too, in a line: LMDB prints one of its own before a torn page takes it down.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _end_with_the_one_that_asked() -> None:

@@ -18,6 +18,14 @@ from node.errors import LogDamaged, Refusal, StorageFailed, StorageFull
 LOG_MAP_BYTES = 1 << 40
 VIEWS_MAP_BYTES = 256 << 30
 
+# A transaction that met a torn page is bad for whatever else is asked of it.
+_OF_A_TORN_FILE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.InvalidError,
+    lmdb.BadTxnError,
+)
 _FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -85,7 +93,7 @@ def refusal_of(error: lmdb.Error | OSError) -> Refusal:
     """What a failure of LMDB's means: no room, or a file that is not what it should be."""
     if isinstance(error, lmdb.MapFullError | lmdb.TxnFullError):
         return StorageFull(str(error))
-    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError | lmdb.InvalidError):
+    if isinstance(error, _OF_A_TORN_FILE):
         return LogDamaged(str(error))
     if isinstance(error, lmdb.NotFoundError):
         return LogDamaged(f"a table is missing: {error}")

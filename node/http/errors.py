@@ -14,6 +14,7 @@ from node.errors import (
     Forbidden,
     Internal,
     Invalid,
+    LogDamaged,
     Malformed,
     MalformedJson,
     MethodNotAllowed,
@@ -60,6 +61,8 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Refusal as refusal:
+        if isinstance(refusal, LogDamaged):
+            request.app[NODE].note_damage(refusal)
         await record_refusal(request, refusal)
         return refusal_response(refusal)
     except web.HTTPNotFound:

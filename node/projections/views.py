@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from node.errors import LogDamaged, NotReady
+from node.events.evidence import damage_at
 from node.events.log import Log
 from node.events.log_file import DATA_FILE, startup_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
@@ -103,8 +104,21 @@ class Reading:
         self._txn = self._views.begin()
         return View(self._txn, self._views.handles)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         self._txn.abort()
+        if isinstance(error, _NO_ROW):
+            raise meaning_of(error) from error
+
+
+# What a row that a disk or somebody changed ends its decoding with.
+_NO_ROW = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+def meaning_of(error: Exception) -> Exception:
+    """What ended a reading of the views; LogDamaged, which names no offset, where it was a row that is none."""
+    if not isinstance(error, _NO_ROW):
+        return error
+    return damage_at(None, "the views hold a row that cannot be read; `stigmem replay rebuild` makes them anew")
 
 
 def table_specs() -> list[TableSpec]:

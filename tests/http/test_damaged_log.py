@@ -170,6 +170,28 @@ async def test_a_torn_file_keeps_a_node_from_starting(http, two):
     await http.start()
 
 
+def _unreadable(damaged: dict) -> tuple[str, str, bytes, bytes, bytes]:
+    return "views/1", "facts/by_place", place_key((damaged["log_offset"], 0)), b"amber", b"\xff" * 5
+
+
+async def test_a_row_of_the_views_that_cannot_be_read_is_damage_and_no_bug(http, two):
+    await _while_stopped(http, *_unreadable(two[0]))
+
+    refusal = (await http.get("/v1/facts")).refused(503, "log_damaged")
+
+    assert "stigmem replay rebuild" in refusal["detail"]
+    (await http.get("/readyz")).refused(503, "log_damaged")
+
+
+async def test_a_write_that_is_decided_by_such_a_row_is_refused_and_not_stored(http, two):
+    await _while_stopped(http, *_unreadable(two[0]))
+    size = http.size
+
+    (await http.post("/v1/facts", fact(derived_from=[two[0]["id"]]))).refused(503, "log_damaged")
+
+    assert http.size == size
+
+
 async def test_a_torn_file_of_views_is_made_anew(http, two):
     await http.stop()
     file = http.folder / "views" / "1" / "data.mdb"
