@@ -33,6 +33,7 @@ from node.events.identity import (
     RequestRefused,
     RestoreConfirmed,
     SettingsChanged,
+    TrustSettingsChanged,
 )
 from node.events.peers import (
     AttestationSigned,
@@ -189,7 +190,7 @@ def _introduced(event: ManifestIntroduced, view: View) -> Iterator[Thing]:
     yield Thing(kind="peer", id=event.entity_uri, role="introduced")
 
 
-def _settings(event: SettingsChanged, view: View) -> Iterator[Thing]:
+def _settings(event: SettingsChanged | TrustSettingsChanged, view: View) -> Iterator[Thing]:
     yield Thing(kind="settings", id="settings", role="changed", garden_id=event.settings.quarantine_garden_id)
 
 
@@ -269,6 +270,7 @@ TELLINGS: dict[type[Event], Telling] = {
         ("offset",),
     ),
     SettingsChanged: Telling("changed_settings", _settings, lambda e: "changed the settings", ("settings",)),
+    TrustSettingsChanged: Telling("changed_settings", _settings, lambda e: "changed the settings", ("settings",)),
     RequestRefused: Telling(
         "was_refused",
         _one("request", "subject", "refused"),

@@ -18,6 +18,7 @@ from node.commands import (
     pushes,
     restores,
     seals,
+    settings,
     tokens,
     witness,
 )
@@ -62,7 +63,7 @@ DECIDE: dict[type[Struct], Decide] = {
     identity.CreateAdminKey: identity.decide_create_admin_key,
     identity.PublishManifest: identity.decide_publish_manifest,
     identity.RenewManifest: identity.decide_renew_manifest,
-    identity.ChangeSettings: identity.decide_change_settings,
+    settings.ChangeSettings: settings.decide_change_settings,
     restores.RecordRestore: restores.decide_record_restore,
     restores.ConfirmRestore: restores.decide_confirm_restore,
     identity.RecordRefusal: identity.decide_record_refusal,

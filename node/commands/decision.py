@@ -19,6 +19,7 @@ from node.events.event import Actor, Event
 from node.events.facts import Scope, TrustMode
 from node.events.tokens import Grant
 from node.keys import Signer
+from node.projections.trust_lists import TrustLists
 from node.projections.view import View
 from node.refusals import MinuteShare, RefusalLimiter
 
@@ -98,7 +99,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     mode: TrustMode
     threshold: float
     weights: tuple[float, float, float, float]
-    blocked_sources: tuple[str, ...]
+    lists: TrustLists
     quarantine_garden_id: str | None
 
 
@@ -139,6 +140,6 @@ def rules_in_force(view: View, config: Config) -> Rules:
         mode=settings.trust_mode or config.trust_mode,
         threshold=config.quarantine_trust_threshold if threshold is None else threshold,
         weights=settings.trust_weights or DEFAULT_WEIGHTS,
-        blocked_sources=settings.blocked_sources,
+        lists=view.identity.trust_lists(),
         quarantine_garden_id=settings.quarantine_garden_id,
     )

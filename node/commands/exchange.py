@@ -16,7 +16,7 @@ from node.commands.decision import Context, Decision, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
 from node.commands.ingest import Examined
 from node.commands.peer_tokens import Claims, check_claims, forget_ms
-from node.commands.quarantine import hold_reason, require_room
+from node.commands.quarantine import hold_reason, place_to_wait
 from node.commands.trust import judge
 from node.commands.witness import Witnessed, seen_with
 from node.config import Config
@@ -29,7 +29,6 @@ from node.errors import (
     Refusal,
     ScopeNotPermitted,
     TermsChanged,
-    TrustBelowThreshold,
     Unauthenticated,
     UnknownOrInactivePeer,
 )
@@ -391,12 +390,11 @@ def _receipt(
         lacks_attestation=False,
         now_ms=context.at_ms,
     )
-    if reason is not None:
-        _require_place(examined, batch, rules, view)
+    garden_id = None if reason is None else _place_to_wait(reason, examined, batch, rules, view)
     return Receipt(
         fact=structs.replace(fact, hlc=fact.hlc or context.hlc, source_trust=judgement.t if judgement else None),
         judgement=judgement,
-        quarantine_garden_id=rules.quarantine_garden_id if reason else None,
+        quarantine_garden_id=garden_id,
         quarantine_reason=reason,
     )
 
@@ -441,16 +439,15 @@ class _Judge:
         )
 
 
-def _require_place(examined: Examined, batch: dict[tuple[str, str], Receipt], rules: Rules, view: View) -> None:
-    garden_id = rules.quarantine_garden_id
-    if garden_id is None or view.gardens.by_id(garden_id) is None:
-        raise TrustBelowThreshold("no quarantine garden is designated")
+def _place_to_wait(
+    reason: str, examined: Examined, batch: dict[tuple[str, str], Receipt], rules: Rules, view: View
+) -> str:
     organisation = origin_of(examined.source, examined.fact.origin)
     waiting = sum(
         receipt.quarantine_garden_id is not None and speaker_of(receipt.fact)[0] == organisation
         for receipt in batch.values()
     )
-    require_room(organisation, view, besides=waiting)
+    return place_to_wait(reason, organisation, rules, view, besides=waiting)
 
 
 def _refused(fact: Fact, refusal: Refusal) -> BatchRefusal:

@@ -16,7 +16,7 @@ from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
-from node.commands.quarantine import hold_reason, require_room
+from node.commands.quarantine import hold_reason, place_to_wait
 from node.commands.reading import known_to
 from node.commands.roles import writable_garden
 from node.commands.seals import seal_of
@@ -30,7 +30,6 @@ from node.errors import (
     QuarantineWriteForbidden,
     SourceNotOwned,
     SupersededNotOwned,
-    TrustBelowThreshold,
 )
 from node.events.facts import Fact, FactAsserted, Judgement, Resolution, Scope, body_of, cid_of
 from node.events.gardens import FactQuarantined
@@ -140,10 +139,7 @@ def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Dec
 def _hold(
     command: AssertFact, fact: Fact, judgement: Judgement | None, reason: str, rules: Rules, view: View
 ) -> Decision:
-    garden_id = rules.quarantine_garden_id
-    if garden_id is None or view.gardens.by_id(garden_id) is None:
-        raise TrustBelowThreshold(f"{reason}; no quarantine garden is designated")
-    require_room(origin_of(fact.source, fact.origin), view)
+    garden_id = place_to_wait(reason, origin_of(fact.source, fact.origin), rules, view)
     event = FactQuarantined(garden_id=garden_id, reason=reason, judgement=judgement, fact=fact)
     return Decision(events=(event,), actor=command.principal.actor(), reply=fact)
 

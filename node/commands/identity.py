@@ -1,4 +1,4 @@
-"""The node itself: its first event, its manifest, its settings, and the record of refusals (PROTOCOL §3, §4.2, §6.2, §16)."""
+"""The node itself: its first event, its manifest, and the record of refusals (PROTOCOL §3, §4.2, §16)."""
 
 import msgspec
 from msgspec import Struct
@@ -15,12 +15,8 @@ from node.commands.manifests import (
     check_succession,
     parse_stored,
 )
-from node.commands.roles import find_garden
 from node.errors import (
     EntityNotOwned,
-    GardenNotFound,
-    GardenNotQuarantine,
-    InvalidField,
     KeyMismatch,
     SelfSignForeignKey,
 )
@@ -31,16 +27,12 @@ from node.events.identity import (
     NodeCreated,
     RefusalsCounted,
     RequestRefused,
-    SettingsChanged,
 )
-from node.projections.gardens import Garden
 from node.projections.view import View
 from node.times import format_ms, parse_rfc3339
-from node.uris import normal_field
 
 SELF_SIGN = "__self_sign__"
 MANIFEST_LIFE_MS = 365 * 86_400_000
-MAX_BLOCKED_SOURCES = 1000
 _DAY_MS = 86_400_000
 
 
@@ -63,13 +55,6 @@ class PublishManifest(Struct, frozen=True, kw_only=True):
 
 class RenewManifest(Struct, frozen=True, kw_only=True):
     """The node publishes a manifest itself: its first, or the standing one again with new dates."""
-
-
-class ChangeSettings(Struct, frozen=True, kw_only=True):
-    """Only what is named changes; `changes` maps setting to value, as decoded at the door."""
-
-    principal: Principal
-    changes: dict[str, object]
 
 
 class RecordRefusal(Struct, frozen=True, kw_only=True):
@@ -138,14 +123,6 @@ def decide_renew_manifest(command: RenewManifest, view: View, context: Context) 
     return Decision(events=(event,), actor=NODE_ITSELF)
 
 
-def decide_change_settings(command: ChangeSettings, view: View, context: Context) -> Decision:
-    require_operator(command.principal)
-    settings = msgspec.structs.replace(view.identity.settings(), **_checked(command.changes, view))
-    if settings == view.identity.settings():
-        return Decision()
-    return Decision(events=(SettingsChanged(settings=settings),), actor=command.principal.actor())
-
-
 def decide_record_refusal(command: RecordRefusal, view: View, context: Context) -> Decision:
     event = RequestRefused(code=command.code, detail=command.detail, subject=command.subject)
     return Decision(events=(event,), actor=command.refused.actor())
@@ -174,29 +151,3 @@ def _signed(manifest: Manifest, context: Context) -> Manifest:
 def _standing(view: View) -> Manifest | None:
     own = view.identity.manifest()
     return None if own is None else parse_stored(own.manifest)
-
-
-def _garden_named(name: str, view: View) -> Garden:
-    try:
-        return find_garden(name, view)
-    except GardenNotFound as error:
-        raise GardenNotFound(f"quarantine_garden_id: {error.detail}") from None
-
-
-def _checked(changes: dict[str, object], view: View) -> dict[str, object]:
-    checked = dict(changes)
-    garden = checked.get("quarantine_garden_id")
-    if isinstance(garden, str):
-        found = _garden_named(garden, view)
-        if not found.is_quarantine:
-            raise GardenNotQuarantine("quarantine_garden_id: that garden is an ordinary one")
-        checked["quarantine_garden_id"] = found.id
-    weights = checked.get("trust_weights")
-    if isinstance(weights, tuple) and abs(sum(weights) - 1.0) > 1e-9:
-        raise InvalidField("trust_weights: they must add up to 1")
-    blocked = checked.get("blocked_sources")
-    if isinstance(blocked, tuple):
-        if len(blocked) > MAX_BLOCKED_SOURCES:
-            raise InvalidField(f"blocked_sources: more than {MAX_BLOCKED_SOURCES}")
-        checked["blocked_sources"] = tuple(sorted({normal_field("blocked_sources", source) for source in blocked}))
-    return checked

@@ -11,9 +11,10 @@ from node.commands.capabilities import covers_scope
 from node.commands.decision import Rules
 from node.events.facts import Judgement, Scope, TrustMode
 from node.projections.sources import History
+from node.projections.trust_lists import Listed
 from node.projections.view import View
 from node.times import parse_rfc3339
-from node.uris import authority_of, is_informal, lies_under, origin_of
+from node.uris import authority_of, is_informal, origin_of
 
 _FAILURE_SHARE = 0.05
 
@@ -34,22 +35,29 @@ def judge(
 ) -> Judgement:
     """Score a source, given in normal form, for a fact that `origin` wrote first; every term is 0..1."""
     organisation = origin_of(source, origin)
+    listed = listed_as(view, rules, source, organisation)
+    rule = _rule(view, rules, organisation, node_id, listed)
     return _weigh(
         _identity(view, source, organisation, node_id, now_ms, is_by_token=is_by_token, is_by_key=is_by_key),
-        _history(view, rules, source, organisation, now_ms),
+        0.0 if rule == "blocked" else history_of(view, source, organisation, now_ms),
         _scope_authority(view, source, organisation, node_id, scope, now_ms, is_by_admin),
         1.0 if is_attested else 0.2,
         rules.weights,
-        _rule(view, rules, source, organisation, node_id),
+        rule,
         rules.mode,
-        rules.threshold,
+        0.0 if listed is not None and listed.decision == "always" else rules.threshold,
     )
 
 
-def is_blocked(source: str, organisation: str, rules: Rules) -> bool:
-    """A block list entry covers what lies under it; informal sources are blocked by their name, or by their organisation's."""
-    names = rules.blocked_sources
-    return bool(names) and any(lies_under(source, name) or lies_under(organisation, name) for name in names)
+def listed_as(view: View, rules: Rules, source: str, organisation: str) -> Listed | None:
+    """What the block list, or else a rule, says of a source in normal form."""
+    listed = rules.lists.listed(source, organisation)
+    if listed is None or listed.decision != "always":
+        return listed
+    # Of an organisation that is only introduced, or was removed, nobody here has checked whose key speaks: a relay that forges one
+    # would speak in the name that is always let in.
+    peer = view.peers.of_node(organisation)
+    return listed if peer is not None and peer.status == "active" else None
 
 
 def is_covered_by_manifest(view: View, organisation: str, node_id: str, now_ms: int) -> bool:
@@ -60,9 +68,9 @@ def is_covered_by_manifest(view: View, organisation: str, node_id: str, now_ms: 
     return peer is not None and peer.status == "active" and peer.manifest_expires_ms > now_ms
 
 
-def _rule(view: View, rules: Rules, source: str, organisation: str, node_id: str) -> str:
-    if is_blocked(source, organisation, rules):
-        return "blocked"
+def _rule(view: View, rules: Rules, organisation: str, node_id: str, listed: Listed | None) -> str:
+    if listed is not None:
+        return "weighted" if listed.decision == "always" else "blocked"
     is_foreign = organisation != node_id
     if rules.mode == "strict" and is_foreign and not view.sources.of_organisation(organisation).is_admitted:
         return "first_contact"
@@ -116,9 +124,8 @@ def _identity(
     return 0.4 if is_by_key else 0.1
 
 
-def _history(view: View, rules: Rules, source: str, organisation: str, now_ms: int) -> float:
-    if is_blocked(source, organisation, rules):
-        return 0.0
+def history_of(view: View, source: str, organisation: str, now_ms: int) -> float:
+    """The worse of the source's and its organisation's: else who has failed under one name would begin anew under another."""
     own = _history_term(view.sources.of_source(organisation, source), now_ms)
     return min(own, _history_term(view.sources.of_organisation(organisation), now_ms))
 

@@ -49,5 +49,6 @@ EVENT_TYPES: dict[str, type[Event]] = {
         api_keys.ApiKeyCreated,
         api_keys.ApiKeyRevoked,
         idempotency.IdempotencyKeyTaken,
+        identity.TrustSettingsChanged,
     )
 }

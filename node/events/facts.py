@@ -129,7 +129,8 @@ def sealed_bytes(fact: Fact) -> bytes:
 class Judgement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far a source was trusted when its fact came in, term by term, and the rules then in force (PROTOCOL §7).
 
-    `rule` is `weighted`, `first_contact` (the history term alone counts) or `blocked`; terms are unweighted, 0..1.
+    `rule` is `weighted`, `first_contact` (the history term alone counts) or `blocked` (by the block list or a `never` rule); terms
+    are unweighted, 0..1. `threshold` is the one for this source: 0 under an `always` rule.
     """
 
     t: float

@@ -1,6 +1,6 @@
 """The node itself: its birth, manifest and settings, and the refusals it owes a record of (PROTOCOL §3, §4, §6.2, §16)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
@@ -57,10 +57,50 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SettingsChanged(Event, tag="settings.changed.1"):
-    """All settings as they stand from here on."""
+    """All settings as they stand from here on, in logs of before there were rules; `TrustSettingsChanged` is made now."""
 
     parts: ClassVar[tuple[str, ...]] = ("settings",)
     settings: Settings
+
+
+class BlockedSource(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An identity that scores 0 (PROTOCOL §7): `source` in normal form, or a node_id, with all that lies under it.
+
+    `origin` is whose it is; None, in settings of before there was one, for that name whoever says it.
+    """
+
+    origin: str | None
+    source: str
+
+
+class TrustRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is done with the sources of an organisation, `origin`, that lie under `source`, or begin with it where it ends in `:`
+    or `/`; all of them where it is the organisation's own name.
+
+    `never`: they score 0. `always`: no first contact, and no threshold; what else holds a fact back holds theirs too.
+    """
+
+    decision: Literal["always", "never"]
+    origin: str
+    source: str
+
+
+class TrustSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may change at run time, rules included (PROTOCOL §6.2, §7). None: as configured at start."""
+
+    quarantine_garden_id: str | None
+    trust_mode: str | None
+    quarantine_trust_threshold: float | None
+    trust_weights: tuple[float, float, float, float] | None
+    blocked_sources: tuple[BlockedSource, ...]
+    trust_rules: tuple[TrustRule, ...]
+
+
+class TrustSettingsChanged(Event, tag="settings.changed.2"):
+    """All settings as they stand from here on."""
+
+    parts: ClassVar[tuple[str, ...]] = ("settings",)
+    settings: TrustSettings
 
 
 class RequestRefused(Event, tag="request.refused.1"):

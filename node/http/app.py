@@ -29,6 +29,7 @@ from node.http import (
     quarantine,
     settings,
     tokens,
+    trust,
 )
 from node.http.body import ROOM, BodyRoom
 from node.http.errors import answer_refusals
@@ -79,7 +80,7 @@ ROUTES = (
     web.post("/v1/gardens/{garden}/promote", quarantine.promote_fact),
     web.post("/v1/gardens/{garden}/reject", quarantine.reject_fact),
     web.get("/v1/quarantine", quarantine.list_quarantine),
-    web.get("/v1/trust", settings.explain_trust),
+    web.get("/v1/trust", trust.explain_trust),
     web.put("/v1/federation/manifest", manifests.put_manifest),
     web.get("/v1/federation/manifest/{entity_uri:.+}", manifests.get_manifest),
     web.post("/v1/federation/declaration", peers.declare),

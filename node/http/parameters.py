@@ -16,6 +16,7 @@ PLACES = {
 ASKED = {
     "after": "An RFC 3339 time: only what is dated later, that instant itself excluded.",
     "as_of": "An RFC 3339 time, or `offset:N`: the content as the log up to there makes it.",
+    "attested": "Whether an attestation of its own organisation was verified.",
     "before": "An RFC 3339 time: only what is dated earlier, that instant itself excluded.",
     "cosigned": "The newest checkpoint that a peer has cosigned, with its cosignatures.",
     "cursor": "The `cursor` of the page before; left out or empty: the first page.",
@@ -31,6 +32,7 @@ ASKED = {
     "min_confidence": "Only what has at least this confidence.",
     "offset": "The offset of the entry.",
     "order": "By the order in which the log has it.",
+    "origin": "The organisation that says it: its URI, or a peer's node_id.",
     "peer_id": "A peer's `peer_id` or node_id.",
     "quarantine_status": "Only what has this status.",
     "relation": "A relation, such as `memory:status`.",

@@ -30,6 +30,7 @@ from node.events.identity import (
     RequestRefused,
     RestoreConfirmed,
     SettingsChanged,
+    TrustSettingsChanged,
 )
 from node.events.peers import (
     AttestationSigned,
@@ -77,6 +78,7 @@ _SUBJECTS: dict[type[Event], Rule] = {
     ApiKeyRevoked: ("api_key", lambda event: event.key_id),
     ManifestPublished: ("manifest", lambda event: event.manifest_id),
     SettingsChanged: ("settings", lambda event: "settings"),
+    TrustSettingsChanged: ("settings", lambda event: "settings"),
     RequestRefused: ("request", lambda event: event.subject),
     IdempotencyKeyTaken: ("request", lambda event: event.route),
     RefusalsCounted: ("principal", lambda event: event.principal),

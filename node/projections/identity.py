@@ -14,18 +14,21 @@ from node.events.identity import (
     NodeCreated,
     NodeRestored,
     RestoreConfirmed,
-    Settings,
     SettingsChanged,
+    TrustSettings,
+    TrustSettingsChanged,
 )
 from node.projections.base import Projection, TableSpec
 from node.projections.manifest_dates import dates_of
+from node.projections.trust_lists import TrustLists, lists_of, settings_of
 
-DEFAULT_SETTINGS = Settings(
+DEFAULT_SETTINGS = TrustSettings(
     quarantine_garden_id=None,
     trust_mode=None,
     quarantine_trust_threshold=None,
     trust_weights=None,
     blocked_sources=(),
+    trust_rules=(),
 )
 
 
@@ -59,7 +62,7 @@ class Restore(Struct, frozen=True, array_like=True):
 
 _BIRTH = TableSpec("identity/birth", Birth)
 _MANIFEST = TableSpec("identity/manifest", OwnManifest)
-_SETTINGS = TableSpec("identity/settings", Settings)
+_SETTINGS = TableSpec("identity/settings", TrustSettings)
 _ADMIN_KEY = TableSpec("identity/admin_key", str)
 _RESTORES = TableSpec("identity/restores", Restore)
 _ONLY = b"only"
@@ -69,11 +72,12 @@ _AFTER_ALL = b"\xff" * 9
 
 class Identity(Projection):
     name: ClassVar[str] = "identity"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     events: ClassVar[tuple[type[Event], ...]] = (
         NodeCreated,
         ManifestPublished,
         SettingsChanged,
+        TrustSettingsChanged,
         AdminKeyCreated,
         NodeRestored,
         RestoreConfirmed,
@@ -83,7 +87,8 @@ class Identity(Projection):
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
         # Every decision asks for these; one view reads them once.
-        self._settings: Settings | None = None
+        self._settings: TrustSettings | None = None
+        self._trust_lists: TrustLists | None = None
         self._has_manifest: bool | None = None
 
     def birth(self) -> Birth | None:
@@ -97,10 +102,16 @@ class Identity(Projection):
             self._has_manifest = self.table(_MANIFEST).has(_ONLY)
         return self._has_manifest
 
-    def settings(self) -> Settings:
+    def settings(self) -> TrustSettings:
         if self._settings is None:
             self._settings = self.table(_SETTINGS).get(_ONLY) or DEFAULT_SETTINGS
         return self._settings
+
+    def trust_lists(self) -> TrustLists:
+        """The block list and the rules of the settings that stand, made ready to be asked."""
+        if self._trust_lists is None:
+            self._trust_lists = lists_of(self.settings())
+        return self._trust_lists
 
     def admin_key_hash(self) -> str | None:
         return self.table(_ADMIN_KEY).get(_ONLY)
@@ -121,9 +132,9 @@ class Identity(Projection):
                 row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms, *dates)
                 self.table(_MANIFEST).put(_ONLY, row)
                 self._has_manifest = True
-            case SettingsChanged(settings=settings):
-                self._settings = settings
-                self.table(_SETTINGS).put(_ONLY, settings)
+            case SettingsChanged() | TrustSettingsChanged() as changed:
+                self._settings, self._trust_lists = settings_of(changed), None
+                self.table(_SETTINGS).put(_ONLY, self._settings)
             case NodeRestored(origin=origin):
                 restore = Restore(entry.offset, entry.at_ms, origin, False)
                 self.table(_RESTORES).put(_OFFSET.pack(entry.offset), restore)

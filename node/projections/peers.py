@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import Scope
-from node.events.identity import Settings, SettingsChanged
+from node.events.identity import SettingsChanged, TrustSettings, TrustSettingsChanged
 from node.events.peers import (
     BatchReceived,
     CheckpointCosigned,
@@ -35,6 +35,7 @@ from node.events.peers import (
 )
 from node.projections.base import Projection, TableSpec, place_key, text_key
 from node.projections.manifest_dates import dates_of
+from node.projections.trust_lists import settings_of
 from node.times import format_ms
 
 
@@ -131,7 +132,7 @@ _FORKED = "it signed two logs that cannot both be its own"
 _BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
 _BY_PEER_ID = TableSpec("peers/by_peer_id", str)
 _PAST = TableSpec("peers/past", PastPeer)
-_JUDGED_BY = TableSpec("peers/judged_by", Settings)
+_JUDGED_BY = TableSpec("peers/judged_by", TrustSettings)
 # Pages move a peer's cursors and counts on, and settings its cursor: none of that is in its past.
 _TOLD_OF = (
     PeerRegistered,
@@ -149,8 +150,15 @@ _TOLD_OF = (
 
 class Peers(Projection):
     name: ClassVar[str] = "peers"
-    version: ClassVar[int] = 3
-    events: ClassVar[tuple[type[Event], ...]] = (*_TOLD_OF, PageServed, BatchReceived, PushReceived, SettingsChanged)
+    version: ClassVar[int] = 4
+    events: ClassVar[tuple[type[Event], ...]] = (
+        *_TOLD_OF,
+        PageServed,
+        BatchReceived,
+        PushReceived,
+        SettingsChanged,
+        TrustSettingsChanged,
+    )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _PAST, _JUDGED_BY)
 
     def of_node(self, node_id: str) -> Peer | None:
@@ -206,8 +214,8 @@ class Peers(Projection):
             case PushReceived(node_id=node_id, receipts=receipts) if receipts:
                 # A push of which nothing is taken leaves no trace but in the audit: else a thief of tokens moves our tables.
                 self._count_received(entry, node_id, receipts, refused=0)
-            case SettingsChanged(settings=settings):
-                self._judge_again(entry, settings)
+            case SettingsChanged() | TrustSettingsChanged() as changed:
+                self._judge_again(entry, settings_of(changed))
             case _:
                 pass  # no other event is about a peer
 
@@ -362,7 +370,7 @@ class Peers(Projection):
             **cursor,
         )
 
-    def _judge_again(self, entry: Entry, settings: Settings) -> None:
+    def _judge_again(self, entry: Entry, settings: TrustSettings) -> None:
         old = self.table(_JUDGED_BY).get(b"settings")
         self.table(_JUDGED_BY).put(b"settings", settings)
         if old is None or _rules_of(old) != _rules_of(settings):
@@ -387,5 +395,11 @@ class Peers(Projection):
             self.table(_BY_NODE_ID).put(text_key(node_id), structs.replace(peer, **changes))
 
 
-def _rules_of(settings: Settings) -> tuple[object, ...]:
-    return (settings.trust_mode, settings.quarantine_trust_threshold, settings.trust_weights, settings.blocked_sources)
+def _rules_of(settings: TrustSettings) -> tuple[object, ...]:
+    return (
+        settings.trust_mode,
+        settings.quarantine_trust_threshold,
+        settings.trust_weights,
+        settings.blocked_sources,
+        settings.trust_rules,
+    )

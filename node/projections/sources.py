@@ -16,6 +16,7 @@ from node.events.entry import Entry
 from node.events.event import Event
 from node.events.facts import FactAsserted
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
+from node.events.identity import RefusalsCounted
 from node.events.peers import BatchReceived, BatchRefusal, PushReceived, Receipt
 from node.projections.base import DAY_MS, Projection, TableSpec, text_key
 from node.uris import lies_under, normal_uri, origin_of
@@ -48,6 +49,10 @@ class History(Struct, frozen=True, array_like=True):
 
 
 NO_HISTORY = History((), False)
+# Refusals that only facts meet which a peer brings, and that are no policy of ours.
+_OF_FACTS = frozenset(
+    {"scope_violation", "invalid_fact", "seal_invalid", "hlc_skew", "invalid_hlc", "cid_mismatch", "id_collision"}
+)
 
 _HISTORY = TableSpec("sources/history", History)
 _HELD = TableSpec("sources/held", bytes)
@@ -55,7 +60,7 @@ _HELD = TableSpec("sources/held", bytes)
 
 class Sources(Projection):
     name: ClassVar[str] = "sources"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
         ConflictResolved,
@@ -64,6 +69,7 @@ class Sources(Projection):
         PushReceived,
         FactPromoted,
         FactRejected,
+        RefusalsCounted,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_HISTORY, _HELD)
 
@@ -95,6 +101,9 @@ class Sources(Projection):
                 self._moderate(entry, fact_id, origin, is_admitted=True)
             case FactRejected(fact_id=fact_id, origin=origin):
                 self._moderate(entry, fact_id, origin, is_admitted=False)
+            case RefusalsCounted(principal=principal, code=code, count=count) if code in _OF_FACTS:
+                # What a peer brought too fast to be written down one by one failed all the same.
+                self._add(entry.at_ms, _organisation_key(principal), 0, count)
             case _:
                 pass  # no other event says anything about a source
 

@@ -270,13 +270,25 @@ async def test_what_was_taken_in_without_a_moderator_unlocks_nothing(http: Serve
 
 async def test_a_blocked_source_scores_nothing_with_all_that_lies_under_it(http: Served, org_b: Organisation):
     await org_b.join(http)
-    blocked = ["STIGMEM://org-b.example/agent", "agent:mallory"]
+    blocked = ["STIGMEM://org-b.example/agent", {"source": "agent:mallory", "origin": org_b.node_id}]
     (await http.send("PATCH", "/v1/admin/config", {"blocked_sources": blocked})).expect(200)
 
     for source in (org_b.assistant, f"{org_b.node_id}/agent", "agent:mallory"):
-        assert (judged(http, source).t, judged(http, source).rule) == (0.0, "blocked")
+        judgement = judged(http, source, origin=org_b.node_id)
+        assert (judgement.t, judgement.rule) == (0.0, "blocked")
     for source in (f"{org_b.node_id}/agents", f"{org_b.node_id}/project/x", "agent:mallory2", "agent:mallory/x"):
-        assert judged(http, source).rule == "weighted"
+        assert judged(http, source, origin=org_b.node_id).rule == "weighted"
+
+
+async def test_a_name_that_anybody_may_use_is_blocked_for_whom_it_was_blocked_alone(http: Served, org_b: Organisation):
+    blocked = [{"source": "agent:cto", "origin": org_b.node_id}]
+    shown = (await http.send("PATCH", "/v1/admin/config", {"blocked_sources": blocked})).expect(200)
+
+    assert shown["blocked_sources"] == blocked
+    rules = {
+        origin: judged(http, "agent:cto", origin=origin).rule for origin in (org_b.node_id, "stigmem://c", NODE_ID)
+    }
+    assert rules == {org_b.node_id: "blocked", "stigmem://c": "weighted", NODE_ID: "weighted"}
 
 
 async def test_blocking_an_organisation_blocks_its_informal_sources_and_not_ours(http: Served, org_b: Organisation):

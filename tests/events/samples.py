@@ -25,6 +25,7 @@ from node.events.gardens import (
 from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
+    BlockedSource,
     ManifestPublished,
     NodeCreated,
     NodeRestored,
@@ -33,6 +34,9 @@ from node.events.identity import (
     RestoreConfirmed,
     Settings,
     SettingsChanged,
+    TrustRule,
+    TrustSettings,
+    TrustSettingsChanged,
 )
 from node.events.peers import (
     AttestationSigned,
@@ -132,6 +136,7 @@ def samples() -> list[Event]:
         *_of_members(),
         *_of_api_keys(),
         *_of_idempotency(),
+        *_of_trust(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -454,6 +459,27 @@ def _of_idempotency() -> list[Event]:
             answer='{"accepted":0,"rejected":1,"results":[{"index":0,"status":"rejected","error":"invalid_field"}]}',
         ),
         IdempotencyKeyTaken(route="POST /v1/facts", request_hash="ef" * 32, entries=0, answer=None),
+    ]
+
+
+def _of_trust() -> list[Event]:
+    return [
+        TrustSettingsChanged(
+            settings=TrustSettings(
+                quarantine_garden_id=QUARANTINE_ID,
+                trust_mode="strict",
+                quarantine_trust_threshold=0.45,
+                trust_weights=None,
+                blocked_sources=(
+                    BlockedSource(origin=None, source="user:mallory"),
+                    BlockedSource(origin=PEER_NODE_ID, source="agent:größe"),
+                ),
+                trust_rules=(
+                    TrustRule(decision="always", origin=PEER_NODE_ID, source=f"{PEER_NODE_ID}/agent"),
+                    TrustRule(decision="never", origin=PEER_NODE_ID, source="agent:"),
+                ),
+            )
+        ),
     ]
 
 

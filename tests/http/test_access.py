@@ -170,7 +170,7 @@ async def hide_in_quarantine(at: Served, org_b: Organisation, scope: str, names:
 async def fill(at: Served, events: int) -> None:
     """As many events, which leave everything as it was."""
     for number in range(events):
-        filler = [f"user:filler-{number}"] if number < events - 1 else []
+        filler = [f"stigmem://filler-{number}"] if number < events - 1 else []
         (await at.send("PATCH", "/v1/admin/config", {"blocked_sources": filler})).expect(200)
 
 

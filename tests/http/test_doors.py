@@ -66,7 +66,7 @@ MANIFEST = {
 BODIES: dict[str, tuple[dict[str, object], int]] = {
     "POST /v1/facts": (fact(), 1 << 20),
     "POST /v1/facts/batch": ({"facts": [fact()], "atomic": True}, 8 << 20),
-    "PATCH /v1/admin/config": ({"trust_mode": "relaxed", "blocked_sources": ["agent:mallory"]}, 1 << 20),
+    "PATCH /v1/admin/config": ({"trust_mode": "relaxed", "blocked_sources": ["stigmem://mallory.example"]}, 1 << 20),
     "POST /v1/gardens": ({"slug": "den", "name": "Den", "scope": "team"}, 1 << 16),
     "POST /v1/gardens/{garden}/members": ({"entity_uri": "user:alice", "role": "reader"}, 1 << 16),
     "PATCH /v1/gardens/{garden}/members/{entity_uri:.+}": ({"role": "reader"}, 1 << 16),

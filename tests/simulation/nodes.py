@@ -16,8 +16,8 @@ from msgspec import Struct
 from node.clock import Clock
 from node.commands.decision import Principal
 from node.commands.gardens import CreateGarden
-from node.commands.identity import ChangeSettings
 from node.commands.peers import RegisterPeer
+from node.commands.settings import Changes, ChangeSettings
 from node.events.entry import Entry
 from node.events.log import Head
 from node.keys import Signer
@@ -147,7 +147,7 @@ class SimulatedNode:
             principal=self.admin, slug="held", name="Held", scope="company", description="", is_quarantine=True
         )
         self.quarantine = (await self.execute(garden)).reply
-        changes = {"quarantine_garden_id": self.quarantine, "trust_mode": "strict"}
+        changes = Changes(quarantine_garden_id=self.quarantine, trust_mode="strict")
         await self.execute(ChangeSettings(principal=self.admin, changes=changes))
 
     def open_conflicts(self) -> list[Conflict]:
