@@ -27,6 +27,7 @@ from node.logging import configure_logging
 from node.peer_console import Console
 from node.runtime import StartupError
 from node.serve import open_signer, serve
+from node.trust_console import add_trust_commands
 from replay.ending import ended
 
 FAILED, MISUSED = 1, 2
@@ -68,6 +69,7 @@ def _parser(environ: Mapping[str, str], asked: Sequence[str] = ()) -> argparse.A
         _add_peers(commands)
         add_key_commands(commands, _at_node)
         add_garden_commands(commands, _at_node)
+        add_trust_commands(commands, _at_node)
         _add_restore(commands)
         _add_offline(commands, environ)
     return parser

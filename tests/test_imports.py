@@ -46,12 +46,14 @@ ALLOWED = {
     "node.console": {"node.client"},
     "node.key_console": {"node.client", "node.console"},
     "node.garden_console": EVENTS | {"node.client", "node.console"},
+    "node.trust_console": EVENTS | {"node.client", "node.console"},
     "node.log_console": EVENTS | {"node.client", "replay.log_source"},
     "node.serve": OUTGOING | {"node.http", "node.sync"},
     "node.cli": OUTGOING
     | {
         "node.client",
         "node.garden_console",
+        "node.trust_console",
         "node.key_console",
         "node.log_console",
         "node.peer_console",
