@@ -124,6 +124,9 @@ def encoded_response(body: bytes, status: int = 200, headers: Mapping[str, str] 
 
 def _check_headers(request: web.Request, max_bytes: int) -> None:
     encodings = request.headers.getall("Content-Encoding", ())
+    # A transfer coding may compress too; and whoever stands before us reads a body of HTTP/1.0 by another rule than this one.
+    if "Transfer-Encoding" in request.headers and not _is_chunked_alone(request):
+        raise UnsupportedEncoding("Transfer-Encoding: only chunked, in HTTP/1.1")
     if any(encoding.strip().lower() != "identity" for encoding in encodings):
         raise UnsupportedEncoding("Content-Encoding: only identity")
     types = request.headers.getall("Content-Type", ())
@@ -132,6 +135,11 @@ def _check_headers(request: web.Request, max_bytes: int) -> None:
         raise UnsupportedMediaType("Content-Type: only application/json in UTF-8")
     if (request.content_length or 0) > max_bytes:
         raise BodyTooLarge(f"at most {max_bytes} bytes")
+
+
+def _is_chunked_alone(request: web.Request) -> bool:
+    codings = request.headers.getall("Transfer-Encoding")
+    return [coding.strip().lower() for coding in codings] == ["chunked"] and request.version >= (1, 1)
 
 
 async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:

@@ -1,28 +1,41 @@
-"""Connections that ask for nothing: the limits that aiohttp leaves open, and what is logged when HTTP itself is broken.
+"""Connections that ask or take nothing: the limits that aiohttp leaves open, and what is logged when HTTP itself is broken.
 
-Always (PROTOCOL §16): a header has `header_timeout_s` from its first byte to its last, however many bytes come between;
-then 408 and closed. At most `max_idle` connections wait without a request; beyond that the longest waiting are closed.
+Always (PROTOCOL §16): a header has `header_timeout_s` from its first byte to its last, and MAX_HEADER_BYTES in all;
+then 408 or 400 and closed. At most `max_idle` connections wait without a request; beyond that the longest waiting are closed.
+An answer that is not read is given up after `answer_timeout_s` without progress, and all that wait to be read hold
+`answers_room_bytes` at the most: a large one beyond that is not given.
 Bodies arrive as they were sent: a compressed one is never inflated here, so its size limit cannot be fooled.
-What is no HTTP gets a bare 400 and one log line without the bytes, which are the stranger's.
+What is no HTTP gets a bare 400, a method or target that no route can have its refusal; both are closed and one log line, without
+the bytes, which are the stranger's.
 
 A connection that is being closed still takes the rest of the body that a handler waits for: SIGTERM finishes what is under way.
 
 Rests on private names of aiohttp's RequestHandler: `_waiter`, set while a connection waits for its next request, as its own
 keep-alive timer does, and `_close` and `_force_close`, set once it shuts down; the tests fail when one goes.
 
-Does not limit: the time a body takes (see node/http/body.py), or how slowly a peer reads an answer.
+Does not limit: the time a body takes, or what bodies hold (see node/http/body.py).
 """
 
 import asyncio
 import heapq
+import re
 from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError
 
+from node.errors import InvalidUri, MethodNotAllowed, Overloaded
 from node.http.body import json_response
+from node.http.errors import refusal_response
 
 HEADER_TIMEOUT_S = 30.0
+# Beyond what credentials and all that proxies add can come to; aiohttp bounds the fields and their number, not their sum.
+MAX_HEADER_BYTES = 1 << 16
+ANSWER_TIMEOUT_S = 30.0
+# What a reader must take within that time.
+ANSWER_STEP_BYTES = 1 << 14
+ANSWERS_ROOM_BYTES = 256 << 20
 MAX_IDLE = 1000
 # Twice the longest credential: one that is somewhat longer is answered as what it is, 401, not as broken HTTP.
 MAX_FIELD_BYTES = 1 << 14
@@ -41,6 +54,8 @@ class GuardedRunner(web.AppRunner):
         app: web.Application,
         *,
         header_timeout_s: float = HEADER_TIMEOUT_S,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        answers_room_bytes: int = ANSWERS_ROOM_BYTES,
         max_idle: int = MAX_IDLE,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
         shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
@@ -48,6 +63,8 @@ class GuardedRunner(web.AppRunner):
         super().__init__(app, shutdown_timeout=shutdown_timeout_s)
         self._limits = {
             "header_timeout_s": header_timeout_s,
+            "answer_timeout_s": answer_timeout_s,
+            "answers_room_bytes": answers_room_bytes,
             "max_idle": max_idle,
             "sweep_interval_s": sweep_interval_s,
         }
@@ -58,7 +75,7 @@ class GuardedRunner(web.AppRunner):
 
 
 class GuardedServer(web.Server):
-    """Makes guarded connections and counts the idle ones among them."""
+    """Makes guarded connections, and looks at them from time to time while there are any."""
 
     def __init__(
         self,
@@ -66,11 +83,15 @@ class GuardedServer(web.Server):
         *,
         request_factory: Any,
         header_timeout_s: float,
+        answer_timeout_s: float,
+        answers_room_bytes: int,
         max_idle: int,
         sweep_interval_s: float,
     ) -> None:
         super().__init__(handler, request_factory=request_factory)
         self.header_timeout_s = header_timeout_s
+        self._answer_timeout_s = answer_timeout_s
+        self._answers_room_bytes = answers_room_bytes
         self._max_idle = max_idle
         self._sweep_interval_s = sweep_interval_s
         self._sweep: asyncio.TimerHandle | None = None
@@ -81,17 +102,29 @@ class GuardedServer(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         self._close_idle()
+        if self._sweep is None:
+            self._sweep_later()
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (aiohttp's signature)
         self._stop_sweep()
         await super().shutdown(timeout)
 
-    def _close_idle(self) -> None:
-        """Close the longest idle beyond the limit, and come back while there could be too many.
+    def require_room(self, answer_bytes: int) -> None:
+        """Raise Overloaded where so much more would lie in memory until others read what they asked for."""
+        unread_bytes = sum(connection.unread_bytes for connection in self.connections)
+        if unread_bytes and unread_bytes + answer_bytes > self._answers_room_bytes:
+            raise Overloaded("too many large answers wait to be read")
 
-        A connection turns idle without telling anybody, so looking when one is made is not enough.
-        """
-        self._stop_sweep()
+    def _sweep_connections(self) -> None:
+        """Nobody is told when a connection turns idle, or when an answer is not read: it is looked for."""
+        self._sweep = None
+        self._close_idle()
+        self._end_unread()
+        if self.connections:
+            self._sweep_later()
+
+    def _close_idle(self) -> None:
+        """Close the longest idle beyond the limit."""
         connections = self.connections
         if len(connections) <= self._max_idle:
             return
@@ -101,7 +134,17 @@ class GuardedServer(web.Server):
             connection.force_close()
         if excess:
             _log.info("idle_connections_closed", count=len(excess), max_idle=self._max_idle)
-        self._sweep = asyncio.get_running_loop().call_later(self._sweep_interval_s, self._close_idle)
+
+    def _end_unread(self) -> None:
+        since = asyncio.get_running_loop().time() - self._answer_timeout_s
+        stalled = [connection for connection in self.connections if connection.is_unread_since(since)]
+        for connection in stalled:
+            connection.abort()
+        if stalled:
+            _log.info("unread_answers_dropped", count=len(stalled), timeout_s=self._answer_timeout_s)
+
+    def _sweep_later(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(self._sweep_interval_s, self._sweep_connections)
 
     def _stop_sweep(self) -> None:
         if self._sweep is not None:
@@ -110,19 +153,51 @@ class GuardedServer(web.Server):
 
 
 class GuardedConnection(web.RequestHandler):
-    """aiohttp's connection, with a deadline for each header and words of its own for errors."""
+    """aiohttp's connection, with bounds for each header and answer and words of its own for errors."""
 
     def __init__(self, server: GuardedServer) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, access_log=None, auto_decompress=False, max_field_size=MAX_FIELD_BYTES)
         self._header_timeout_s = server.header_timeout_s
         self._header_deadline: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        # aiohttp lets go of its transport once it closes it, which what is still to be read puts off.
+        self._socket: asyncio.Transport | None = None
+        # When there was last so much less to be read.
+        self._unread: tuple[float, int] = (loop.time(), 0)
         # Not the last byte: somebody who trickles would look busier than an honest client that waits.
         self.last_request_at = loop.time()
 
     @property
     def is_idle(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def unread_bytes(self) -> int:
+        """What of the answers the other side has not taken yet, but for what the system holds."""
+        return 0 if self._socket is None else self._socket.get_write_buffer_size()
+
+    def require_room(self, answer_bytes: int) -> None:
+        """Raise Overloaded where too much waits to be read already."""
+        if self._manager is not None:
+            self._manager.require_room(answer_bytes)
+
+    def is_unread_since(self, instant: float) -> bool:
+        """Whether ANSWER_STEP_BYTES were not taken since then, and there was something to take; to be asked from time to time."""
+        unread_bytes, (marked_at, marked_bytes) = self.unread_bytes, self._unread
+        if not 0 <= marked_bytes - unread_bytes < ANSWER_STEP_BYTES or not unread_bytes:
+            self._unread = self._loop.time(), unread_bytes
+            return False
+        return marked_at < instant
+
+    def abort(self) -> None:
+        """Close without waiting for what is still to be read."""
+        if self._socket is not None:
+            self._socket.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket = transport
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._close or self._force_close:
@@ -133,7 +208,11 @@ class GuardedConnection(web.RequestHandler):
         if self.is_idle:
             if data and self._header_deadline is None:
                 self._header_deadline = self._loop.call_later(self._header_timeout_s, self._refuse_slow_header)
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse_long_header()
             return
+        self._header_bytes = 0
         self.last_request_at = self._loop.time()
         if self._header_deadline is not None:
             self._drop_header_deadline()
@@ -141,6 +220,7 @@ class GuardedConnection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._drop_header_deadline()
         super().connection_lost(exc)
+        self._socket = None
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -148,7 +228,7 @@ class GuardedConnection(web.RequestHandler):
         """What aiohttp asks for when the bytes are no HTTP (400), or when something got past the error middleware."""
         if status == 400:
             _log.info("malformed_http", remote=request.remote, cause=type(exc).__name__)
-            answer = web.Response(status=400, headers={"X-Content-Type-Options": "nosniff"})
+            answer = _answer_to_malformed(exc)
         else:
             _log.error("handler_failed", remote=request.remote, exc_info=exc)
             answer = json_response({"error": "internal", "detail": "internal"}, status=500)
@@ -178,10 +258,29 @@ class GuardedConnection(web.RequestHandler):
         self.transport.write(_SLOW_HEADER)
         self.force_close()
 
+    def _refuse_long_header(self) -> None:
+        _log.info("malformed_http", remote=self.peername and self.peername[0], cause="LongHeader")
+        if self.transport is not None:
+            self.transport.write(_LONG_HEADER)
+        self.force_close()
+
     def _drop_header_deadline(self) -> None:
         if self._header_deadline is not None:
             self._header_deadline.cancel()
             self._header_deadline = None
+
+
+# A request line in which aiohttp's parser found a method that it does not know; what it says begins with the reason.
+_UNKNOWN_METHOD = re.compile(r".*:\n\n  b'[!#$%&*+.^_`|~0-9A-Za-z-]+ [^ ]+ HTTP/1\.[01]'", re.DOTALL)
+
+
+def _answer_to_malformed(error: BaseException | None) -> web.Response:
+    """PROTOCOL §1: a JSON body where HTTP was understood, a bare 400 where it was not."""
+    if isinstance(error, InvalidURLError):
+        return refusal_response(InvalidUri("the request's target: not a URI in ASCII"))
+    if isinstance(error, BadHttpMethod) and _UNKNOWN_METHOD.match(error.message):
+        return refusal_response(MethodNotAllowed("no route takes this method"))
+    return web.Response(status=400, headers={"X-Content-Type-Options": "nosniff"})
 
 
 _SLOW_HEADER_BODY = b'{"error":"request_timeout","detail":"the header did not arrive in time"}'
@@ -189,4 +288,7 @@ _SLOW_HEADER_BODY = b'{"error":"request_timeout","detail":"the header did not ar
 _SLOW_HEADER = (
     b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SLOW_HEADER_BODY), _SLOW_HEADER_BODY)
+)
+_LONG_HEADER = (
+    b"HTTP/1.1 400 Bad Request\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 )

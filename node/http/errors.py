@@ -52,6 +52,9 @@ _STATUS: dict[type[Refusal], int] = {
     Unavailable: 503,
 }
 
+# Smaller ones are given whoever does not read.
+_LARGE_ANSWER_BYTES = 1 << 16
+
 _log = structlog.get_logger("stigmem.http")
 
 
@@ -59,7 +62,10 @@ _log = structlog.get_logger("stigmem.http")
 async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into the protocol's answer."""
     try:
-        return await handler(request)
+        answer = await handler(request)
+        if isinstance(answer, web.Response) and (answer.content_length or 0) > _LARGE_ANSWER_BYTES:
+            request.protocol.require_room(answer.content_length)
+        return answer
     except Refusal as refusal:
         if isinstance(refusal, LogDamaged):
             request.app[NODE].note_damage(refusal)

@@ -9,7 +9,7 @@ from node import errors
 from node.errors import Refusal
 from node.http.describe import CAPABILITY, KEY, WRITES, Description
 
-_ALWAYS = (errors.WrongHost, errors.Internal)
+_ALWAYS = (errors.WrongHost, errors.Internal, errors.Overloaded)
 _NODE = (errors.NotReady, errors.LogDamaged)
 _BODY = (
     errors.MalformedJson,
@@ -20,7 +20,6 @@ _BODY = (
     errors.MissingField,
     errors.UnknownField,
     errors.InvalidField,
-    errors.Overloaded,
 )
 _QUERY = (errors.InvalidParameter,)
 _CREDENTIAL = (errors.AuthenticationRequired, errors.InvalidCredentials, errors.QuotaExceeded)

@@ -323,6 +323,18 @@ async def test_a_chunked_body_within_the_limit_is_read():
         assert await exchange(port, whole) == {"read": 2}
 
 
+@pytest.mark.parametrize(
+    ("version", "coding"),
+    [("1.1", "gzip, chunked"), ("1.1", "deflate,chunked"), ("1.0", "chunked")],
+    ids=["gzip", "deflate", "HTTP_1_0"],
+)
+async def test_a_transfer_coding_beyond_plain_chunks_is_refused(version, coding):
+    async with door() as port:
+        sent = post(JSON, f"Transfer-Encoding: {coding}", body=b"2\r\n{}\r\n0\r\n\r\n", length=False)
+        answer = await exchange(port, sent.replace(b"HTTP/1.1", b"HTTP/" + version.encode()))
+        assert answer["error"] == "unsupported_encoding"
+
+
 async def test_a_body_that_does_not_come_is_refused_after_the_timeout():
     async with door(timeout_s=0.1) as port:
         assert (await exchange(port, post(JSON, "Content-Length: 50", length=False)))["error"] == "request_timeout"

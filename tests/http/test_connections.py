@@ -133,6 +133,107 @@ async def test_the_longest_idle_connection_is_closed_when_one_too_many_comes():
                 assert await socket.answer() == (200, b"hello")
 
 
+LARGE = b"x" * (32 << 20)
+
+
+class Large:
+    """A handler whose answers no socket takes at once; it tells how many were asked for."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Semaphore(0)
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        self.asked.release()
+        return web.Response(body=LARGE)
+
+
+async def dropped(lines: list[dict], count: int) -> None:
+    """Wait for the log lines of so many connections that were ended for an answer they did not read."""
+    async with asyncio.timeout(5):
+        while sum(line["count"] for line in lines if line["event"] == "unread_answers_dropped") < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_an_answer_that_nobody_reads_is_dropped_with_its_connection():
+    large = Large()
+    with structlog.testing.capture_logs() as lines:
+        async with (
+            serving(large.__call__, answer_timeout_s=SLOW_S, sweep_interval_s=0.02) as port,
+            connected(port, 3) as sockets,
+        ):
+            for socket in sockets:
+                socket.reader._transport.pause_reading()
+                socket.send(REQUEST)
+                await large.asked.acquire()
+            await dropped(lines, 3)
+            for socket in sockets:
+                socket.reader._transport.resume_reading()
+                assert len(await socket.rest()) < len(LARGE)
+
+
+async def test_an_answer_that_is_read_slowly_is_given_whole():
+    async with (
+        serving(Large().__call__, answer_timeout_s=SLOW_S, sweep_interval_s=0.02) as port,
+        connected(port) as [socket],
+    ):
+        socket.send(REQUEST)
+        await socket.reader.readuntil(b"\r\n\r\n")
+        for _ in range(8):
+            await socket.reader.readexactly(len(LARGE) // 8)
+            await asyncio.sleep(SLOW_S / 2)
+
+
+async def test_an_answer_that_is_closed_unread_does_not_keep_its_connection():
+    """What a closing connection still has to give is not waited for any longer than in an open one."""
+
+    async def closing(request: web.Request) -> web.Response:
+        return web.Response(body=LARGE, headers={"Connection": "close"})
+
+    with structlog.testing.capture_logs() as lines:
+        async with (
+            serving(closing, answer_timeout_s=SLOW_S, sweep_interval_s=0.02) as port,
+            connected(port) as [socket],
+        ):
+            socket.reader._transport.pause_reading()
+            socket.send(REQUEST)
+            await dropped(lines, 1)
+
+
+async def test_a_header_larger_than_any_client_needs_is_refused_while_it_comes():
+    field = b"X-%d: " + b"y" * 8000 + b"\r\n"
+    async with serving() as port, connected(port) as [socket]:
+        socket.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        for number in range(9):
+            socket.send(field % number)
+            await asyncio.sleep(0.01)
+        assert (await socket.rest()).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code"),
+    [
+        (b"BREW / HTTP/1.1", 405, "method_not_allowed"),
+        (b"get / HTTP/1.1", 405, "method_not_allowed"),
+        (b"GETTER / HTTP/1.1", 405, "method_not_allowed"),
+        (b"GET /f\xc3\xa4cts HTTP/1.1", 422, "invalid_uri"),
+        (b"GET /?entity=\xff HTTP/1.1", 422, "invalid_uri"),
+        (b"GET /\x01 HTTP/1.1", 422, "invalid_uri"),
+        (b"GET http://[::1/ HTTP/1.1", 422, "invalid_uri"),
+        (b"GET file:///etc/passwd HTTP/1.1", 422, "invalid_uri"),
+    ],
+)
+async def test_a_method_or_target_that_no_route_can_have_is_refused_in_json_and_closed(line, status, code, caplog):
+    with structlog.testing.capture_logs() as lines:
+        async with serving() as port, connected(port) as [socket]:
+            socket.send(line + b"\r\nHost: a\r\n\r\n")
+            head, body = (await socket.rest()).split(b"\r\n\r\n", 1)
+
+    assert int(head.split()[1]) == status and json.loads(body)["error"] == code
+    assert b"X-Content-Type-Options: nosniff" in head and b"application/json" in head
+    assert [line["event"] for line in lines] == ["malformed_http"]
+    assert caplog.records == []
+
+
 class Held:
     """A handler that tells how many requests have reached it and answers none before it is released."""
 
