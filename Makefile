@@ -50,7 +50,7 @@ need-demo:
 	@.ci/setup venv curl jq openssl
 
 need-test:
-	@.ci/setup venv curl jq openssl strace
+	@.ci/setup venv curl jq openssl strace faketime
 
 # Editable, so that a target runs the tree as it is; the stamps are older than a changed pyproject.toml, so the environment follows it.
 $(VENV)/.installed: pyproject.toml

@@ -24,7 +24,7 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, or raise FolderInUse at once."""
+        """Take the lock, or raise FolderInUse at once; OSError where the disk does not take it."""
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,18 +33,24 @@ class FolderLock:
             os.close(descriptor)
             by = f"process {holder}" if holder else "another process"
             raise FolderInUse(f"{self._path.parent} is in use by {by}: stop that node first") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._descriptor = descriptor
 
     def release(self) -> None:
         """Let go of the lock; without it held, nothing happens."""
         if self._descriptor is None:
             return
-        # Emptied, not removed: whoever waits to lock this very file would then hold one that nobody else can see.
-        os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
-        self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            # Emptied, not removed: whoever waits to lock this very file would then hold one that nobody else can see.
+            os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
 
     def __enter__(self) -> Self:
         self.acquire()

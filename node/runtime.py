@@ -28,6 +28,7 @@ from node.events.entry import Entry
 from node.events.evidence import damage_at
 from node.events.identity import NodeCreated
 from node.events.log import Log
+from node.events.store import LOG_MAP_BYTES, storage_errors
 from node.folder_lock import FolderLock
 from node.keys import Signer, equal_secrets, keyed_hash
 from node.log_watch import RECENT_ENTRIES, LogWatch, recent_damage, require_chain, require_file
@@ -37,6 +38,7 @@ from node.projections.view import View
 from node.projections.views import StaleViews, Views, close_current, entries_missing, open_live, open_stale, rebuild
 from node.quotas import Quota
 from node.refusals import MinuteShare, RefusalLimiter
+from node.storage_watch import StorageWatch
 from node.writer import Prepare, Writer
 
 ADMIN_KEY_PURPOSE = "admin-key"
@@ -73,6 +75,7 @@ class Node:
         self._writer: Writer | None = None
         self._damage: LogDamaged | None = None
         self._watch: LogWatch | None = None
+        self._storage_watch: StorageWatch | None = None
         self._admin_hash: str | None = None
         self._attestations = MinuteShare(ATTESTATIONS_PER_MINUTE)
         self.read_quota = Quota(config.quota_reads_per_minute, clock.monotonic_ns)
@@ -82,7 +85,7 @@ class Node:
         self._origins: list[tuple[int, str]] | None = None
 
     @classmethod
-    async def open(cls, *, config: Config, clock: Clock, signer: Signer) -> "Node":
+    async def open(cls, *, config: Config, clock: Clock, signer: Signer, log_map_bytes: int = LOG_MAP_BYTES) -> "Node":
         """Open the folder and the log, and found it where it is empty; the node then begins by itself (see `begun`).
 
         A node whose last entries do not hold comes up and takes no writes. Raises StartupError, FolderInUse, UnknownFormat, or
@@ -98,7 +101,7 @@ class Node:
         node._lock = FolderLock(node._folder / "lock")
         node._lock.acquire()
         try:
-            node._open_storage()
+            node._open_storage(log_map_bytes)
             node._begun = asyncio.create_task(node._begin(), name="stigmem-begin")
             if node._views is not None or node._damage is not None:
                 await node.begun()
@@ -121,7 +124,7 @@ class Node:
 
     def execute(self, command: Struct, prepare: Prepare | None = None) -> asyncio.Future:
         """Carry out a command: its Outcome, or what `prepare` made of it, once that is on disk. Raises its refusal."""
-        if self._damage is not None or self._writer is None:
+        if self._damage is not None or self._writer is None or self._writer.storage_failure is not None:
             raise self._why_not()
         return self._writer.execute(command, prepare)
 
@@ -164,7 +167,7 @@ class Node:
     def require_undamaged(self, offset: int) -> None:
         """Raise LogDamaged where this entry is the one that was found not to hold, whatever can be read of it."""
         if self._damage is not None and self._damage.data.get("offset") == offset:
-            raise self._damage
+            raise self._damage.with_traceback(None)
 
     def watch_log(self) -> None:
         """Look through the whole log in the background, from now until the node closes or a damage is found; call it once."""
@@ -221,11 +224,16 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Whether writes are taken: the writer runs, and it starts only once the views stand at the log's head."""
-        return self._writer is not None and self._writer.is_running and self._damage is None
+        """Whether writes are taken: the disk takes them, and the writer runs, once the views stand at the log's head."""
+        return (
+            self._writer is not None
+            and self._writer.is_running
+            and self._writer.storage_failure is None
+            and self._damage is None
+        )
 
     def require_ready(self) -> None:
-        """Raise NotReady, with how far the node has come, or LogDamaged, with where, where writes are not taken."""
+        """Raise why writes are not taken: NotReady, with how far the node is, LogDamaged, with where, or the disk's failure."""
         if not self.is_ready:
             raise self._why_not()
 
@@ -258,22 +266,32 @@ class Node:
         self._is_closing.set()
         if self._begun is not None:
             await asyncio.gather(self._begun, return_exceptions=True)
+        if self._storage_watch is not None:
+            await self._storage_watch.close()
         if self._writer is not None:
             await self._writer.close()
         if self._watch is not None:
             await asyncio.to_thread(self._watch.join)
         if self._views is not None:
-            close_current(self._folder / "views", self._views)
+            self._close_views(self._views)
         if self._stale is not None:
             self._stale.retire()
         if hasattr(self, "log"):
             self.log.close()
         self._lock.release()
 
-    def _open_storage(self) -> None:
+    def _close_views(self, views: Views) -> None:
+        try:
+            with storage_errors():
+                close_current(self._folder / "views", views)
+        except Refusal as refusal:
+            # Nothing is lost: they are looked at by the next start as those of a node that was killed.
+            _log.error("views_not_closed", code=refusal.code, detail=refusal.detail)
+
+    def _open_storage(self, log_map_bytes: int) -> None:
         require_file(self._folder / "log")
         try:
-            self.log = Log(self._folder / "log")
+            self.log = Log(self._folder / "log", map_bytes=log_map_bytes)
             self._open_log()
         except LogDamaged as damage:
             raise damage_at(damage.data.get("offset"), damage.detail) from damage
@@ -357,6 +375,7 @@ class Node:
             pass  # each turn seals one batch of what was written while federation was off
         if self._is_manifest_due():
             await self.execute(RenewManifest())
+        self._storage_watch = StorageWatch(self.log, self._writer, self.note_damage)
 
     def _note_folded(self, size: int) -> None:
         # On the folding thread, between two of its transactions.
@@ -365,8 +384,11 @@ class Node:
             raise NotReady("the node is stopping")
 
     def _why_not(self) -> Refusal:
+        # Raised again and again: each time would add to the traceback, and keep what its frames hold.
         if self._damage is not None:
-            return self._damage
+            return self._damage.with_traceback(None)
+        if self._writer is not None and self._writer.storage_failure is not None:
+            return self._writer.storage_failure.with_traceback(None)
         if self._views is None:
             return NotReady(f"the views are being made anew: {self._folded} of {self.log.head().size} entries")
         return NotReady("writes are not taken")

@@ -25,7 +25,7 @@ from node.clock import Clock
 from node.commands import DECIDE_IN_STEPS, decide
 from node.commands.decision import Context, Decision, Outcome
 from node.config import Config
-from node.errors import Internal, Overloaded, Refusal, Unavailable
+from node.errors import Internal, Overloaded, Refusal, StorageFailed, StorageFull, Unavailable
 from node.events.entry import Entry, salt_bytes_for, sign_entry
 from node.events.log import Head, Log
 from node.events.store import storage_errors
@@ -91,6 +91,8 @@ class Writer:
         self._log, self._views, self._clock, self._signer = log, views, clock, signer
         self._config, self._node_id = config, node_id
         self._refusals, self._attestations = refusals, attestations
+        # Why the disk took nothing the last time, until `try_storage` finds that it does again.
+        self.storage_failure: Refusal | None = None
         # Not asyncio.Queue: its bookkeeping for many takers costs as much as a lookup, and there is one.
         self._waiting: deque[_Waiting] = deque()
         self._news, self._idle = asyncio.Event(), asyncio.Event()
@@ -109,6 +111,21 @@ class Writer:
         self._waiting.append(_Waiting(command, prepare, answer))
         self._news.set()
         return answer
+
+    async def try_storage(self, look: Callable[[], None]) -> None:
+        """After the disk failed: take writes again, or raise why that does not go yet.
+
+        Once commits go through, `look` may find what stands against it, on the log's thread. Then what the log really holds is
+        read again, and folded, before anything is decided.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._log_thread, self._log.require_writable)
+        await loop.run_in_executor(self._log_thread, look)
+        await self._idle.wait()
+        with storage_errors():
+            self._views.mend()
+            self._catch_up()
+        self.storage_failure = None
 
     async def close(self) -> None:
         """Finish what waits, then stop."""
@@ -314,6 +331,8 @@ class Writer:
     async def _recover(self, batch: list[_Waiting], error: Exception) -> None:
         """Bring views and log back together after a batch failed, then settle each of its commands."""
         waiting = [item for item in batch if not item.answer.done()]
+        if isinstance(error, StorageFull | StorageFailed):
+            error = self.storage_failure = self._log.store.reason_of(error)
         if isinstance(error, Refusal) or not self._is_in_step():
             # Never run again what the log may have taken.
             _log.error("append_failed", error=repr(error), writes=len(waiting))

@@ -15,7 +15,14 @@ FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
 EVENTS = FIRST_LINE | {"node.events"}
 PROJECTIONS = EVENTS | {"node.projections"}
 COMMANDS = PROJECTIONS | {"node.commands"}
-RUNTIME = COMMANDS | {"node.writer", "node.refusals", "node.quotas", "node.log_watch", "node.runtime"}
+RUNTIME = COMMANDS | {
+    "node.writer",
+    "node.refusals",
+    "node.quotas",
+    "node.log_watch",
+    "node.storage_watch",
+    "node.runtime",
+}
 # What speaks to peers: beside each other on one line, below HTTP and the pulling side.
 OUTGOING = RUNTIME | {"node.peer_client", "node.peer_checks", "node.peer_witness"}
 REPLAY = PROJECTIONS | {"replay"}
@@ -33,6 +40,7 @@ ALLOWED = {
     "node.projections": PROJECTIONS,
     "node.commands": COMMANDS | {"node.refusals"},
     "node.log_watch": EVENTS,
+    "node.storage_watch": EVENTS | {"node.log_watch", "node.writer"},
     "node.writer": COMMANDS | {"node.refusals"},
     "node.runtime": RUNTIME,
     "node.peer_checks": OUTGOING,

@@ -65,10 +65,10 @@ class Head(Struct, frozen=True, kw_only=True):
 class Log:
     """The log in one LMDB environment. One process writes, through one thread."""
 
-    def __init__(self, path: Path, *, is_readonly: bool = False) -> None:
+    def __init__(self, path: Path, *, is_readonly: bool = False, map_bytes: int = LOG_MAP_BYTES) -> None:
         if not is_readonly:
             path.mkdir(parents=True, exist_ok=True)
-        self._store = Store(path, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_readonly=is_readonly)
+        self._store = Store(path, tables=TABLES, map_bytes=map_bytes, is_readonly=is_readonly)
         if is_readonly:
             self._check_format()
         else:
@@ -129,6 +129,18 @@ class Log:
         self._keys.update(entry.public_key for entry in entries)
         self._frontier, self._leaf = frontier, entries[-1].leaf if entries else self._leaf
         return self.head()
+
+    def require_writable(self) -> None:
+        """Raise what keeps the disk from taking an append: tried with a commit, pages, sync and all, that changes nothing.
+
+        After a failure of the disk, and on the thread of appends. What a failed append left in doubt is no part of the log:
+        LMDB never writes over pages that the last commit names, and the next commit writes each of its own again.
+        """
+        self._store.require_in_place()
+        self._store.mend()
+        self._store.require_room()
+        with storage_errors(), self._store.begin(write=True) as txn:
+            txn.put(b"format", FORMAT, db=self._store.table("meta"))
 
     def announce(self, head: Head) -> None:
         """The views hold everything up to `head`: let followers and proofs see it. Call on the loop's thread."""

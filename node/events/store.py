@@ -8,21 +8,29 @@ Does not know what lies in a table.
 
 import errno
 import os
+import resource
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
 
 from node.errors import LogDamaged, Refusal, StorageFailed, StorageFull
+from node.events.log_file import DATA_FILE
 
 LOG_MAP_BYTES = 1 << 40
 VIEWS_MAP_BYTES = 256 << 30
+# What has to fit beside a log before writes are taken again; the largest append is larger, most are far smaller.
+ROOM_BYTES = 1 << 20
+# One process owns the folder; the slots are for the node's own concurrent snapshots and offline readers.
+_MAX_READERS = 126
+# LMDB's own measure for so many readers.
+_LOCK_FILE_BYTES = 8192
 
 # A transaction that met a torn page is bad for whatever else is asked of it.
 _OF_A_TORN_FILE = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
-    lmdb.PanicError,
     lmdb.InvalidError,
     lmdb.BadTxnError,
 )
@@ -36,21 +44,12 @@ class Store:
         self, path: Path, *, tables: Iterable[str], map_bytes: int, is_synced: bool = True, is_readonly: bool = False
     ) -> None:
         self.path = path
-        names = sorted(tables)
+        self._map_bytes, self._is_synced, self._is_readonly = map_bytes, is_synced, is_readonly
+        self._names = sorted(tables)
+        self._tables: dict[str, object] = {}
+        self._is_open, self._is_mending = False, False
         with storage_errors():
-            self._env = lmdb.open(
-                # As bytes: a folder's name need not be text in any encoding.
-                os.fsencode(path),
-                map_size=map_bytes,
-                max_dbs=len(names) + 1,
-                sync=is_synced,
-                readonly=is_readonly,
-                create=not is_readonly,
-                mode=0o600,
-                # One process owns the folder; 126 slots are for the node's own concurrent snapshots and offline readers.
-                max_readers=126,
-            )
-            self._tables = {name: self._env.open_db(name.encode(), create=not is_readonly) for name in names}
+            self._open()
 
     def table(self, name: str) -> object:
         """The LMDB handle of a table."""
@@ -58,7 +57,10 @@ class Store:
 
     def begin(self, *, write: bool = False) -> lmdb.Transaction:
         """A transaction; a write transaction must end on the thread that began it."""
-        return self._env.begin(write=write)
+        try:
+            return self._env.begin(write=write)
+        except lmdb.Error as error:
+            raise refusal_of(error) from error
 
     def sync(self) -> None:
         """Flush to disk, for stores whose commits do not."""
@@ -66,6 +68,109 @@ class Store:
 
     def close(self) -> None:
         self._env.close()
+
+    def require_in_place(self) -> None:
+        """Raise StorageFailed unless the file lies where it was opened: what is written goes with it, wherever it was moved."""
+        try:
+            found = _identity(self.path)
+        except OSError as error:
+            raise StorageFailed(f"{self.path / DATA_FILE}: {os.strerror(error.errno or 0)}") from error
+        if found != self._file:
+            raise StorageFailed(f"{self.path / DATA_FILE} is not the file that was opened")
+
+    def require_room(self) -> None:
+        """Raise StorageFull or StorageFailed unless `ROOM_BYTES` can be written and synced beside the file, and fit into it."""
+        with storage_errors():
+            with tempfile.TemporaryFile(dir=self.path) as scratch:
+                scratch.write(bytes(ROOM_BYTES))
+                scratch.flush()
+                os.fsync(scratch.fileno())
+            free_pages = self._map_bytes // os.sysconf("SC_PAGE_SIZE") - self._env.info()["last_pgno"] - 1
+        if free_pages * os.sysconf("SC_PAGE_SIZE") < ROOM_BYTES:
+            raise StorageFull("the map is full")
+        if self._is_at_size_limit():
+            raise StorageFull("the file has come to the limit on file sizes")
+
+    def mend(self) -> None:
+        """Open the file again where LMDB has given it up, which it does when the page that makes a commit valid is not written.
+
+        Raises StorageFailed while somebody still reads, and until what LMDB put back in that page's place is on disk: the
+        page itself may be there, and what it names must not be overwritten before.
+        """
+        if not self._is_mending:
+            try:
+                with self._env.begin():
+                    return
+            except lmdb.PanicError:
+                self._is_mending = True
+        with storage_errors():
+            if self._is_open and self._is_read():
+                raise StorageFailed("transactions begun before the failure are still read")
+            self._is_open = False
+            self._env.close()
+            self._open()
+            self._env.sync(True)
+        self._is_mending = False
+
+    def reason_of(self, failure: StorageFull | StorageFailed) -> StorageFull | StorageFailed:
+        """What a write failed of. LMDB calls one that was cut short an input/output error, whatever cut it short."""
+        if isinstance(failure, StorageFull):
+            return failure
+        try:
+            room = os.statvfs(self.path)
+            is_full = room.f_bavail * room.f_frsize < ROOM_BYTES or self._is_at_size_limit()
+        except OSError:
+            return failure
+        return StorageFull(failure.detail) if is_full else failure
+
+    def _open(self) -> None:
+        if not self._is_readonly:
+            _reserve_lock_file(self.path / "lock.mdb")
+        self._env = lmdb.open(
+            # As bytes: a folder's name need not be text in any encoding.
+            os.fsencode(self.path),
+            map_size=self._map_bytes,
+            max_dbs=len(self._names) + 1,
+            sync=self._is_synced,
+            readonly=self._is_readonly,
+            create=not self._is_readonly,
+            mode=0o600,
+            max_readers=_MAX_READERS,
+        )
+        for name in self._names:
+            self._tables[name] = self._env.open_db(name.encode(), create=not self._is_readonly)
+        self._file = _identity(self.path)
+        self._is_open = True
+
+    def _is_read(self) -> bool:
+        """Whether a transaction of this process is under way. None begins any more in an environment that was given up."""
+        slots = [line.split() for line in self._env.readers().splitlines()]
+        return any(slot[0] == str(os.getpid()) and slot[2] != "-" for slot in slots if len(slot) == 3)
+
+    def _is_at_size_limit(self) -> bool:
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        size = (self.path / DATA_FILE).stat().st_size
+        return limit != resource.RLIM_INFINITY and size + ROOM_BYTES > limit
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Which file it is that environments in this folder lie in."""
+    found = (folder / DATA_FILE).stat()
+    return found.st_dev, found.st_ino
+
+
+def _reserve_lock_file(path: Path) -> None:
+    """Give LMDB's lock file its blocks: it is written as memory, where a disk without room is no error but the end of the process.
+
+    Not while the environment is open: closing any descriptor of that file lets go of LMDB's locks on it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
 
 
 class StorageErrors:
@@ -98,4 +203,8 @@ def refusal_of(error: lmdb.Error | OSError) -> Refusal:
     if isinstance(error, lmdb.NotFoundError):
         return LogDamaged(f"a table is missing: {error}")
     code = getattr(error, "code", None) or getattr(error, "errno", None)
-    return StorageFull(str(error)) if code in _FULL_ERRNOS else StorageFailed(str(error))
+    if code in _FULL_ERRNOS:
+        return StorageFull(str(error))
+    # That is how LMDB words it.
+    is_cut_short = isinstance(error, lmdb.Error) and code == errno.EIO
+    return StorageFailed(f"{error}, or no room for all of a write" if is_cut_short else str(error))

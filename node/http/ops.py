@@ -5,7 +5,7 @@ from typing import Literal
 from aiohttp import web
 from msgspec import Struct
 
-from node.errors import LogDamaged, NotReady
+from node.errors import LogDamaged, NotReady, StorageFailed, StorageFull
 from node.http.body import json_response
 from node.http.describe import PUBLIC, describes
 from node.http.forms import Count
@@ -30,9 +30,14 @@ async def healthz(request: web.Request) -> web.Response:
     return json_response(Alive())
 
 
-@describes("whether writes are taken", who=PUBLIC, answers={200: Ready}, refuses=(NotReady, LogDamaged))
+@describes(
+    "whether writes are taken",
+    who=PUBLIC,
+    answers={200: Ready},
+    refuses=(NotReady, LogDamaged, StorageFull, StorageFailed),
+)
 async def readyz(request: web.Request) -> web.Response:
-    """503 where the writer has stopped; it starts only once the views stand at the log's head."""
+    """503 where the writer has stopped, or the disk takes nothing; it starts only once the views stand at the log's head."""
     node = request.app[NODE]
     node.require_ready()
     return json_response(Ready(log_size=node.log.announced().size))

@@ -10,7 +10,7 @@ from node.errors import Refusal
 from node.http.describe import CAPABILITY, KEY, WRITES, Description
 
 _ALWAYS = (errors.WrongHost, errors.Internal, errors.Overloaded)
-_NODE = (errors.NotReady, errors.LogDamaged)
+_NODE = (errors.NotReady, errors.LogDamaged, errors.StorageFailed)
 _BODY = (
     errors.MalformedJson,
     errors.RequestTimeout,

@@ -86,10 +86,17 @@ class Views:
             if self.checkpoint().size == start:
                 raise LogDamaged(f"offset {start}: the log ends before its head")
 
+    def mend(self) -> None:
+        """Open them again where LMDB has given them up. Raises StorageFailed where that does not go yet."""
+        self._store.mend()
+        self.handles.update((name, self._store.table(name)) for name in self.handles)
+
     def close(self) -> None:
-        if not self._is_readonly:
-            self._store.sync()
-        self._store.close()
+        try:
+            if not self._is_readonly:
+                self._store.sync()
+        finally:
+            self._store.close()
 
 
 class Reading:
@@ -307,10 +314,13 @@ def _boot_id() -> str:
 def _write_current(views_dir: Path, folder: int, *, is_closed: bool) -> None:
     current = Current(folder=folder, boot_id=_boot_id(), closed=is_closed, versions=_versions())
     scratch = views_dir / "CURRENT.new"
-    with scratch.open("wb") as file:
-        file.write(msgspec.json.encode(current))
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with scratch.open("wb") as file:
+            file.write(msgspec.json.encode(current))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(scratch)) from error
     scratch.replace(views_dir / "CURRENT")
     directory = os.open(views_dir, os.O_RDONLY)
     try:
