@@ -15,7 +15,7 @@ from node.projections.facts import Facts
 from node.projections.view import View
 from replay.chain import Damaged
 from replay.consequences import consequences_of
-from replay.tellings import TELLINGS
+from replay.tellings import LEFT_NOTHING, TELLINGS
 from replay.things import FactName, Thing, fact_thing
 
 
@@ -30,7 +30,7 @@ class Act(Struct, frozen=True, kw_only=True):
 
 def act_of(entry: Entry, view: View) -> Act:
     """What an entry says; `view` stands right behind it. Raises Damaged where it says what no node logs."""
-    telling = TELLINGS[type(entry.event)]
+    telling = TELLINGS.get(type(entry.event), LEFT_NOTHING)
     try:
         things = list(telling.things(entry.event, view))
         if type(entry.event) in Facts.events:

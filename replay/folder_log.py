@@ -200,7 +200,7 @@ class FolderLog:
         for offset in self._log.items_with(needle):
             for entry in self._log.read(offset, 1):
                 for index, item in enumerate(entry.items):
-                    fact = fact_in(entry.type, item.content)
+                    fact = None if item is None else fact_in(entry.type, item.content)
                     if fact is not None and fact.id == fact_id:
                         return offset, index
         raise NotDone(f"no entry brought a fact {fact_id}")

@@ -26,6 +26,10 @@ from replay.portions import Lying, OneByOne, Portion
 _PORTIONS_AT_ONCE = 2
 
 
+def _nothing_erased() -> bool:
+    return False
+
+
 def fold_to(
     views: Views, log: Log, end: int, tell: Callable[[int], None], *, only: Collection[str] | None = None
 ) -> None:
@@ -37,17 +41,25 @@ def fold_to(
     """
     while (start := views.checkpoint().size) < end:
         try:
-            _fold(views, portion(log.scan(start, end)), only)
+            _fold(views, portion(log.scan(start, end)), only, log.has_erasures)
         except (ValueError, LookupError, ArithmeticError):
-            _fold_singly(views, portion(log.scan(start, end)), only)
+            _fold_singly(views, portion(log.scan(start, end)), only, log.has_erasures)
         reached = views.checkpoint().size
         if reached == start:
             raise Damaged(start, "the entry is missing")
         tell(reached - start)
 
 
-def fold_portions(views: Views, ready: Iterator[Portion], tell: Callable[[int], None]) -> int:
+def fold_portions(
+    views: Views,
+    ready: Iterator[Portion],
+    tell: Callable[[int], None],
+    *,
+    has_erasures: Callable[[], bool] = _nothing_erased,
+) -> int:
     """Fold what was made ready from where the views stand on; `tell` as above. Returns how many items the entries have.
+
+    Where the whole log `has_erasures`, facts may be missing that something later is about: asked only then.
 
     Raises Damaged where it is damaged; ValueError, LookupError, ArithmeticError where an entry cannot be folded: `fold_to`
     goes on from where this came to, and names it.
@@ -57,7 +69,7 @@ def fold_portions(views: Views, ready: Iterator[Portion], tell: Callable[[int], 
         with storage_errors(), views.begin(write=True) as txn:
             view = views.view(txn)
             for last in chain((first,), islice(ready, _PORTIONS_AT_ONCE - 1)):
-                _fold_portion(view, last)
+                _fold_portion(view, last, has_erasures)
                 items += last.items
             view.flush()
             put_checkpoint(txn, views.handles, Checkpoint(size=last.end, leaf=last.leaf))
@@ -65,14 +77,14 @@ def fold_portions(views: Views, ready: Iterator[Portion], tell: Callable[[int], 
     return items
 
 
-def _fold_portion(view: View, portion: Portion) -> None:
+def _fold_portion(view: View, portion: Portion, has_erasures: Callable[[], bool]) -> None:
     for part in portion.parts:
         match part:
             case PlainFacts():
                 fold_plain(view, part)
             case OneByOne(first=first, entries=lying):
                 for offset, entry in enumerate(lying, start=first):
-                    _fold_entry(view, _opened(offset, entry))
+                    _fold_entry(view, _opened(offset, entry), has_erasures)
     if portion.damage is not None:
         raise Damaged(portion.damage.offset, portion.damage.words)
 
@@ -84,31 +96,35 @@ def _opened(offset: int, lying: Lying) -> Entry:
         raise Damaged(offset, damage.detail) from damage
 
 
-def _fold_entry(view: View, entry: Entry) -> None:
+def _fold_entry(view: View, entry: Entry, has_erasures: Callable[[], bool]) -> None:
     if isinstance(entry.event, FactsSealed):
-        _check_seals(entry, entry.event, view)
+        _check_seals(entry, entry.event, view, has_erasures)
     apply(view, entry)
 
 
-def _fold_singly(views: Views, entries: Iterable[Entry], only: Collection[str] | None) -> None:
+def _fold_singly(
+    views: Views, entries: Iterable[Entry], only: Collection[str] | None, has_erasures: Callable[[], bool]
+) -> None:
     """Fold entries of which one cannot be, each in a transaction of its own, so that it is named."""
     for entry in entries:
         try:
-            _fold(views, (entry,), only)
+            _fold(views, (entry,), only, has_erasures)
         except (ValueError, LookupError, ArithmeticError) as error:
             raise Damaged(entry.offset, f"the entry cannot be folded: {error}") from error
 
 
-def _fold(views: Views, entries: Iterable[Entry], only: Collection[str] | None) -> None:
+def _fold(
+    views: Views, entries: Iterable[Entry], only: Collection[str] | None, has_erasures: Callable[[], bool]
+) -> None:
     with views.begin(write=True) as txn:
         view = views.view(txn)
-        last = _fold_all(view, entries) if only is None else _fold_into(view, entries, only)
+        last = _fold_all(view, entries, has_erasures) if only is None else _fold_into(view, entries, only)
         if last is not None:
             view.flush()
             move_checkpoint(txn, views.handles, last)
 
 
-def _fold_all(view: View, entries: Iterable[Entry]) -> Entry | None:
+def _fold_all(view: View, entries: Iterable[Entry], has_erasures: Callable[[], bool]) -> Entry | None:
     """Fold plain facts that come one after the other together, and all else one by one; the last of the entries."""
     last = None
     for day, run in groupby(entries, key=_day_of_plain):
@@ -118,7 +134,7 @@ def _fold_all(view: View, entries: Iterable[Entry]) -> Entry | None:
             fold_plain(view, plain)
         else:
             for entry in gathered:
-                _fold_entry(view, entry)
+                _fold_entry(view, entry, has_erasures)
         last = gathered[-1]
     return last
 
@@ -145,9 +161,11 @@ def _fold_into(view: View, entries: Iterable[Entry], only: Collection[str]) -> E
     return last
 
 
-def _check_seals(entry: Entry, event: FactsSealed, view: View) -> None:
+def _check_seals(entry: Entry, event: FactsSealed, view: View, has_erasures: Callable[[], bool]) -> None:
     for seal in event.seals:
         row = view.facts.of_origin(event.origin, seal.fact_id)
+        if row is None and has_erasures():
+            continue
         if row is None:
             raise Damaged(entry.offset, f"it seals fact {seal.fact_id}, which the log does not hold")
         try:

@@ -33,14 +33,14 @@ _ASSERTED = type_of(FactAsserted)
 
 
 class Lying(Struct, frozen=True, array_like=True):
-    """An entry as it lies in the log, with the key that it names; items are salt ‖ content."""
+    """An entry as it lies in the log, with the key that it names; items are salt ‖ content, None where they were erased."""
 
     stored: bytes
-    items: list[bytes]
+    items: list[bytes | None]
     public_key: bytes
 
     def open(self) -> Entry:
-        items = tuple(Item(item[:SALT_BYTES], item[SALT_BYTES:]) for item in self.items)
+        items = tuple(None if item is None else Item(item[:SALT_BYTES], item[SALT_BYTES:]) for item in self.items)
         return open_entry(self.stored, items, self.public_key)
 
 
@@ -109,7 +109,7 @@ def make_ready(log: LogCheck, first: int, end: int) -> Portion:
         first=first,
         end=stretch.end,
         leaf=stretch.leaves[-1] if stretch.leaves else b"",
-        items=sum(map(len, stretch.committed)),
+        items=sum(item is not None for items in stretch.committed for item in items),
         parts=list(_parts_of(stretch, log)),
         damage=stretch.damage,
     )
@@ -159,7 +159,7 @@ def _day_of(asserted: Asserted | None) -> int | None:
 def _plain(stretch: Stretch, index: int) -> Asserted | None:
     """What an entry asserts, where that is a plain fact."""
     header, items = stretch.headers[index], stretch.committed[index]
-    if header.type != _ASSERTED or len(items) != 2:
+    if header.type != _ASSERTED or len(items) != 2 or None in items:
         return None
     try:
         actor_of(items[0][SALT_BYTES:])

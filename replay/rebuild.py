@@ -39,7 +39,7 @@ from replay.verify import FolderCopy, SizeAndRoot, copy_folder, require_log, unl
 from replay.workers import Failed, Gone, NotDone, Progress, Tell, Trouble, Worker, expect_many_rows
 
 # What a projection reads besides its own tables (docs/architecture.md): it can be made anew only together with those.
-_READS = {"conflicts": ("facts",)}
+_READS = dict.fromkeys(("conflicts", "sources", "gardens", "peers"), ("facts",))
 _ROWS_AT_ONCE = 2000
 
 
@@ -120,7 +120,7 @@ def _fold_ahead(log_dir: Path, folder: Path, bar: Bar) -> Rebuilt:
     with Digests(processes) as digests, Portions(log_dir, size, processes + 1) as ready:
         views = Views(folder)
         try:
-            items = fold_portions(views, iter(ready), bar.advance)
+            items = fold_portions(views, iter(ready), bar.advance, has_erasures=lambda: _has_erasures(log_dir))
             digests.begin(views)
         finally:
             # The rows are on disk before anything points at them.
@@ -236,6 +236,14 @@ def _changes(live_dir: Path, fresh: Views, log: Log, bar: Bar) -> dict[str, bool
     finally:
         live.close()
     return {projection.name: projection.name in differing for projection in PROJECTIONS}
+
+
+def _has_erasures(log_dir: Path) -> bool:
+    log = Log(log_dir, is_readonly=True)
+    try:
+        return log.has_erasures()
+    finally:
+        log.close()
 
 
 def _with_what_it_reads(name: str) -> tuple[str, ...]:

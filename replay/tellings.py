@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from node.events.api_keys import ApiKeyCreated, ApiKeyRevoked
 from node.events.conflicts import ConflictResolved
-from node.events.event import Event
+from node.events.event import ERASED, Event
 from node.events.facts import Fact, FactAsserted, FactsSealed
 from node.events.gardens import (
     FactPromoted,
@@ -54,6 +54,14 @@ from node.events.peers import (
     PushReceived,
 )
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked
+from node.events.tombstones import (
+    EntityErased,
+    EntityTombstoned,
+    HoldLifted,
+    PeerTombstoned,
+    TombstoneRevoked,
+    TombstonesServed,
+)
 from node.projections.view import View
 from node.times import format_ms
 from replay.things import Kind, Thing, fact_thing
@@ -66,6 +74,10 @@ class Telling(Struct, frozen=True):
     things: Callable[[Event, View], Iterator[Thing]]
     words: Callable[[Event], str]
     data: tuple[str, ...] = ()
+
+
+# In place of what was erased: only that there was something.
+_NOTHING_LEFT = Thing(kind="entity", id="", role="erased")
 
 
 class _AttestedBody(Struct):
@@ -142,6 +154,9 @@ def _resolved(event: ConflictResolved, view: View) -> Iterator[Thing]:
 def _brought(event: BatchReceived | PushReceived, view: View) -> Iterator[Thing]:
     yield Thing(kind="peer", id=event.node_id, role="sender")
     for receipt in event.receipts:
+        if receipt is ERASED:
+            yield _NOTHING_LEFT
+            continue
         role = "received" if receipt.quarantine_garden_id is None else "held"
         yield fact_thing(receipt.fact, role, garden_id=receipt.quarantine_garden_id, reason=receipt.quarantine_reason)
     for refused in event.outcome.refused:
@@ -158,7 +173,8 @@ def _brought(event: BatchReceived | PushReceived, view: View) -> Iterator[Thing]
 def _attested(event: AttestationSigned, view: View) -> Iterator[Thing]:
     yield Thing(kind="peer", id=event.node_id, role="asked")
     yield Thing(kind="token", id=event.token_id, role="shown")
-    body = msgspec.json.decode(event.fact_body, type=_AttestedBody)
+    erased = event.fact_body is ERASED
+    body = _AttestedBody() if erased else msgspec.json.decode(event.fact_body, type=_AttestedBody)
     yield Thing(
         kind="fact",
         id="",
@@ -169,6 +185,35 @@ def _attested(event: AttestationSigned, view: View) -> Iterator[Thing]:
         scope=body.scope,
         fact_hash=event.fact_hash,
     )
+
+
+def _entombed(role: str) -> Callable[[Event, View], Iterator[Thing]]:
+    def things(event: EntityErased | HoldLifted | TombstoneRevoked, view: View) -> Iterator[Thing]:
+        yield Thing(kind="entity", id=event.entity_uri, role=role)
+
+    return things
+
+
+def _tombstoned(event: EntityTombstoned, view: View) -> Iterator[Thing]:
+    stone = event.tombstone
+    yield Thing(kind="entity", id=stone.entity_uri, role="tombstoned", scope=stone.scope, reason=event.reason or None)
+
+
+def _peer_tombstoned(event: PeerTombstoned, view: View) -> Iterator[Thing]:
+    yield Thing(kind="peer", id=event.node_id, role="shown_by")
+    role = "tombstoned" if event.revocation is None else "tombstone_revoked"
+    yield Thing(kind="entity", id=event.tombstone.entity_uri, role=role, scope=event.tombstone.scope)
+
+
+def _buried(event: EntityTombstoned) -> str:
+    stone = event.tombstone
+    held = ", under a legal hold" if stone.legal_hold else ""
+    return f"tombstoned {stone.entity_uri} in scope {stone.scope}{held}{_because(event.reason)}"
+
+
+def _shown_tombstone(event: PeerTombstoned) -> str:
+    did = "tombstoned" if event.revocation is None else "revoked the tombstone of"
+    return f"showed that {event.node_id} {did} {event.tombstone.entity_uri}"
 
 
 def _issued(event: CapabilityIssued, view: View) -> Iterator[Thing]:
@@ -212,8 +257,9 @@ def _about(fact: Fact) -> str:
 
 
 def _took(event: BatchReceived | PushReceived, way: str) -> str:
-    held = sum(receipt.quarantine_garden_id is not None for receipt in event.receipts)
-    taken, refused = len(event.receipts) - held, len(event.outcome.refused)
+    told = [receipt for receipt in event.receipts if receipt is not ERASED]
+    held = sum(receipt.quarantine_garden_id is not None for receipt in told)
+    taken, refused = len(told) - held, len(event.outcome.refused)
     return f"{way}: {taken} accepted, {held} held, {refused} refused, {event.known} known"
 
 
@@ -437,4 +483,27 @@ TELLINGS: dict[type[Event], Telling] = {
         lambda e: f"cosigned this log's checkpoint of {e.size} entries",
         ("size", "cosignature", "nonce"),
     ),
+    EntityTombstoned: Telling("tombstoned", _tombstoned, _buried),
+    EntityErased: Telling(
+        "erased", _entombed("erased"), lambda e: f"erased what the log held of {e.entity_uri}", ("tombstone_id",)
+    ),
+    HoldLifted: Telling(
+        "lifted_hold",
+        _entombed("hold_lifted"),
+        lambda e: f"lifted the legal hold on {e.entity_uri}{_because(e.reason)}",
+        ("tombstone_id", "reason"),
+    ),
+    TombstoneRevoked: Telling(
+        "revoked_tombstone",
+        _entombed("tombstone_revoked"),
+        lambda e: f"revoked the tombstone of {e.entity_uri}{_because(e.reason)}",
+        ("tombstone_id", "reason"),
+    ),
+    PeerTombstoned: Telling("peer_tombstoned", _peer_tombstoned, _shown_tombstone),
+    TombstonesServed: Telling(
+        "served_tombstones", _peer("served"), lambda e: "was told which entities are tombstoned", ("nonce",)
+    ),
 }
+
+# What is told of an entry of which nothing but the actor is left.
+LEFT_NOTHING = Telling("left_nothing", lambda event, view: iter([_NOTHING_LEFT]), lambda e: "did what was erased since")

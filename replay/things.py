@@ -23,6 +23,7 @@ Kind = Literal[
     "peer",
     "principal",
     "checkpoint",
+    "entity",
 ]
 
 

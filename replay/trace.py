@@ -12,6 +12,7 @@ from contextlib import closing
 
 from node.events.conflicts import ConflictResolved
 from node.events.entry import Entry
+from node.events.event import ERASED
 from node.events.facts import Fact, FactAsserted, FactsSealed
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenDeleted
 from node.events.peers import AttestationSigned, BatchReceived, BatchRefusal, PageServed, PushReceived
@@ -255,7 +256,7 @@ def _brought(entry: Entry) -> Iterator[Fact]:
         case FactAsserted(fact=fact) | ConflictResolved(fact=fact) | FactQuarantined(fact=fact):
             yield fact
         case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
-            yield from (receipt.fact for receipt in receipts)
+            yield from (receipt.fact for receipt in receipts if receipt is not ERASED)
         case _:
             pass  # no other event brings a fact
 

@@ -38,7 +38,7 @@ from node.projections.access import Access, is_readable
 from node.projections.fact_rows import FactRow, is_own_word, may_travel, new_row, speaker_of
 from node.projections.gardens import Garden
 from node.projections.view import View
-from node.uris import authority_of, is_uuid, lies_under, origin_of
+from node.uris import authority_of, is_uuid, lies_under, normal_uri, origin_of
 
 MAX_PARENTS = 64
 MAX_SUPERSEDED = 1000
@@ -244,8 +244,14 @@ def _superseded(
         raise InvalidField(f"supersedes: more than {MAX_SUPERSEDED}")
     for fact_id in command.supersedes:
         named = view.facts.all_by_id(fact_id)
-        if not any(speaker_of(row.fact) == speaker and is_readable(row, access) for row in named):
-            raise SupersededNotOwned("supersedes: not a fact of this source")
+        # Of the same entity: what is erased with one takes nothing of another along, nor brings it back (docs/tombstones.md).
+        if not any(
+            speaker_of(row.fact) == speaker
+            and normal_uri(row.fact.entity) == draft.normal_entity
+            and is_readable(row, access)
+            for row in named
+        ):
+            raise SupersededNotOwned("supersedes: not a fact of this source about the same entity")
     return command.supersedes
 
 

@@ -3,7 +3,7 @@
 `EVENT_TYPES` is the one list of all event types; a new type joins here.
 """
 
-from node.events import api_keys, conflicts, facts, gardens, idempotency, identity, peers, tokens
+from node.events import api_keys, conflicts, facts, gardens, idempotency, identity, peers, tokens, tombstones
 from node.events.event import Event, type_of
 
 EVENT_TYPES: dict[str, type[Event]] = {
@@ -50,5 +50,11 @@ EVENT_TYPES: dict[str, type[Event]] = {
         api_keys.ApiKeyRevoked,
         idempotency.IdempotencyKeyTaken,
         identity.TrustSettingsChanged,
+        tombstones.EntityTombstoned,
+        tombstones.EntityErased,
+        tombstones.HoldLifted,
+        tombstones.TombstoneRevoked,
+        tombstones.PeerTombstoned,
+        tombstones.TombstonesServed,
     )
 }

@@ -50,7 +50,10 @@ class Item(Struct, frozen=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """One entry of a log. `stored` is header ‖ signature, `leaf` its hash; `at_ms` is the node's wall clock in epoch ms."""
+    """One entry of a log. `stored` is header ‖ signature, `leaf` its hash; `at_ms` is the node's wall clock in epoch ms.
+
+    An item that was erased is None, and in the event ERASED stands for what it held.
+    """
 
     offset: int
     hlc: str
@@ -59,14 +62,14 @@ class Entry(Struct, frozen=True, kw_only=True):
     public_key: bytes
     stored: bytes
     leaf: bytes
-    items: tuple[Item, ...]
+    items: tuple[Item | None, ...]
     actor: Actor
     event: Event
 
     @property
     def stored_bytes(self) -> int:
         """What the log keeps of it, items included, but for keys and salts."""
-        return sum([len(item.content) for item in self.items], len(self.stored))
+        return sum([0 if item is None else len(item.content) for item in self.items], len(self.stored))
 
 
 def sign_entry(
@@ -113,14 +116,14 @@ def is_signed_by(stored: bytes, public_key: bytes) -> bool:
     return verify(public_key, SIGNED_PREFIX + stored[:-SIGNATURE_BYTES], stored[-SIGNATURE_BYTES:])
 
 
-def open_entry(stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Entry:
+def open_entry(stored: bytes, items: tuple[Item | None, ...], public_key: bytes) -> Entry:
     """The entry from what is stored of it. Raises LogDamaged where items and commitments differ or do not decode."""
     return entry_of(open_header(stored), stored, items, public_key)
 
 
-def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key: bytes) -> Entry:
+def entry_of(header: Header, stored: bytes, items: tuple[Item | None, ...], public_key: bytes) -> Entry:
     """The same where the header has been opened already."""
-    actor, event = open_items(header, [item.salt + item.content for item in items])
+    actor, event = open_items(header, [None if item is None else item.salt + item.content for item in items])
     try:
         at_ms = parse_rfc3339(header.at)
     except ValueError as error:
@@ -139,25 +142,27 @@ def entry_of(header: Header, stored: bytes, items: tuple[Item, ...], public_key:
     )
 
 
-def open_items(header: Header, committed: list[bytes]) -> tuple[Actor, Event]:
-    """What an entry's items, each salt ‖ content, say. Raises LogDamaged where they are not those that its header commits to,
-    or do not decode.
+def open_items(header: Header, committed: list[bytes | None]) -> tuple[Actor, Event]:
+    """What an entry's items, each salt ‖ content or None where it was erased, say. Raises LogDamaged where they are not those that
+    its header commits to, or do not decode.
     """
     if len(committed) != len(header.items):
         raise LogDamaged(f"{len(committed)} items are stored, the header commits to {len(header.items)}")
     for index, (said, item) in enumerate(zip(header.items, committed, strict=True)):
-        if sha256(item).hexdigest() != said:
+        if item is not None and sha256(item).hexdigest() != said:
             raise LogDamaged(f"item {index} does not match its commitment")
     return read_items(header, committed)
 
 
-def read_items(header: Header, committed: list[bytes]) -> tuple[Actor, Event]:
+def read_items(header: Header, committed: list[bytes | None]) -> tuple[Actor, Event]:
     """What items say that are known to be those that the header commits to. Raises LogDamaged where they do not decode."""
     event_type = EVENT_TYPES.get(header.type)
     if event_type is None:
         raise LogDamaged(f"the event type {header.type!r} is not known to this version")
     try:
-        actor, *contents = [item[SALT_BYTES:] for item in committed]
+        actor, *contents = [None if item is None else item[SALT_BYTES:] for item in committed]
+        if actor is None:
+            raise LogDamaged("its actor was erased, which no tombstone does")
         return actor_of(actor), event_of(event_type, contents)
     except ValueError as error:
         raise LogDamaged(f"the items of {header.type} cannot be read: {error}") from error

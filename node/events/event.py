@@ -33,6 +33,15 @@ class Event(Struct, frozen=True, kw_only=True):
     parts: ClassVar[tuple[str, ...]] = ()
 
 
+class Erased(Event, tag="erased"):
+    """What is read in place of an item that was erased (docs/tombstones.md): of a part, or, where the plain members are gone, of
+    the event whole. No entry is ever written with it.
+    """
+
+
+ERASED = Erased()
+
+
 def type_of(event: type[Event] | Event) -> str:
     """The event's type as the header names it, such as `fact.asserted.1`."""
     return event.__struct_config__.tag
@@ -53,19 +62,24 @@ def items_of(event: Event) -> list[bytes]:
     return items
 
 
-def event_of(event_type: type[Event], items: list[bytes]) -> Event:
-    """The inverse of `items_of`. Raises msgspec.ValidationError or ValueError where the items are not that event's."""
+def event_of(event_type: type[Event], items: list[bytes | None]) -> Event:
+    """The inverse of `items_of`; None stands for an item that was erased, and ERASED for what it held.
+
+    Raises msgspec.ValidationError or ValueError where the items are not that event's.
+    """
     layout = _layout(event_type)
     rest = iter(items)
     values: dict[str, object] = {}
     if layout.plain:
-        values = structs.asdict(layout.decoder.decode(next(rest, b"")))
+        plain = next(rest, b"")
+        if plain is None:
+            return ERASED
+        values = structs.asdict(layout.decoder.decode(plain))
     for part in layout.parts:
         if part.is_many:
-            values[part.name] = tuple(part.decoder.decode(item) for item in rest)
+            values[part.name] = tuple([part.read(item) for item in rest])
         else:
-            item = next(rest, b"")
-            values[part.name] = item if part.is_raw else part.decoder.decode(item)
+            values[part.name] = part.read(next(rest, b""))
     if next(rest, None) is not None:
         raise ValueError("more items than the event has")
     return event_type(**values)
@@ -81,6 +95,11 @@ class _Part(Struct, frozen=True):
     is_many: bool
     is_raw: bool
     decoder: msgspec.json.Decoder
+
+    def read(self, item: bytes | None) -> object:
+        if item is None:
+            return ERASED
+        return item if self.is_raw else self.decoder.decode(item)
 
 
 class _Layout(Struct, frozen=True):

@@ -3,7 +3,7 @@
 Always: what does not hold is a LogDamaged with the words for it; the caller knows the offset.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
 from node.clock import parse_hlc
@@ -13,20 +13,26 @@ from node.events.log import CLEAR, ITEM_KEY, OFFSET_KEY
 from node.times import parse_rfc3339
 
 Row = tuple[bytes, bytes]
+# Of an item that is not there, by offset and index: whether the log says that it was erased.
+IsErased = Callable[[int, int], bool]
 # LMDB has no empty keys.
 _NO_ROW = (b"", b"")
 
 
-def items_of(headers: Iterable[Header], rows: Iterator[Row]) -> Iterator[list[bytes]]:
-    """The items of consecutive entries, each salt ‖ content, from rows that begin with those of the first.
+def items_of(headers: Iterable[Header], rows: Iterator[Row], is_erased: IsErased) -> Iterator[list[bytes | None]]:
+    """The items of consecutive entries, each salt ‖ content or None where it was erased, from rows that begin with those of the
+    first.
 
-    Raises LogDamaged at an entry unless exactly its own are there, and are what its header commits to.
+    Raises LogDamaged at an entry unless exactly its own are there, but for those erased, and are what its header commits to.
     """
     key, row = next(rows, _NO_ROW)
     for header in headers:
         offset, items = header.offset, []
         for index, commitment in enumerate(header.items):
             if key != ITEM_KEY.pack(offset, index):
+                if is_erased(offset, index):
+                    items.append(None)
+                    continue
                 raise LogDamaged(_missing(header, index, key))
             if not row.startswith(CLEAR):
                 raise LogDamaged(f"item {index} has a form that this version does not read")

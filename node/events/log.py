@@ -10,7 +10,7 @@ known is never an acknowledgement. Does not decide, fold or sign.
 import asyncio
 import struct
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,12 @@ from pathlib import Path
 import lmdb
 from msgspec import Struct
 
-from node.errors import LogDamaged, Refusal, StorageFailed
+from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
+from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.evidence import Evidence
 from node.events.store import LOG_MAP_BYTES, Store, refusal_of, storage_errors
+from node.events.tombstones import EntityErased
 from node.events.tree import Frontier, ReadNode
 from node.keys import key_id_of
 from node.times import parse_rfc3339
@@ -74,6 +76,8 @@ class Log:
         else:
             self._found_format()
         self.refresh()
+        # Of so many entries: read once an item is missing, and again when the log has grown by an erasure.
+        self._erasures: Erasures | None = None
         self._announced = self.head()
         self._followers: set[asyncio.Event] = set()
 
@@ -126,6 +130,8 @@ class Log:
                     raise WrongOffset(f"the entry of offset {entry.offset} cannot stand at {frontier.size}")
                 closed += frontier.append(entry.leaf)
             self._put(txn, entries, closed)
+        if any(isinstance(entry.event, EntityErased) for entry in entries):
+            self._erasures = None
         self._keys.update(entry.public_key for entry in entries)
         self._frontier, self._leaf = frontier, entries[-1].leaf if entries else self._leaf
         return self.head()
@@ -190,6 +196,18 @@ class Log:
             yield from batch
             from_offset += len(batch)
 
+    def erase(self, places: Iterable[tuple[int, int]]) -> None:
+        """Delete items, by offset and index, which an entry of this log says are erased, in one durable transaction; some may be
+        gone already. What was there may still lie in free pages of the file until it is compacted (see erasing.py).
+
+        Raises LogDamaged, and deletes nothing, where one is not said to be erased.
+        """
+        with storage_errors(), self._store.begin(write=True) as txn:
+            for offset, index in places:
+                if not self.is_erased(txn, offset, index):
+                    raise LogDamaged("an item is to be deleted that no entry erases", offset=offset)
+                txn.delete(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+
     async def follow(self, from_offset: int, *, types: Collection[str]) -> AsyncIterator[Entry]:
         """Entries of these types from an offset on, and then each one as it is announced; others are not even opened."""
         news = asyncio.Event()
@@ -222,24 +240,31 @@ class Log:
         finally:
             self._followers.discard(news)
 
-    def rows(self, from_offset: int, to_offset: int, max_bytes: int) -> list[tuple[bytes, list[bytes]]]:
+    def rows(self, from_offset: int, to_offset: int, max_bytes: int) -> list[tuple[bytes, list[bytes | None]]]:
         """Entries of [from_offset, to_offset) as they lie here, with the rows of their items, until they come to `max_bytes`.
 
-        At least one. Nothing is checked but that they are there: raises LogDamaged where the first is not, ends before a later one.
+        An item that was erased is None. At least one entry. Nothing is checked but that they are there: raises LogDamaged where the
+        first is not, ends before a later one.
         """
         headers = self._store.table("headers")
-        rows: list[tuple[bytes, list[bytes]]] = []
+        rows: list[tuple[bytes, list[bytes | None]]] = []
         with storage_errors(), self._store.begin() as txn, txn.cursor(db=self._store.table("items")) as items:
             has_item = items.set_range(OFFSET_KEY.pack(from_offset))
             while from_offset < to_offset and max_bytes > 0:
-                stored, own = txn.get(OFFSET_KEY.pack(from_offset), db=headers), []
+                own: list[bytes | None] = []
+                stored = txn.get(OFFSET_KEY.pack(from_offset), db=headers)
                 if stored is None:
                     break
-                while has_item and items.key() == ITEM_KEY.pack(from_offset, len(own)):
-                    own.append(items.value())
-                    has_item = items.next()
+                while True:
+                    if has_item and items.key() == ITEM_KEY.pack(from_offset, len(own)):
+                        own.append(items.value())
+                        has_item = items.next()
+                    elif self.is_erased(txn, from_offset, len(own)):
+                        own.append(None)
+                    else:
+                        break
                 rows.append((stored, own))
-                max_bytes -= len(stored) + sum(map(len, own))
+                max_bytes -= len(stored) + sum(len(row) for row in own if row is not None)
                 from_offset += 1
         if not rows:
             raise LogDamaged(f"offset {from_offset}: the entry is missing", offset=from_offset)
@@ -254,7 +279,8 @@ class Log:
         with storage_errors(), self._store.begin() as txn:
             return self._stored(txn, offset)
 
-    def item(self, offset: int, index: int) -> Item:
+    def item(self, offset: int, index: int) -> Item | None:
+        """An item; None where it was erased."""
         with storage_errors(), self._store.begin() as txn:
             return self._item(txn, offset, index)
 
@@ -283,7 +309,7 @@ class Log:
 
     def evidence(self) -> "Reading":
         """What facts can be held against, all from one snapshot."""
-        return Reading(self._store)
+        return Reading(self)
 
     def close(self) -> None:
         self._store.close()
@@ -368,8 +394,34 @@ class Log:
     def _stored(self, txn: lmdb.Transaction, offset: int) -> bytes:
         return _entry(txn, self._store.table("headers"), offset)
 
-    def _item(self, txn: lmdb.Transaction, offset: int, index: int) -> Item:
-        return _item_of(_committed(txn, self._store.table("items"), offset, index))
+    def _item(self, txn: lmdb.Transaction, offset: int, index: int) -> Item | None:
+        row = txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+        if row is None and self.is_erased(txn, offset, index):
+            return None
+        return _item_of(_in_clear(_there(row, index), index))
+
+    def is_erased(self, txn: lmdb.Transaction, offset: int, index: int) -> bool:
+        """Whether a later entry says that this item, which a transaction does not find, was erased."""
+        return is_erased(self._read_erasures(txn), offset, index)
+
+    def erasures(self) -> Erasures:
+        """Every item that an entry of the log says is erased."""
+        with storage_errors(), self._store.begin() as txn:
+            return self._read_erasures(txn)
+
+    def has_erasures(self) -> bool:
+        return bool(self.erasures())
+
+    def _read_erasures(self, txn: lmdb.Transaction) -> Erasures:
+        if self._erasures is None:
+            headers, items = self._store.table("headers"), self._store.table("items")
+            found: Erasures = {}
+            with txn.cursor(db=headers) as cursor:
+                for erasing in erasing_offsets(cursor.iternext(keys=False, values=True)):
+                    committed = _committed(txn, items, erasing, PLACES_ITEM)
+                    add_erasures(found, _entry(txn, headers, erasing), committed)
+            self._erasures = found
+        return self._erasures
 
     def _public_key(self, txn: lmdb.Transaction, key_id: str) -> bytes:
         try:
@@ -387,10 +439,10 @@ class Log:
 class Reading:
     """Evidence and its transaction, from the beginning of a `with` to its end. By hand: every fact that is read needs one."""
 
-    __slots__ = ("_store", "_txn")
+    __slots__ = ("_log", "_store", "_txn")
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, log: Log) -> None:
+        self._log, self._store = log, log.store
 
     def __enter__(self) -> Evidence:
         try:
@@ -412,8 +464,11 @@ class Reading:
         return _tree_hash(self._txn, self._store.table("tree"), 0, offset)
 
     def committed(self, offset: int, index: int) -> bytes:
-        """Salt ‖ content of an item."""
-        return _committed(self._txn, self._store.table("items"), offset, index)
+        """Salt ‖ content of an item. Raises NotReady for one that was erased since the views were asked."""
+        row = self._txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+        if row is None and self._log.is_erased(self._txn, offset, index):
+            raise NotReady("something of this answer has just been erased: ask again")
+        return _in_clear(_there(row, index), index)
 
 
 def _entry(txn: lmdb.Transaction, headers: object, offset: int) -> bytes:
@@ -431,10 +486,13 @@ def _tree_hash(txn: lmdb.Transaction, tree: object, level: int, index: int) -> b
 
 
 def _committed(txn: lmdb.Transaction, items: object, offset: int, index: int) -> bytes:
-    row = txn.get(ITEM_KEY.pack(offset, index), db=items)
+    return _in_clear(_there(txn.get(ITEM_KEY.pack(offset, index), db=items), index), index)
+
+
+def _there(row: bytes | None, index: int) -> bytes:
     if row is None:
         raise LogDamaged(f"item {index} is missing")
-    return _in_clear(row, index)
+    return row
 
 
 def _in_clear(row: bytes, index: int) -> bytes:

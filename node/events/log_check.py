@@ -19,10 +19,11 @@ from msgspec import Struct
 from node.canonical import b64url_encode
 from node.errors import LogDamaged
 from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, read_items
+from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.event import Event, type_of
 from node.events.identity import NodeCreated, NodeRestored
 from node.events.item_rows import Row, items_of, out_of_place, times_of
-from node.events.log import NODE_KEY, OFFSET_KEY, RESTORED, TABLES
+from node.events.log import CLEAR, ITEM_KEY, NODE_KEY, OFFSET_KEY, RESTORED, TABLES
 from node.events.signed_inside import Evidence, KnownKeys
 from node.events.store import Store, storage_errors
 from node.events.tree import inner_hash, leaf_hash, root_at
@@ -56,14 +57,15 @@ class OwnKey(Struct, frozen=True):
 class Stretch(Struct):
     """Consecutive entries as far as they hold: each check cuts off what it finds bad and all behind it.
 
-    Of each, what is stored and its hash; once they were read, its header, and its items, each salt ‖ content.
+    Of each, what is stored and its hash; once they were read, its header, and its items, each salt ‖ content or None where it was
+    erased.
     """
 
     first: int
     stored: list[bytes]
     leaves: list[bytes]
     headers: list[Header]
-    committed: list[list[bytes]]
+    committed: list[list[bytes | None]]
     items: int = 0
     damage: Damage | None = None
 
@@ -93,6 +95,9 @@ class LogCheck:
         self._txn: lmdb.Transaction
         self._own_key: OwnKey | None = None
         self._evidence: Evidence | None = None
+        # Of so many entries: read once an item is missing, and again when the log has grown since.
+        self._erasures: Erasures = {}
+        self._erasures_of = -1
 
     @property
     def size(self) -> int:
@@ -321,7 +326,7 @@ class LogCheck:
                 _, event = read_items(header, items)
                 if evidence is not None:
                     evidence.check(header.offset, event)
-                stretch.items += len(items)
+                stretch.items += sum(item is not None for item in items)
                 checked += 1
         except LogDamaged as damage:
             stretch.cut(checked, damage.detail)
@@ -331,7 +336,7 @@ class LogCheck:
         try:
             for items in self._items_of(stretch):
                 stretch.committed.append(items)
-                max_bytes -= sum(map(len, items))
+                max_bytes -= sum(len(item) for item in items if item is not None)
                 if max_bytes <= 0:
                     stretch.end_before(len(stretch.committed))
                     return
@@ -339,7 +344,28 @@ class LogCheck:
             stretch.cut(len(stretch.committed), damage.detail)
 
     def _items_of(self, stretch: Stretch) -> Iterator[list[bytes]]:
-        return items_of(stretch.headers, self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b""))
+        rows = self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b"")
+        return items_of(stretch.headers, rows, self._is_erased)
+
+    def _is_erased(self, offset: int, index: int) -> bool:
+        """Whether a later entry says that this item, which is missing, was erased."""
+        size = self._count("headers")
+        if size != self._erasures_of:
+            found: Erasures = {}
+            for erasing in list(erasing_offsets(stored for _, stored in self._rows("headers", b""))):
+                self._add_erasures(found, erasing)
+            self._erasures, self._erasures_of = found, size
+        return is_erased(self._erasures, offset, index)
+
+    def _add_erasures(self, found: Erasures, erasing: int) -> None:
+        row = self._txn.get(ITEM_KEY.pack(erasing, PLACES_ITEM), db=self._db["items"])
+        stored = self._txn.get(OFFSET_KEY.pack(erasing), db=self._db["headers"])
+        if row is None or stored is None or not row.startswith(CLEAR):
+            return  # it erases nothing that can be told; that it is damaged is said when it is looked at itself
+        try:
+            add_erasures(found, stored, row[len(CLEAR) :])
+        except LogDamaged:
+            return
 
     def _check_times(self, stretch: Stretch) -> None:
         hlc, at_ms = self._times_before(stretch.first)
@@ -442,5 +468,6 @@ class LogCheck:
                     continue
 
     def _event_of(self, offset: int, header: Header) -> Event:
-        items = items_of((header,), self._rows("items", OFFSET_KEY.pack(offset) if offset else b""))
+        rows = self._rows("items", OFFSET_KEY.pack(offset) if offset else b"")
+        items = items_of((header,), rows, self._is_erased)
         return read_items(header, next(items))[1]

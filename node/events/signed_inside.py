@@ -17,7 +17,7 @@ from node.errors import LogDamaged, Refusal
 from node.events.checkpoint import open_checkpoint, origin_in, origin_of
 from node.events.conflicts import ConflictResolved
 from node.events.cosignature import check_cosignature, witness_name
-from node.events.event import Event, type_of
+from node.events.event import ERASED, Event, type_of
 from node.events.facts import Fact, FactAsserted, Seal, body_of, sealed_bytes
 from node.events.gardens import FactQuarantined
 from node.events.identity import ManifestPublished, NodeRestored
@@ -32,6 +32,14 @@ from node.events.peers import (
     PeerVerified,
     PushReceived,
     Receipt,
+)
+from node.events.tombstones import (
+    EntityTombstoned,
+    PeerTombstoned,
+    Revocation,
+    Tombstone,
+    signed_revocation,
+    signed_tombstone,
 )
 from node.keys import verify
 from node.uris import authority_of
@@ -111,15 +119,20 @@ class Evidence:
                 self._check_own_fact(offset, fact)
             case BatchReceived(receipts=receipts, node_id=node_id) | PushReceived(receipts=receipts, node_id=node_id):
                 for receipt in receipts:
-                    self._check_receipt(offset, node_id, receipt)
+                    if receipt is not ERASED:
+                        self._check_receipt(offset, node_id, receipt)
             case ManifestPublished(manifest=manifest):
                 _check_manifest(manifest, self._keys.own[0], self._keys.own[1])
             case PeerVerified() as verified:
                 _check_verified(verified)
             case ManifestIntroduced(manifest=manifest, entity_uri=entity_uri, public_key=key):
                 _check_manifest(manifest, entity_uri, [b64url_decode(key)])
-            case AttestationSigned(fact_body=body, fact_hash=stated):
+            case AttestationSigned(fact_body=body, fact_hash=stated) if body is not ERASED:
                 _require(fact_hash(body) == stated, "the fact body is not the one whose hash was signed for")
+            case EntityTombstoned(tombstone=tombstone):
+                _check_tombstone(tombstone, None, self._keys.own[1])
+            case PeerTombstoned(node_id=node_id, tombstone=tombstone, revocation=revocation):
+                _check_tombstone(tombstone, revocation, self._keys.vouching(node_id, offset))
             case _:
                 self._check_witnessing(offset, event)
 
@@ -214,6 +227,17 @@ def _check_manifest(manifest: bytes, node_id: str, keys: list[bytes]) -> None:
     unversioned = {name: value for name, value in members.items() if name != "manifest_version"}
     is_signed = any(_is_signed(canonical_json(form), signature, keys) for form in (members, unversioned))
     _require(is_signed, f"the manifest is not signed by the key of {node_id}")
+
+
+def _check_tombstone(tombstone: Tombstone, revocation: Revocation | None, keys: list[bytes]) -> None:
+    _require(
+        _is_signed(signed_tombstone(tombstone), tombstone.signature, keys),
+        f"tombstone {tombstone.id} is not signed by {tombstone.signed_by}",
+    )
+    _require(
+        revocation is None or _is_signed(signed_revocation(tombstone, revocation), revocation.signature, keys),
+        f"the revocation of tombstone {tombstone.id} is not signed by {tombstone.signed_by}",
+    )
 
 
 def _check_note(note: str, node_id: str, keys: list[bytes]) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from node.errors import Refusal
 from node.events.conflicts import ConflictResolved
-from node.events.event import Event, items_of
+from node.events.event import ERASED, Event, items_of
 from node.events.facts import Fact, FactAsserted
 from node.events.gardens import FactQuarantined
 from node.events.peers import AttestationSigned, BatchReceived, PushReceived
@@ -29,7 +29,7 @@ _body_decoder = msgspec.json.Decoder(_Body)
 def entities_of(event: Event) -> tuple[str | None, ...]:
     """The entity, in normal form, that each item of the event's entry is about.
 
-    A settled conflict is about its fact's entity whole: the note says why.
+    A settled conflict is about its fact's entity whole: the note says why. What was erased is about no entity any more.
     """
     match event:
         case FactAsserted(fact=fact):
@@ -39,11 +39,22 @@ def entities_of(event: Event) -> tuple[str | None, ...]:
         case FactQuarantined(fact=fact):
             return None, _entity_of(fact), _entity_of(fact)
         case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
-            return None, None, None, *(_entity_of(receipt.fact) for receipt in receipts)
-        case AttestationSigned(fact_body=fact_body):
-            return None, None, _normal(_body_decoder.decode(fact_body).entity)
+            return None, None, None, *(None if one is ERASED else _entity_of(one.fact) for one in receipts)
+        case AttestationSigned(fact_body=fact_body) if fact_body is not ERASED:
+            return None, None, _named_in(fact_body)
         case _:
-            return (None,) * (1 + len(items_of(event)))
+            return (None,) * (1 + _count(event))
+
+
+def _named_in(fact_body: bytes) -> str | None:
+    try:
+        return _normal(_body_decoder.decode(fact_body).entity)
+    except msgspec.MsgspecError:  # no node signs such a body: whoever tells the entry says what is wrong with it
+        return None
+
+
+def _count(event: Event) -> int:
+    return 0 if event is ERASED else len(items_of(event))
 
 
 def _entity_of(fact: Fact) -> str:

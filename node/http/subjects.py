@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from node.events.api_keys import ApiKeyCreated, ApiKeyRevoked
 from node.events.conflicts import ConflictResolved
-from node.events.event import Event
+from node.events.event import Erased, Event
 from node.events.facts import FactAsserted, FactsSealed
 from node.events.gardens import (
     FactPromoted,
@@ -51,6 +51,14 @@ from node.events.peers import (
     PushReceived,
 )
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked
+from node.events.tombstones import (
+    EntityErased,
+    EntityTombstoned,
+    HoldLifted,
+    PeerTombstoned,
+    TombstoneRevoked,
+    TombstonesServed,
+)
 
 
 class Subject(Struct, frozen=True):
@@ -67,6 +75,7 @@ Rule = tuple[str, Callable[[Event], str]]
 _PEER: Rule = ("peer", lambda event: event.node_id)
 _GARDEN: Rule = ("garden", lambda event: event.garden_id)
 _MODERATED: Rule = ("fact", lambda event: event.fact_id)
+_ENTOMBED: Rule = ("entity", lambda event: event.entity_uri)
 _FACT: Rule = ("fact", lambda event: event.fact.id)
 
 _SUBJECTS: dict[type[Event], Rule] = {
@@ -111,4 +120,12 @@ _SUBJECTS: dict[type[Event], Rule] = {
     ManifestIntroduced: ("peer", lambda event: event.entity_uri),
     AttestationSigned: ("token", lambda event: event.token_id),
     CheckpointCosigned: ("checkpoint", lambda event: str(event.size)),
+    EntityTombstoned: ("entity", lambda event: event.tombstone.entity_uri),
+    EntityErased: _ENTOMBED,
+    HoldLifted: _ENTOMBED,
+    TombstoneRevoked: _ENTOMBED,
+    PeerTombstoned: ("entity", lambda event: event.tombstone.entity_uri),
+    TombstonesServed: _PEER,
+    # Of an entry of which only the actor is left nobody can say any more what it was about.
+    Erased: ("entity", lambda event: ""),
 }

@@ -17,6 +17,7 @@ from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.sources import Sources
 from node.projections.tokens import Tokens
+from node.projections.tombstones import Tombstones
 
 PROJECTIONS: tuple[type[Projection], ...] = (
     Facts,
@@ -32,4 +33,5 @@ PROJECTIONS: tuple[type[Projection], ...] = (
     Identity,
     Audit,
     Idempotency,
+    Tombstones,
 )

@@ -1,6 +1,6 @@
 """What a caller may read, and the one rule that says whether a fact is among it (PROTOCOL §2.5).
 
-Always: whatever shows or counts facts asks `is_readable` or `may_read` first: scope, then garden, then quarantine.
+Always: whatever shows or counts facts asks `is_readable` or `may_read` first: tombstone, scope, then garden, then quarantine.
 Always: a fact whose garden was deleted is left to node admins, who are the only ones without a list of gardens.
 
 Does not say who has which access (see `node/commands/reading.py`).
@@ -45,7 +45,7 @@ NOTHING = Access(scopes=(), entity_prefix=None, gardens=frozenset(), moderates=f
 def is_readable(row: FactRow, access: Access) -> bool:
     """Whether the caller may read a fact that is shown, or, in quarantine, know of it at all."""
     fact = row.fact
-    if fact.scope not in access.scopes:
+    if row.hidden or fact.scope not in access.scopes:
         return False
     if access.entity_prefix is not None and not lies_under(normal_uri(fact.entity), access.entity_prefix):
         return False

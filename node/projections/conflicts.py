@@ -136,7 +136,7 @@ _SETTLED_IDS = TableSpec("conflicts/settled_ids", Place)
 
 class Conflicts(Projection):
     name: ClassVar[str] = "conflicts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     # Whatever changes the facts: `Facts` says what it changed.
     events: ClassVar[tuple[type[Event], ...]] = Facts.events
     tables: ClassVar[tuple[TableSpec, ...]] = (
@@ -247,13 +247,34 @@ class Conflicts(Projection):
     # Folding
 
     def fold(self, entry: Made) -> None:
-        arrived = 0
+        self._remove(self._facts.erased)
         for change in self._facts.changes:
             if isinstance(change, Left):
                 self._leave(self._facts.at(change.place), change.until)
             else:
-                self._arrive(entry, arrived, change)
-                arrived += 1
+                # By its own number within the entry: what was erased beside it does not move it.
+                self._arrive(entry, change.place[1] if change.place[0] == entry.offset else 0, change)
+
+    def _remove(self, erased: tuple[FactRow, ...]) -> None:
+        """Remove the groups and the conflicts of an entity's facts, which are all that they are of."""
+        for key in {_group_key(row) for row in erased if _takes_part(row.fact)}:
+            for spec in (_GROUPS, _BY_VALUE, _BY_RANK, _LATEST, _BY_LATEST, _PAST, _SETTLED_IDS):
+                for found in [found for found, _ in self.table(spec).scan(key)]:
+                    self.table(spec).delete(found)
+        for row in erased:
+            here = place_key(row.place)
+            self.table(_SETTLED).delete(here)
+            for found in [found for found, _ in self.table(_OF_FACT).scan(here)]:
+                self._remove_record(found[PLACE_BYTES:])
+
+    def _remove_record(self, key: bytes) -> None:
+        conflict = self._record(key)
+        self.table(_RECORDS).delete(key)
+        self.table(_BY_DETECTION).delete(place_key(conflict.detected))
+        for relation in _TOLD:
+            self.table(_TELLING).delete(named_uuid(key, relation))
+        for place in conflict.facts:
+            self.table(_OF_FACT).delete(place_key(place) + key)
 
     def _arrive(self, entry: Made, index: int, row: FactRow) -> None:
         fact = row.fact

@@ -20,7 +20,8 @@ Speaker = tuple[str, str]
 class FactRow(Struct, frozen=True, array_like=True, gc=False):
     """A fact and what became of it here. `shown_from` is None while it is in quarantine or rejected.
 
-    `decided_from` is where it was promoted or rejected, `sealed_from` where a seal came that it had not been written with.
+    `decided_from` is where it was promoted or rejected, `sealed_from` where a seal came that it had not been written with. While
+    it is `hidden` by a tombstone nobody may read it, as of any time.
     """
 
     place: Place
@@ -32,13 +33,14 @@ class FactRow(Struct, frozen=True, array_like=True, gc=False):
     quarantine_reason: str | None
     decided_from: Place | None
     sealed_from: Place | None
+    hidden: bool
 
 
 def new_row(place: Place, fact: Fact, hold: tuple[str, str] | None) -> FactRow:
     """A fact's row when it comes in; `hold` is (quarantine garden, reason) where it is held back."""
     if hold is None:
-        return FactRow(place, fact, place, fact.garden_id, None, None, None, None, None)
-    return FactRow(place, fact, None, None, "pending", hold[0], hold[1], None, None)
+        return FactRow(place, fact, place, fact.garden_id, None, None, None, None, None, False)
+    return FactRow(place, fact, None, None, "pending", hold[0], hold[1], None, None, False)
 
 
 def row_at(row: FactRow, size: int) -> FactRow | None:

@@ -17,10 +17,18 @@ from propcache.api import cached_property
 from node.clock import parse_hlc
 from node.events.conflicts import ConflictResolved
 from node.events.entry import Entry
-from node.events.event import Event
+from node.events.event import ERASED, Event
 from node.events.facts import Fact, FactAsserted, FactsSealed, Scope, Seal
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.peers import BatchReceived, PushReceived, Receipt
+from node.events.tombstones import (
+    EntityErased,
+    EntityTombstoned,
+    PeerTombstoned,
+    TombstoneRevoked,
+    TombstoneScope,
+    reaches,
+)
 from node.projections.base import (
     LAST_PLACE,
     PLACE_BYTES,
@@ -86,6 +94,16 @@ class Retraction(Struct, frozen=True, array_like=True):
     value_text: str | None
 
 
+class Hiding(Struct, frozen=True, array_like=True):
+    """A tombstone at work: what is hidden of its entity. `origin` None where it reaches the facts of every origin."""
+
+    scope: TombstoneScope
+    origin: str | None
+
+    def hides(self, fact: Fact) -> bool:
+        return reaches(self.scope, fact.scope) and self.origin in (None, fact.origin)
+
+
 class Left(Struct, frozen=True):
     """A fact was withdrawn, from a place on."""
 
@@ -98,6 +116,8 @@ _RETRACTIONS = TableSpec("facts/retractions", Retraction)
 _SUPERSEDED = TableSpec("facts/superseded_ids", Place)
 # What is shown and not withdrawn, by speech, value and place; the first fact of an entity and relation is not in it.
 _STANDING = TableSpec("facts/standing", bytes)
+# By entity and tombstone.
+_HIDINGS = TableSpec("facts/hidings", Hiding)
 _SUBJECT = INDEXES.index(BY_SUBJECT)
 # In place of a value's digest: whatever the value.
 _ANY_VALUE = bytes(DIGEST_BYTES)
@@ -105,7 +125,7 @@ _ANY_VALUE = bytes(DIGEST_BYTES)
 
 class Facts(Projection):
     name: ClassVar[str] = "facts"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
         ConflictResolved,
@@ -115,6 +135,10 @@ class Facts(Projection):
         FactPromoted,
         FactRejected,
         FactsSealed,
+        EntityTombstoned,
+        TombstoneRevoked,
+        PeerTombstoned,
+        EntityErased,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (
         BY_PLACE,
@@ -130,6 +154,7 @@ class Facts(Projection):
         SERVABLE,
         UNSEALED,
         _STANDING,
+        _HIDINGS,
     )
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
@@ -137,10 +162,13 @@ class Facts(Projection):
         # What the last entry folded did to the facts, in order: a row came to be shown, or a place was withdrawn.
         # A row that was withdrawn before it came is told of only where it settles others.
         self.changes: list[FactRow | Left] = []
+        # What the last entry folded erased, as it stood before.
+        self.erased: tuple[FactRow, ...] = ()
         # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
         # Of the entities listed: where the facts about them stand. A listing asks whether they are few, and then for them.
         self._few: dict[str, list[Place] | None] = {}
+        self._has_hidings: bool | None = None
 
     # A read looks at one or two of the tables.
 
@@ -270,10 +298,22 @@ class Facts(Projection):
             places.append(row.place)
         return map(self.at, sorted(places, reverse=True))
 
+    def about(self, entity: str) -> list[FactRow]:
+        """Every fact about an entity, by its name in normal form, whatever became of it; in the order of their places."""
+        self.table(BY_SUBJECT).flush()
+        return [
+            self.at(place)
+            for place in sorted(place_of(key) for key, _ in self.table(BY_SUBJECT).scan(text_key(entity)))
+        ]
+
+    def is_tombstoned(self, entity: str, scope: Scope) -> bool:
+        """Whether a tombstone of this node's reaches facts about an entity, by its name in normal form, in a scope."""
+        return any(hiding.origin is None and reaches(hiding.scope, scope) for hiding in self._hidings_of(entity))
+
     # Folding
 
     def fold(self, entry: Entry) -> None:
-        self.changes = []
+        self.changes, self.erased = [], ()
         self._few.clear()
         match entry.event:
             case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
@@ -282,7 +322,8 @@ class Facts(Projection):
                 self._add(entry, 0, fact, (garden_id, reason))
             case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
                 for index, receipt in enumerate(receipts):
-                    self._add(entry, index, receipt.fact, _hold_of(receipt))
+                    if receipt is not ERASED:
+                        self._add(entry, index, receipt.fact, _hold_of(receipt))
             case FactPromoted(fact_id=fact_id, origin=origin, target_garden_id=target):
                 self._promote(entry, origin, fact_id, target)
             case FactsSealed(origin=origin, seals=seals):
@@ -291,7 +332,64 @@ class Facts(Projection):
             case FactRejected(fact_id=fact_id, origin=origin):
                 self._decide(origin, fact_id, quarantine_status="rejected", decided_from=(entry.offset, 0))
             case _:
-                pass  # no other event brings or moves a fact
+                self._fold_tombstone(entry.event)
+
+    def _fold_tombstone(self, event: Event) -> None:
+        match event:
+            case EntityTombstoned(tombstone=tombstone):
+                self._hide(tombstone.entity_uri, text_key(tombstone.id), Hiding(tombstone.scope, None))
+            case TombstoneRevoked(tombstone_id=tombstone_id, entity_uri=entity):
+                self._hide(entity, text_key(tombstone_id), None)
+            case PeerTombstoned(node_id=node_id, tombstone=tombstone, revocation=revocation):
+                hiding = Hiding(tombstone.scope, node_id) if revocation is None else None
+                self._hide(tombstone.entity_uri, text_key(node_id, tombstone.id), hiding)
+            case EntityErased(entity_uri=entity):
+                self.erased = tuple(self.about(entity))
+                for row in self.erased:
+                    self._remove(row)
+                self._subjects.clear()
+            case _:
+                pass  # no other event brings, moves or hides a fact
+
+    def _hide(self, entity: str, tombstone: bytes, hiding: Hiding | None) -> None:
+        """Begin to hide what a tombstone reaches, or, with None, cease to."""
+        key = text_key(entity) + tombstone
+        if hiding is None:
+            self.table(_HIDINGS).delete(key)
+        else:
+            self.table(_HIDINGS).put(key, hiding)
+        self._has_hidings = None
+        hidings = self._hidings_of(entity)
+        for row in self.about(entity):
+            hidden = any(one.hides(row.fact) for one in hidings)
+            if hidden != row.hidden:
+                self._by_place.put(place_key(row.place), structs.replace(row, hidden=hidden))
+
+    def _hidings_of(self, entity: str) -> list[Hiding]:
+        # Every write asks, and on nearly every node there are none.
+        if self._has_hidings is None:
+            self._has_hidings = next(self.table(_HIDINGS).scan(), None) is not None
+        return self.table(_HIDINGS).values(text_key(entity)) if self._has_hidings else []
+
+    def _remove(self, row: FactRow) -> None:
+        """Remove every row that followed from a fact. What it did to others it did to facts about the same entity, which go too."""
+        fact, here = row.fact, place_key(row.place)
+        self._by_place.delete(here)
+        by_id = id_key(fact)
+        if by_id is not None and self._by_id.get(by_id) == here:
+            self._by_id.delete(by_id)
+        for table, prefix in zip(self._indexes, index_prefixes(fact), strict=True):
+            table.delete(prefix + here)
+        self.table(_WITHDRAWN).delete(here)
+        self.table(UNSEALED).delete(here)
+        self.table(_STANDING).delete(_standing_key(row))
+        for shown in (row.shown_from, row.sealed_from):
+            if shown is not None:
+                self.table(SERVABLE).delete(SCOPE_KEYS[fact.scope] + place_key(shown))
+        for fact_id in fact.supersedes:
+            self.table(_SUPERSEDED).delete(_superseded_key(fact_id, row))
+        if fact.confidence == 0.0:
+            self.table(_RETRACTIONS).delete(_retraction_key(row))
 
     def take(self, rows: dict[str, list[tuple[bytes, bytes]]], keys: dict[str, list[bytes]]) -> list[Place]:
         """Take in the rows of plain facts, and the keys of rows without a value (see `plain_facts.py`).
@@ -327,6 +425,9 @@ class Facts(Projection):
     def _add(self, entry: Entry, index: int, fact: Fact, hold: tuple[str, str] | None) -> None:
         place = (entry.offset, index)
         row = new_row(place, fact, hold)
+        # What a peer told is gone may still come by a relay; no other tombstone lets a fact in.
+        if fact.received_from is not None and any(one.hides(fact) for one in self._hidings_of(normal_uri(fact.entity))):
+            row = structs.replace(row, hidden=True)
         self._by_place.put(place_key(place), row)
         is_first = self._index(place, fact)
         if row.shown_from is not None:
@@ -399,21 +500,20 @@ class Facts(Projection):
         fact = row.fact
         retraction = Retraction(row.place, fact.value.type, _retracted_value(fact))
         digest = None if retraction.value_text is None else digest_of(fact.value)
-        key = text_key(*speech_of(fact)) + (digest or _ANY_VALUE) + _hlc_key(fact.hlc) + place_key(row.place)
-        self.table(_RETRACTIONS).put(key, retraction)
+        self.table(_RETRACTIONS).put(_retraction_key(row), retraction)
         for said in self.standing(normal_uri(fact.entity), relation_of(fact), fact.scope, speaker_of(fact), digest):
             if _retracts(retraction, fact, said.fact):
                 self._withdraw(said, Withdrawal(row.shown_from, "retracted"))
 
     def _supersede(self, row: FactRow, fact_id: str) -> None:
-        speaker = speaker_of(row.fact)
-        self.table(_SUPERSEDED).put(text_key(fact_id.lower(), *speaker), row.shown_from)
+        key = _superseded_key(fact_id, row)
+        self.table(_SUPERSEDED).put(key, row.shown_from)
         for old in self.all_by_id(fact_id):
-            if speaker_of(old.fact) == speaker and old.place != row.place:
+            if _superseded_key(fact_id, old) == key and old.place != row.place:
                 self._withdraw(old, Withdrawal(row.shown_from, "superseded"))
 
     def _apply_earlier_withdrawals(self, row: FactRow) -> None:
-        superseded_from = self.table(_SUPERSEDED).get(text_key(row.fact.id.lower(), *speaker_of(row.fact)))
+        superseded_from = self.table(_SUPERSEDED).get(_superseded_key(row.fact.id, row))
         if superseded_from is not None:
             self._withdraw(row, Withdrawal(superseded_from, "superseded"))
         speech = text_key(*speech_of(row.fact))
@@ -519,6 +619,17 @@ def _retracts(retraction: Retraction, by: Fact, said: Fact) -> bool:
     if retraction.value_text is None:
         return True
     return (said.value.type, repr(said.value.v)) == (retraction.value_type, retraction.value_text)
+
+
+def _superseded_key(fact_id: str, row: FactRow) -> bytes:
+    """Whose word on what the id stands for: a source supersedes what it said about the same entity (docs/tombstones.md)."""
+    return text_key(fact_id.lower(), normal_uri(row.fact.entity), *speaker_of(row.fact))
+
+
+def _retraction_key(row: FactRow) -> bytes:
+    fact = row.fact
+    said = _ANY_VALUE if _retracted_value(fact) is None else digest_of(fact.value)
+    return text_key(*speech_of(fact)) + said + _hlc_key(fact.hlc) + place_key(row.place)
 
 
 def _standing_key(row: FactRow) -> bytes:

@@ -7,17 +7,19 @@ Does not hold facts (see `facts.py`) or members (see `members.py`).
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
 from msgspec import Struct, structs
 
 from node.events.entry import Entry
-from node.events.event import Event
+from node.events.event import ERASED, Event
 from node.events.facts import Scope
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
 from node.events.peers import BatchReceived, PushReceived
+from node.events.tombstones import EntityErased
 from node.projections.base import Place, Projection, TableSpec, place_key, place_of, text_key
+from node.projections.fact_rows import FactRow
 from node.times import format_ms
 from node.uris import normal_uri, origin_of
 
@@ -91,7 +93,7 @@ _PENDING_BY_ORGANISATION = TableSpec("gardens/pending_by_organisation", bytes)
 
 class Gardens(Projection):
     name: ClassVar[str] = "gardens"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     events: ClassVar[tuple[type[Event], ...]] = (
         GardenCreated,
         GardenDeleted,
@@ -100,8 +102,13 @@ class Gardens(Projection):
         PushReceived,
         FactPromoted,
         FactRejected,
+        EntityErased,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ID, _BY_SLUG, _HELD, _BY_STATUS, _PENDING_BY_ORGANISATION)
+
+    def __init__(self, txn: object, handles: dict[str, object], erased: Callable[[], tuple[FactRow, ...]]) -> None:
+        super().__init__(txn, handles)
+        self._erased = erased
 
     # Reading
 
@@ -151,7 +158,7 @@ class Gardens(Projection):
                 self._hold((entry.offset, 0), fact.id, fact.origin, fact.source, garden_id)
             case BatchReceived(receipts=receipts) | PushReceived(receipts=receipts):
                 for index, receipt in enumerate(receipts):
-                    if receipt.quarantine_garden_id is not None:
+                    if receipt is not ERASED and receipt.quarantine_garden_id is not None:
                         fact = receipt.fact
                         place = (entry.offset, index)
                         self._hold(place, fact.id, fact.origin, fact.source, receipt.quarantine_garden_id)
@@ -159,6 +166,9 @@ class Gardens(Projection):
                 self._decide(entry, garden_id, fact_id, origin, "promoted", reason)
             case FactRejected(fact_id=fact_id, origin=origin, garden_id=garden_id, reason=reason):
                 self._decide(entry, garden_id, fact_id, origin, "rejected", reason)
+            case EntityErased():
+                for row in self._erased():
+                    self._forget(row)
             case _:
                 pass  # no other event is about gardens or quarantine
 
@@ -198,9 +208,26 @@ class Gardens(Projection):
         )
         self.table(_HELD).put(key, decided)
 
+    def _forget(self, row: FactRow) -> None:
+        """Remove what is known of a fact that was held; what its garden is, and who is in it, stays."""
+        if row.quarantine_garden_id is None:
+            return
+        key = _held_prefix(row.quarantine_garden_id, row.fact.id) + text_key(row.fact.origin)
+        held = self.table(_HELD).get(key)
+        if held is None or held.place != row.place:
+            return
+        self.table(_HELD).delete(key)
+        self.table(_BY_STATUS).delete(_status_prefix(row.quarantine_garden_id, held.status) + place_key(held.place))
+        if held.status == "pending":
+            self._count_pending(held.organisation, -1)
+
     def _count_pending(self, organisation: str, change: int) -> None:
+        # No row for none: erasing leaves what there would be without what it erased.
         count = self.pending_of(organisation) + change
-        self.table(_PENDING_BY_ORGANISATION).put(text_key(organisation), _COUNT.pack(count))
+        if count:
+            self.table(_PENDING_BY_ORGANISATION).put(text_key(organisation), _COUNT.pack(count))
+        else:
+            self.table(_PENDING_BY_ORGANISATION).delete(text_key(organisation))
 
 
 def _held_prefix(garden_id: str, fact_id: str) -> bytes:

@@ -13,6 +13,7 @@ from typing import ClassVar
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.peers import AttestationSigned, CheckpointCosigned, ExchangeRefused, PageServed, PushReceived
+from node.events.tombstones import TombstonesServed
 from node.projections.base import Projection, TableSpec
 
 _BY_NONCE = TableSpec("nonces/by_nonce", int)
@@ -29,6 +30,7 @@ class Nonces(Projection):
         AttestationSigned,
         CheckpointCosigned,
         ExchangeRefused,
+        TombstonesServed,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NONCE, _BY_EXPIRY)
 
@@ -45,6 +47,7 @@ class Nonces(Projection):
                 | AttestationSigned(nonce=str(nonce), forget_ms=forget_ms)
                 | CheckpointCosigned(nonce=str(nonce), forget_ms=forget_ms)
                 | ExchangeRefused(nonce=str(nonce), forget_ms=forget_ms)
+                | TombstonesServed(nonce=str(nonce), forget_ms=forget_ms)
             ):
                 self._evict_before(entry.at_ms)
                 self._take(_nonce_key(nonce), forget_ms)

@@ -8,12 +8,14 @@ Always: the checkpoint that a peer's log is measured against only moves on, unle
 Does not fetch or verify anything (see `node/commands/peers.py`, `node/sync.py`).
 """
 
+from collections import Counter
+from collections.abc import Callable
 from typing import ClassVar
 
 from msgspec import Struct, structs
 
 from node.events.entry import Entry
-from node.events.event import Event
+from node.events.event import ERASED, Event
 from node.events.facts import Scope
 from node.events.identity import SettingsChanged, TrustSettings, TrustSettingsChanged
 from node.events.peers import (
@@ -33,7 +35,9 @@ from node.events.peers import (
     PushReceived,
     Receipt,
 )
+from node.events.tombstones import EntityErased
 from node.projections.base import Projection, TableSpec, place_key, text_key
+from node.projections.fact_rows import FactRow
 from node.projections.manifest_dates import dates_of
 from node.projections.trust_lists import settings_of
 from node.times import format_ms
@@ -158,8 +162,13 @@ class Peers(Projection):
         PushReceived,
         SettingsChanged,
         TrustSettingsChanged,
+        EntityErased,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _PAST, _JUDGED_BY)
+
+    def __init__(self, txn: object, handles: dict[str, object], erased: Callable[[], tuple[FactRow, ...]]) -> None:
+        super().__init__(txn, handles)
+        self._erased = erased
 
     def of_node(self, node_id: str) -> Peer | None:
         return self.table(_BY_NODE_ID).get(text_key(node_id))
@@ -184,7 +193,10 @@ class Peers(Projection):
         return size, [cosigned.line for cosigned in found if cosigned.size == size]
 
     def fold(self, entry: Entry) -> None:
-        self._fold(entry)
+        if isinstance(entry.event, EntityErased):
+            self._take_back(self._erased())
+        else:
+            self._fold(entry)
         if isinstance(entry.event, _TOLD_OF):
             self._keep(entry)
 
@@ -360,15 +372,28 @@ class Peers(Projection):
         peer = self.of_node(node_id)
         if peer is None:
             return
-        held = sum(receipt.quarantine_garden_id is not None for receipt in receipts)
+        told = [receipt for receipt in receipts if receipt is not ERASED]
+        held = sum(receipt.quarantine_garden_id is not None for receipt in told)
         self._change(
             node_id,
-            accepted=peer.accepted + len(receipts) - held,
+            accepted=peer.accepted + len(told) - held,
             held=peer.held + held,
             refused=peer.refused + refused,
             last_received_at=format_ms(entry.at_ms),
             **cursor,
         )
+
+    def _take_back(self, erased: tuple[FactRow, ...]) -> None:
+        """Count erased facts no more among what peers brought."""
+        brought = Counter((row.fact.received_from, row.quarantine_garden_id is not None) for row in erased)
+        for (node_id, is_held), count in brought.items():
+            peer = None if node_id is None else self.of_node(node_id)
+            if peer is None:
+                continue
+            if is_held:
+                self._change(node_id, held=peer.held - count)
+            else:
+                self._change(node_id, accepted=peer.accepted - count)
 
     def _judge_again(self, entry: Entry, settings: TrustSettings) -> None:
         old = self.table(_JUDGED_BY).get(b"settings")

@@ -7,18 +7,21 @@ Does not score (see `node/commands/trust.py`).
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import ClassVar
 
 from msgspec import Struct
 
 from node.events.conflicts import ConflictResolved
 from node.events.entry import Entry
-from node.events.event import Event
+from node.events.event import ERASED, Event
 from node.events.facts import FactAsserted
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.identity import RefusalsCounted
 from node.events.peers import BatchReceived, BatchRefusal, PushReceived, Receipt
-from node.projections.base import DAY_MS, Projection, TableSpec, text_key
+from node.events.tombstones import EntityErased, places_in
+from node.projections.base import DAY_MS, Place, Projection, TableSpec, text_key
+from node.projections.fact_rows import FactRow
 from node.uris import lies_under, normal_uri, origin_of
 
 WINDOW_DAYS = 30
@@ -70,11 +73,13 @@ class Sources(Projection):
         FactPromoted,
         FactRejected,
         RefusalsCounted,
+        EntityErased,
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_HISTORY, _HELD)
 
-    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+    def __init__(self, txn: object, handles: dict[str, object], erased: Callable[[], tuple[FactRow, ...]]) -> None:
         super().__init__(txn, handles)
+        self._erased = erased
         # Rows this transaction has seen: one source's writes come in runs, and each asks for the same two.
         self._seen: dict[bytes, History] = {}
 
@@ -104,6 +109,8 @@ class Sources(Projection):
             case RefusalsCounted(principal=principal, code=code, count=count) if code in _OF_FACTS:
                 # What a peer brought too fast to be written down one by one failed all the same.
                 self._add(entry.at_ms, _organisation_key(principal), 0, count)
+            case EntityErased() as event:
+                self._erase(entry, event)
             case _:
                 pass  # no other event says anything about a source
 
@@ -115,6 +122,8 @@ class Sources(Projection):
         # Counted first: a page holds hundreds of facts of a handful of sources.
         admitted: Counter[tuple[str, str]] = Counter()
         for receipt in receipts:
+            if receipt is ERASED:
+                continue
             fact = receipt.fact
             if receipt.quarantine_garden_id is None:
                 admitted[fact.source, fact.origin] += 1
@@ -160,6 +169,44 @@ class Sources(Projection):
             days = (*kept, Tally(today, admitted, failed))
         self._put(key, History(days, history.is_admitted))
 
+    def _erase(self, entry: Entry, event: EntityErased) -> None:
+        """Take back what erased facts had counted. What is left is what would have been counted without them: so every history is
+        cut to the window as of now, and what would be no row is none.
+        """
+        counted = _days_counted(event)
+        for row in self._erased():
+            self.table(_HELD).delete(_held_key(row.fact.origin, row.fact.id))
+            day = counted.get(row.place)
+            if day is not None:
+                self._take_back(day, row)
+        for organisation, is_admitted in event.organisations:
+            key = _organisation_key(organisation)
+            self._put(key, History(self._history(key).days, is_admitted))
+        self._cut_all(entry.at_ms // DAY_MS)
+
+    def _take_back(self, day: int, row: FactRow) -> None:
+        failed = 1 if row.quarantine_status == "rejected" else 0
+        source = normal_uri(row.fact.source)
+        organisation = origin_of(source, row.fact.origin)
+        for key in (_source_key(organisation, source), _organisation_key(organisation)):
+            history = self._history(key)
+            days = tuple(
+                Tally(tally.day, tally.admitted - (1 - failed), tally.failed - failed) if tally.day == day else tally
+                for tally in history.days
+            )
+            self._put(key, History(days, history.is_admitted))
+
+    def _cut_all(self, today: int) -> None:
+        for key, history in list(self.table(_HISTORY).scan()):
+            days = tuple(
+                tally for tally in history.days if tally.day > today - WINDOW_DAYS and (tally.admitted or tally.failed)
+            )
+            if days or history.is_admitted:
+                self.table(_HISTORY).put(key, History(days, history.is_admitted))
+            else:
+                self.table(_HISTORY).delete(key)
+        self._seen.clear()
+
     def _history(self, key: bytes) -> History:
         history = self._seen.get(key)
         if history is None:
@@ -169,6 +216,13 @@ class Sources(Projection):
     def _put(self, key: bytes, history: History) -> None:
         self._seen[key] = history
         self.table(_HISTORY).put(key, history)
+
+
+def _days_counted(event: EntityErased) -> dict[Place, int]:
+    places = places_in(event.places)
+    return {
+        (place.offset, place.index): place.day for place in places if place.index is not None and place.day is not None
+    }
 
 
 def _source_key(organisation: str, source: str) -> bytes:

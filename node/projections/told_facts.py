@@ -108,7 +108,9 @@ def rows_of(conflict: Conflict, at: At, view: View) -> list[FactRow]:
     for number, words in enumerate(said):
         made = uuid_text(named_uuid(uuid_bytes(conflict.conflict_id.removeprefix(PREFIX)), words[1]))
         place = (conflict.detected[0], _FIRST_INDEX + 4 * conflict.detected[1] + number)
-        rows.append(_row(made, format_ms(conflict.detected_ms), conflict.hlc, place, sides[0], view, *words))
+        # Who may not read the one side may not be told of it by way of the other.
+        about = next((side for side in sides if side.hidden), sides[0])
+        rows.append(_row(made, format_ms(conflict.detected_ms), conflict.hlc, place, about, view, *words))
     return rows
 
 
@@ -219,4 +221,4 @@ def _row(
         warnings=(),
     )
     stated = structs.replace(fact, cid=cid_of(fact), fact_hash=fact_hash(body_of(fact)))
-    return FactRow(place, stated, (place[0], 0), about.garden_id, None, None, None, None, None)
+    return FactRow(place, stated, (place[0], 0), about.garden_id, None, None, None, None, None, about.hidden)

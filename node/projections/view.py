@@ -22,6 +22,7 @@ from node.projections.nonces import Nonces
 from node.projections.peers import Peers
 from node.projections.sources import Sources
 from node.projections.tokens import Tokens
+from node.projections.tombstones import Tombstones
 
 Opened = TypeVar("Opened", bound=Projection)
 
@@ -47,7 +48,7 @@ class View:
 
     @cached_property
     def gardens(self) -> Gardens:
-        return self._open(Gardens)
+        return self._open_beside_facts(Gardens)
 
     @cached_property
     def members(self) -> Members:
@@ -55,7 +56,7 @@ class View:
 
     @cached_property
     def sources(self) -> Sources:
-        return self._open(Sources)
+        return self._open_beside_facts(Sources)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -67,7 +68,7 @@ class View:
 
     @cached_property
     def peers(self) -> Peers:
-        return self._open(Peers)
+        return self._open_beside_facts(Peers)
 
     @cached_property
     def introductions(self) -> Introductions:
@@ -88,6 +89,10 @@ class View:
     @cached_property
     def idempotency(self) -> Idempotency:
         return self._open(Idempotency)
+
+    @cached_property
+    def tombstones(self) -> Tombstones:
+        return self._open(Tombstones)
 
     @cached_property
     def projections(self) -> list[Projection]:
@@ -113,6 +118,11 @@ class View:
     def _open(self, projection: type[Opened]) -> Opened:
         self._require(projection)
         return projection(self._txn, self._handles)
+
+    def _open_beside_facts(self, projection: type[Opened]) -> Opened:
+        """One that, when it folds an erasure, asks the facts folded before it what was erased."""
+        self._require(projection)
+        return projection(self._txn, self._handles, lambda: self.facts.erased)
 
     def _require(self, projection: type[Projection]) -> None:
         if projection.name in self._stale:

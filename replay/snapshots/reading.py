@@ -87,7 +87,7 @@ class Reading:
         except LogDamaged as damage:
             raise Damaged(offset, damage_of(damage).words) from damage
 
-    def _check(self, stored: bytes, items: list[bytes]) -> None:
+    def _check(self, stored: bytes, items: list[bytes | None]) -> None:
         offset = self._frontier.size
         try:
             header = open_header(stored)
@@ -96,10 +96,12 @@ class Reading:
         if header.offset != offset or header.prev != self._leaf.hex():
             self._require_leaf_before(offset)
             raise Damaged(offset, "the entry does not follow from the one before")
-        if any(row[:1] != CLEAR for row in items):
+        if any(row is not None and row[:1] != CLEAR for row in items):
             raise Damaged(offset, "an item has a form that this version does not read")
-        found = tuple(Item(row[1:_SALT_END], row[_SALT_END:]).commitment() for row in items)
-        if found != header.items:
+        if len(items) != len(header.items) or any(
+            row is not None and Item(row[1:_SALT_END], row[_SALT_END:]).commitment() != said
+            for row, said in zip(items, header.items, strict=True)
+        ):
             raise Damaged(offset, "the items are not those that the header commits to")
         self._leaf = leaf_hash(stored)
         self._frontier.append(self._leaf)

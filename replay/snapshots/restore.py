@@ -146,7 +146,7 @@ class _Writing:
         for stored, rows in unpack_rows(raw):
             offset = self._frontier.size
             headers.append((OFFSET_KEY.pack(offset), stored))
-            items += [(ITEM_KEY.pack(offset, index), row) for index, row in enumerate(rows)]
+            items += [(ITEM_KEY.pack(offset, index), row) for index, row in enumerate(rows) if row is not None]
             tree += [(NODE_KEY.pack(level, at), node) for level, at, node in self._frontier.append(leaf_hash(stored))]
             if _RESTORED_MARK in stored:
                 self.restored_at = offset

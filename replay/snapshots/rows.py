@@ -10,15 +10,16 @@ from collections.abc import Iterator
 
 _LENGTH = struct.Struct(">I")
 
-# Header ‖ signature, and the rows of `items` in order of index.
-Rows = tuple[bytes, list[bytes]]
+# Header ‖ signature, and the rows of `items` in order of index; None, which has no bytes in a chunk, for an item that was erased.
+Rows = tuple[bytes, list[bytes | None]]
 
 
-def pack_rows(stored: bytes, items: list[bytes]) -> bytes:
+def pack_rows(stored: bytes, items: list[bytes | None]) -> bytes:
     """One entry as it lies in a chunk."""
     parts = [_LENGTH.pack(len(stored)), stored, _LENGTH.pack(len(items))]
     for item in items:
-        parts += (_LENGTH.pack(len(item)), item)
+        row = item or b""
+        parts += (_LENGTH.pack(len(row)), row)
     return b"".join(parts)
 
 
@@ -30,10 +31,10 @@ def unpack_rows(raw: bytes) -> Iterator[Rows]:
         count, position = _number(raw, position)
         if count > (len(raw) - position) // _LENGTH.size:
             raise ValueError("an entry has more items than the chunk has room for")
-        items = []
+        items: list[bytes | None] = []
         for _ in range(count):
             item, position = _taken(raw, position)
-            items.append(item)
+            items.append(item or None)
         yield stored, items
 
 

@@ -7,7 +7,7 @@ works for the plain case does not pass.
 from msgspec import structs
 
 from node.canonical import b64url_encode, canonical_json
-from node.events import EVENT_TYPES
+from node.events import EVENT_TYPES, tombstones
 from node.events.api_keys import ApiKeyCreated, ApiKeyRevoked, KeyGrant
 from node.events.checkpoint import Checkpoint, origin_of, sign_checkpoint
 from node.events.conflicts import ConflictResolved
@@ -60,6 +60,19 @@ from node.events.peers import (
     Receipts,
 )
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked, Grant, Revocation
+from node.events.tombstones import (
+    EntityErased,
+    EntityTombstoned,
+    ErasedPlace,
+    HoldLifted,
+    PeerTombstoned,
+    Tombstone,
+    TombstoneRevoked,
+    TombstonesServed,
+    packed_places,
+    signed_revocation,
+    signed_tombstone,
+)
 from node.keys import Signer
 
 NODE_ID = "stigmem://org-a.example"
@@ -137,6 +150,7 @@ def samples() -> list[Event]:
         *_of_api_keys(),
         *_of_idempotency(),
         *_of_trust(),
+        *_of_tombstones(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -481,6 +495,63 @@ def _of_trust() -> list[Event]:
             )
         ),
     ]
+
+
+def _of_tombstones() -> list[Event]:
+    ghost, bob = f"{NODE_ID}/user/ghost", f"{PEER_NODE_ID}/user/bob"
+    held = tombstone("tomb_018f00000000700080000000000000d1", ghost, SIGNER, legal_hold=True)
+    limited = tombstone("tomb_018f00000000700080000000000000d2", f"{NODE_ID}/user/carol", SIGNER, scope="company")
+    theirs = tombstone("tomb_018f00000000700080000000000000d3", bob, PEER_SIGNER, signed_by=PEER_NODE_ID)
+    places = (ErasedPlace(1, 901, 0, 20_577), ErasedPlace(7, 903, 1, None), ErasedPlace(9, 901, None, None))
+    return [
+        EntityTombstoned(tombstone=held, reason="asked for by alïce", shared_scopes=("company", "public")),
+        HoldLifted(tombstone_id=held.id, entity_uri=ghost, reason="the case is closed"),
+        # Names items that no entry has, so that nothing of what the samples tell is missing.
+        EntityErased(
+            tombstone_id=held.id,
+            entity_uri=ghost,
+            organisations=((PEER_NODE_ID, True), ("stigmem://org-c.example", False)),
+            places=packed_places(places),
+        ),
+        EntityTombstoned(tombstone=limited, reason="", shared_scopes=()),
+        TombstoneRevoked(
+            tombstone_id=limited.id,
+            entity_uri=limited.entity_uri,
+            reason="entered by mistake",
+            revocation=revocation(limited, SIGNER),
+        ),
+        PeerTombstoned(node_id=PEER_NODE_ID, tombstone=theirs, revocation=None),
+        PeerTombstoned(node_id=PEER_NODE_ID, tombstone=theirs, revocation=revocation(theirs, PEER_SIGNER)),
+        TombstonesServed(node_id=PEER_NODE_ID, nonce="018f0000-0000-7000-8000-0000000000e1", forget_ms=FORGET_MS),
+    ]
+
+
+def tombstone(
+    tombstone_id: str,
+    entity: str,
+    signer: Signer,
+    *,
+    scope: str = "*",
+    legal_hold: bool = False,
+    signed_by: str = NODE_ID,
+) -> Tombstone:
+    """A tombstone as that key signs it."""
+    unsigned = Tombstone(
+        id=tombstone_id,
+        entity_uri=entity,
+        scope=scope,
+        legal_hold=legal_hold,
+        created_at=AT,
+        signed_by=signed_by,
+        key_id=signer.key_id,
+        signature="",
+    )
+    return structs.replace(unsigned, signature=b64url_encode(signer.sign(signed_tombstone(unsigned))))
+
+
+def revocation(revoked: Tombstone, signer: Signer) -> tombstones.Revocation:
+    unsigned = tombstones.Revocation(revoked_at=AT, key_id=signer.key_id, signature="")
+    return structs.replace(unsigned, signature=b64url_encode(signer.sign(signed_revocation(revoked, unsigned))))
 
 
 def _note(size: int, root: bytes) -> str:

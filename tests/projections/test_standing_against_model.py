@@ -45,7 +45,7 @@ class Walk:
 
     def __init__(self) -> None:
         self.said: list[Said] = []
-        self._superseded: dict[tuple[str, tuple[str, ...]], Place] = {}
+        self._superseded: dict[tuple[str, str, tuple[str, ...]], Place] = {}
 
     def fold(self, offset: int, event: Event) -> None:
         match event:
@@ -73,7 +73,7 @@ class Walk:
 
     def _show(self, shown: Said) -> None:
         speech, here = speech_of(shown.fact), shown.shown_from
-        superseded_from = self._superseded.get((shown.fact.id, speech[3:]))
+        superseded_from = self._superseded.get((shown.fact.id, speech[0], speech[3:]))
         if superseded_from is not None:
             self._withdraw(shown, superseded_from, "superseded")
         shown_before = [said for said in self.said if said.shown_from is not None and said is not shown]
@@ -84,9 +84,10 @@ class Walk:
             if retracts(shown.fact, other.fact):
                 self._withdraw(other, here, "retracted")
         for replaced in shown.fact.supersedes:
-            self._superseded[(replaced, speech[3:])] = here
+            self._superseded[(replaced, speech[0], speech[3:])] = here
             for other in self.said:
-                if other is not shown and other.fact.id == replaced and speech_of(other.fact)[3:] == speech[3:]:
+                said = speech_of(other.fact)
+                if other is not shown and other.fact.id == replaced and (said[0], said[3:]) == (speech[0], speech[3:]):
                     self._withdraw(other, here, "superseded")
 
     def _withdraw(self, said: Said, by: Place, kind: str) -> None:

@@ -1,0 +1,49 @@
+"""Which items of a log were erased, as the log itself says it: an item that is not there is damage unless a later entry names it.
+
+Always: only what lies in the log counts, an entry's own commitment included; an entry erases nothing that comes after it.
+
+Does not erase (see `log.py`, `erasing.py`).
+"""
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+
+from node.errors import LogDamaged
+from node.events.entry import SALT_BYTES, open_header
+from node.events.event import type_of
+from node.events.tombstones import EntityErased, places_in
+
+# Of its items: the actor, what is plain, the places.
+PLACES_ITEM = 2
+_MARK = f'"type":"{type_of(EntityErased)}"'.encode()
+
+# By offset, the items of the entry there.
+Erasures = dict[int, set[int]]
+NOTHING_ERASED: Erasures = {}
+
+
+def erasing_offsets(stored: Iterable[bytes]) -> Iterator[int]:
+    """Of a log's entries, in order from the first on, the offsets of those that erase."""
+    for offset, one in enumerate(stored):
+        if _MARK in one:
+            yield offset
+
+
+def add_erasures(erasures: Erasures, stored: bytes, committed: bytes) -> None:
+    """Take in what one erasing entry says; `committed` is salt ‖ content of its item PLACES_ITEM.
+
+    Raises LogDamaged where it is not what the entry commits to.
+    """
+    header = open_header(stored)
+    if len(header.items) <= PLACES_ITEM or sha256(committed).hexdigest() != header.items[PLACES_ITEM]:
+        raise LogDamaged(f"item {PLACES_ITEM} does not match its commitment", offset=header.offset)
+    try:
+        for place in places_in(committed[SALT_BYTES:]):
+            if place.offset < header.offset and place.item:
+                erasures.setdefault(place.offset, set()).add(place.item)
+    except ValueError as error:
+        raise LogDamaged(str(error), offset=header.offset) from error
+
+
+def is_erased(erasures: Erasures, offset: int, index: int) -> bool:
+    return index in erasures.get(offset, ())
