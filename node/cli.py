@@ -27,6 +27,7 @@ from node.logging import configure_logging
 from node.peer_console import Console
 from node.runtime import StartupError
 from node.serve import open_signer, serve
+from node.tls import TlsFileError
 from node.trust_console import add_trust_commands
 from replay.ending import ended
 
@@ -41,17 +42,20 @@ _PEER_VERBS = {
     "show": "everything about one peer",
     "check": "fetch its discovery document, manifest and proof now, and say what they are worth",
     "pull": "read what it has for us now",
+    "pin": "let these certificates alone count for a peer; none: those that a trusted CA signed for its name",
     "approve": "approve what waits for an admin",
     "remove": "end the exchange",
 }
 _SCOPE_FLAGS, _SCOPE_HELP = ("--scope", "--scopes"), "what is exchanged: with commas between, or once for each (public)"
-_CANNOT_START = (ConfigError, KeyFileError, StartupError, FolderInUse, UnknownFormat, Refusal, OSError)
+_PIN_HELP = "fingerprint of a certificate, as `openssl x509 -fingerprint -sha256` prints it"
+_CANNOT_START = (ConfigError, KeyFileError, TlsFileError, StartupError, FolderInUse, UnknownFormat, Refusal, OSError)
 
 
 def main() -> int:
     # Everything a node writes is its operator's alone.
     os.umask(0o077)
     arguments = _parser(os.environ, sys.argv[1:]).parse_args()
+    client.CA_FILE.set(os.environ.get("STIGMEM_CA_FILE") or None)
     if arguments.command == "serve":
         return arguments.handler(arguments)
     return ended(lambda: arguments.handler(arguments))
@@ -143,6 +147,10 @@ def _add_peers(commands: argparse._SubParsersAction) -> None:
             verb.add_argument("peer", help="its peer_id or node_id")
         if name in ("add", "declare"):
             verb.add_argument(*_SCOPE_FLAGS, dest="scopes", action="append", default=[], help=_SCOPE_HELP)
+        if name == "add":
+            verb.add_argument("--tls-pin", dest="pins", action="append", help=_PIN_HELP)
+        if name == "pin":
+            verb.add_argument("pins", nargs="*", metavar="SHA256", help=_PIN_HELP)
         if name == "pull":
             verb.add_argument("--from-start", action="store_true", help="read its log from the beginning again")
         if name == "approve":
@@ -259,7 +267,9 @@ def _at_peers(arguments: argparse.Namespace) -> int:
         console = Console(url=url, bearer=bearer, is_raw=arguments.json)
         match arguments.peers_command:
             case "add":
-                said = console.add(arguments.url, arguments.entity_uri, _scopes(arguments))
+                said = console.add(arguments.url, arguments.entity_uri, _scopes(arguments), arguments.pins)
+            case "pin":
+                said = console.pin(arguments.peer, arguments.pins)
             case "declare" if arguments.to is None:
                 said = console.declare(_scopes(arguments))
             case "declare":

@@ -4,7 +4,9 @@ Always: a signature is made here, over the body built from validated fields (PRO
 """
 
 import asyncio
+import ssl
 import time
+from contextvars import ContextVar
 
 import aiohttp
 import msgspec
@@ -21,6 +23,8 @@ from node.uris import authority_of, normal_uri
 
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 1 << 26
+# A CA that a command trusts beside the system's: of the command as a whole, whatever it asks and of whom.
+CA_FILE: ContextVar[str | None] = ContextVar("CA_FILE", default=None)
 _TYPED = {"number": int | float, "boolean": bool}
 
 
@@ -159,6 +163,7 @@ def ask(
 async def _send(
     url: str, bearer: str | None, method: str, body: bytes | None, timeout_s: float, max_bytes: int
 ) -> bytes:
+    context = _context(url)
     headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
     headers |= {} if body is None else {"Content-Type": "application/json"}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -166,7 +171,7 @@ async def _send(
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             # A key goes where its owner sent it: what answers with another address is no success.
-            session.request(method, url, data=body, headers=headers, allow_redirects=False) as answer,
+            session.request(method, url, data=body, headers=headers, allow_redirects=False, ssl=context) as answer,
         ):
             said = await _read(answer, max_bytes)
             if answer.status >= 300:
@@ -176,6 +181,22 @@ async def _send(
         raise NodeRefused(f"{url}: no answer within {timeout_s:g} s") from error
     except aiohttp.ClientError as error:
         raise NodeRefused(f"{url}: {error}") from error
+
+
+def _context(url: str) -> ssl.SSLContext | bool:
+    """Raises NodeRefused where the CA file cannot be used."""
+    path = CA_FILE.get()
+    if path is None or not url.startswith("https:"):
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as error:
+        words = (
+            "holds no certificate in PEM" if isinstance(error, ssl.SSLError) else f"cannot be read ({error.strerror})"
+        )
+        raise NodeRefused(f"STIGMEM_CA_FILE: {path} {words}") from error
+    return context
 
 
 def _refused(status: int, said: bytes) -> NodeRefused:

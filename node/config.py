@@ -43,8 +43,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     api_key_max_age_days: int = 90
     trust_mode: Literal["strict", "relaxed", "off"] = "relaxed"
     quarantine_trust_threshold: float = 0.2
+    tls_cert_file: str | None = None
+    tls_key_file: str | None = None
+    tls_client_ca_file: str | None = None
     # Off: exchange with strangers is a decision, and what was served cannot be called back.
     federation_enabled: bool = False
+    federation_tls_ca_file: str | None = None
     federation_insecure: bool = False
     federation_allow_private_peers: bool = False
     federation_allow_team: bool = False
@@ -116,14 +120,34 @@ def is_loopback_host(host: str) -> bool:
 
 def _complete(values: dict[str, object]) -> Config:
     """Fill in the defaults that follow from other settings, and check what only shows between two of them."""
-    values.setdefault("node_url", f"http://localhost:{values.get('port', DEFAULT_PORT)}")
+    scheme = "http" if values.get("tls_cert_file") is None else "https"
+    values.setdefault("node_url", f"{scheme}://localhost:{values.get('port', DEFAULT_PORT)}")
     on_loopback = is_loopback_host(urlsplit(str(values["node_url"])).hostname or "")
     # A node that peers beyond this machine can reach signs for nobody unless its operator took that up (PROTOCOL §9).
     values.setdefault("attestation_policy", "peers" if on_loopback else "accepted")
     config = Config(**values)
+    _check_transport(config, on_loopback=on_loopback)
     if not config.auth_required and not (on_loopback and is_loopback_host(config.host)):
         raise ConfigError("STIGMEM_AUTH_REQUIRED: false only where STIGMEM_HOST and STIGMEM_NODE_URL are loopback")
     return config
+
+
+def _check_transport(config: Config, *, on_loopback: bool) -> None:
+    if (config.tls_cert_file is None) != (config.tls_key_file is None):
+        raise ConfigError("STIGMEM_TLS_CERT_FILE, STIGMEM_TLS_KEY_FILE: one is of no use without the other")
+    is_plain = urlsplit(config.node_url).scheme == "http"
+    if config.tls_cert_file is not None and is_plain:
+        raise ConfigError("STIGMEM_NODE_URL: http, where STIGMEM_TLS_CERT_FILE has the node speak TLS: https")
+    if config.tls_client_ca_file is not None and config.tls_cert_file is None:
+        raise ConfigError(
+            "STIGMEM_TLS_CLIENT_CA_FILE: clients show certificates to a node with STIGMEM_TLS_CERT_FILE alone"
+        )
+    if config.federation_enabled and is_plain and not on_loopback and not config.federation_insecure:
+        # A bearer in clear is a password in clear (PROTOCOL §5.1): theirs on the way to us is no less so than ours to them.
+        raise ConfigError(
+            "STIGMEM_NODE_URL: plain http off loopback, where peers would send bearers in clear: set "
+            "STIGMEM_TLS_CERT_FILE, or https for a proxy that ends TLS, or STIGMEM_FEDERATION_INSECURE=true"
+        )
 
 
 def _variable_of(key: str) -> str:
@@ -239,8 +263,22 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(name="trust_mode", parse=_one_of("strict", "relaxed", "off"), help="what unverified facts and peers meet"),
     Setting(name="quarantine_trust_threshold", parse=_fraction, help="facts of sources trusted less are held, 0 to 1"),
+    Setting(
+        name="tls_cert_file",
+        parse=_text,
+        help="certificate chain in PEM: the node speaks TLS 1.3, and shows it to peers",
+    ),
+    Setting(name="tls_key_file", parse=_text, help="its private key in PEM, for its owner alone (0600)"),
+    Setting(
+        name="tls_client_ca_file", parse=_text, help="CAs in PEM; peers have to show a certificate for their node_id"
+    ),
     Setting(name="federation_enabled", parse=_boolean, help="exchange facts with peers"),
-    Setting(name="federation_insecure", parse=_boolean, help="allow plain http to peers beyond loopback"),
+    Setting(
+        name="federation_tls_ca_file", parse=_text, help="CAs in PEM for peers' certificates; default: the system's"
+    ),
+    Setting(
+        name="federation_insecure", parse=_boolean, help="allow plain http beyond loopback, to peers and from them"
+    ),
     Setting(name="federation_allow_private_peers", parse=_boolean, help="allow peers at private addresses"),
     Setting(name="federation_allow_team", parse=_boolean, help="allow a grant to name the scope team"),
     Setting(
@@ -268,16 +306,12 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 # Read by the commands that talk to a running node, and ignored by serving.
-_OF_COMMANDS = {"STIGMEM_URL", "STIGMEM_API_KEY", "STIGMEM_PEER_API_KEY"}
+_OF_COMMANDS = {"STIGMEM_URL", "STIGMEM_API_KEY", "STIGMEM_PEER_API_KEY", "STIGMEM_CA_FILE"}
 _KNOWN = frozenset({setting.variable for setting in SETTINGS} | _OF_COMMANDS)
 
 _OFF = ("", "off", "false", "no", "0")
 # Each with the values that ask for nothing.
 _UNSUPPORTED: dict[str, tuple[str, ...]] = {
     "STIGMEM_AT_REST_ENCRYPTION": _OFF,
-    "STIGMEM_TLS_CERT_FILE": ("",),
-    "STIGMEM_TLS_KEY_FILE": ("",),
-    "STIGMEM_TLS_CLIENT_CA_FILE": ("",),
-    "STIGMEM_FEDERATION_TLS_CA_FILE": ("",),
     "STIGMEM_SANITIZER_MODE": ("",),
 }

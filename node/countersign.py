@@ -126,7 +126,7 @@ class Countersigner:
         request = msgspec.json.encode(AttestRequest(fact_body=msgspec.Raw(body), token_json=token))
         async with asyncio.timeout(TIMEOUT_S):
             raw = await self._client.post_json(
-                f"{peer.node_url}/v1/federation/attest", request, token=bearer, timeout_s=TIMEOUT_S
+                f"{peer.node_url}/v1/federation/attest", request, peer=peer, token=bearer, timeout_s=TIMEOUT_S
             )
         scan_json(raw)
         return msgspec.json.decode(raw, type=AttestAnswer).attestation

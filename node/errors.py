@@ -540,6 +540,12 @@ class PeerUnreachable(Unavailable):
     code = "peer_unreachable"
 
 
+class PeerTlsRefused(PeerUnreachable):
+    """No TLS came about between this node and a peer: one refused the other's certificate or version, and nothing was asked."""
+
+    code = "peer_tls_refused"
+
+
 class PeerFailed(PeerUnreachable):
     """The peer answered that it cannot answer, for now: it is there, and for most purposes as if it were not."""
 
@@ -591,6 +597,18 @@ class MissingNonce(Unauthenticated):
 
 class NonceAlreadySeen(Unauthenticated):
     code = "nonce_already_seen"
+
+
+class ClientCertificateRequired(Unauthenticated):
+    """A peer token came over a connection on which no certificate was shown, where peers have to (PROTOCOL §13)."""
+
+    code = "client_certificate_required"
+
+
+class ClientCertificateRefused(Unauthenticated):
+    """A peer token came over a connection whose certificate is not its issuer's."""
+
+    code = "client_certificate_refused"
 
 
 # Exchange (PROTOCOL §5.3-§5.5, §9).

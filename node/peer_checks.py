@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from node.commands.peers import Finding, PeerDocuments, RecordPeerCheck
-from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
+from node.errors import MalformedJson, PeerAnswerInvalid, PeerTlsRefused, PeerUnreachable, PeerUrlForbidden
 from node.events.manifest_proof import LogEntry
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
@@ -51,23 +51,28 @@ async def check_peer(node: Node, client: PeerClient, peer: Peer) -> Finding | No
 
     Returns what was found; None where the peer was revoked, or came to wait for an admin, meanwhile.
     """
-    documents, failure = None, ""
+    documents, failure, is_tls_refused = None, "", False
     try:
-        documents = await _fetch(client, peer.node_url)
+        documents = await _fetch(client, peer)
+    except PeerTlsRefused as refusal:
+        failure, is_tls_refused = refusal.detail, True
     except (PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden) as refusal:
         failure = refusal.detail
     except PeerRefused as refusal:
         failure = f"it answered {refusal.status} {refusal.code}"
-    command = RecordPeerCheck(peer_id=peer.peer_id, documents=documents, failure=failure[:500])
+    command = RecordPeerCheck(
+        peer_id=peer.peer_id, documents=documents, failure=failure[:500], is_tls_refused=is_tls_refused
+    )
     return (await node.execute(command)).reply
 
 
-async def fetch_push_url(client: PeerClient, base: str) -> str | None:
+async def fetch_push_url(client: PeerClient, peer: Peer) -> str | None:
     """Where a peer says that it takes pushes; None where it takes none, or names a place that is not its own.
 
     Raises PeerUnreachable, PeerAnswerInvalid, PeerUrlForbidden or PeerRefused.
     """
-    discovery = _decoded(await client.get_json(base + _DISCOVERY), PushDiscovery)
+    base = peer.node_url
+    discovery = _decoded(await client.get_json(base + _DISCOVERY, peer=peer), PushDiscovery)
     named = discovery.federation_endpoints.push if discovery.federation_endpoints else None
     if named is None:
         return None
@@ -76,11 +81,11 @@ async def fetch_push_url(client: PeerClient, base: str) -> str | None:
     return url if client.same_origin(url, base) else None
 
 
-async def _fetch(client: PeerClient, base: str) -> PeerDocuments:
-    discovery = _decoded(await client.get_json(base + _DISCOVERY), Discovery)
+async def _fetch(client: PeerClient, peer: Peer) -> PeerDocuments:
+    discovery = _decoded(await client.get_json(peer.node_url + _DISCOVERY, peer=peer), Discovery)
     trust = discovery.federation_trust or Trust()
-    manifest = await _document(client, base, trust.manifest_url, _MANIFEST)
-    proof = None if manifest is None else await _document(client, base, trust.manifest_proof_url, _PROOF)
+    manifest = await _document(client, peer, trust.manifest_url, _MANIFEST)
+    proof = None if manifest is None else await _document(client, peer, trust.manifest_proof_url, _PROOF)
     return PeerDocuments(
         node_id=discovery.node_id,
         public_key=discovery.federation_pubkey,
@@ -89,12 +94,12 @@ async def _fetch(client: PeerClient, base: str) -> PeerDocuments:
     )
 
 
-async def _document(client: PeerClient, base: str, named: str | None, path: str) -> bytes | None:
+async def _document(client: PeerClient, peer: Peer, named: str | None, path: str) -> bytes | None:
     """A document the peer may not have: None where it says so."""
     # A document named elsewhere would have us fetch whatever the peer likes.
-    url = named if named is not None and client.same_origin(named, base) else base + path
+    url = named if named is not None and client.same_origin(named, peer.node_url) else peer.node_url + path
     try:
-        raw = await client.get_json(url)
+        raw = await client.get_json(url, peer=peer)
     except PeerRefused as refusal:
         if refusal.status in _NOT_THERE:
             return None

@@ -3,6 +3,7 @@
 Always (PROTOCOL §5.1): every address is checked when the URL is registered and again for each connection, on the very
 addresses that are then connected to; a name that resolves to something else later (DNS rebinding) leads nowhere.
 An answer is capped while it streams and is never inflated. No proxy from the environment, no cookies.
+What is asked is asked of somebody: at https, nothing is sent before the certificate is the peer's own (see node/tls.py).
 A token goes to the origin it was given for and to no log line.
 
 Does not check: what an answer says (see node/sync.py). Who may be a peer at all is decided in node/commands/peers.py.
@@ -13,14 +14,17 @@ import ipaddress
 import json
 import re
 import socket
+import ssl
+from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from node.config import is_loopback_host
-from node.errors import PeerAnswerInvalid, PeerFailed, PeerUnreachable, PeerUrlForbidden
+from node.config import Config, is_loopback_host
+from node.errors import PeerAnswerInvalid, PeerFailed, PeerTlsRefused, PeerUnreachable, PeerUrlForbidden
+from node.tls import Tls, TlsFileError, TlsPeer, words_for
 
 DOCUMENT_BYTES = 1 << 20
 TIMEOUT_S = 10.0
@@ -30,6 +34,7 @@ REFUSAL_CHARS = 200
 _JSON = "application/json"
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+TellOfRefusal = Callable[[str, PeerTlsRefused], Awaitable[None]]
 
 
 class PeerRefused(Exception):
@@ -42,7 +47,10 @@ class PeerRefused(Exception):
 
 
 class PeerClient:
-    """`resolver` turns names into addresses, unchecked; the system's where none is given."""
+    """`resolver` turns names into addresses, unchecked; the system's where none is given.
+
+    `tell` hears of each peer with which no TLS comes about, by its node_id: once, until there is TLS with it or another reason.
+    """
 
     def __init__(
         self,
@@ -51,8 +59,13 @@ class PeerClient:
         allow_private: bool,
         allow_insecure_http: bool,
         resolver: AbstractResolver | None = None,
+        tls: Tls | None = None,
+        tell: TellOfRefusal | None = None,
     ) -> None:
         self._resolver = resolver
+        self._tls = tls or Tls(Config())
+        self._tell = tell
+        self._told: dict[str, str] = {}
         self._allow_loopback = allow_loopback
         self._allow_private = allow_private
         self._allow_insecure_http = allow_insecure_http
@@ -94,19 +107,22 @@ class PeerClient:
         self,
         url: str,
         *,
+        peer: TlsPeer,
         token: str | None = None,
         params: dict[str, str] | None = None,
         max_bytes: int = DOCUMENT_BYTES,
         timeout_s: float = TIMEOUT_S,
     ) -> bytes:
         target = URL(self._normal(url), encoded=True).update_query(params or {})
-        return await self._exchange("GET", target, None, token=token, max_bytes=max_bytes, timeout_s=timeout_s)
+        return await self._exchange(
+            "GET", target, None, peer=peer, token=token, max_bytes=max_bytes, timeout_s=timeout_s
+        )
 
-    async def get_text(self, url: str, *, max_bytes: int, timeout_s: float = TIMEOUT_S) -> bytes:
+    async def get_text(self, url: str, *, peer: TlsPeer, max_bytes: int, timeout_s: float = TIMEOUT_S) -> bytes:
         """A document that is text, such as a signed note."""
         target = URL(self._normal(url), encoded=True)
         return await self._exchange(
-            "GET", target, None, token=None, max_bytes=max_bytes, timeout_s=timeout_s, media="text/plain"
+            "GET", target, None, peer=peer, token=None, max_bytes=max_bytes, timeout_s=timeout_s, media="text/plain"
         )
 
     async def post_json(
@@ -114,12 +130,15 @@ class PeerClient:
         url: str,
         body: bytes,
         *,
+        peer: TlsPeer,
         token: str | None = None,
         max_bytes: int = DOCUMENT_BYTES,
         timeout_s: float = TIMEOUT_S,
     ) -> bytes:
         target = URL(self._normal(url), encoded=True)
-        return await self._exchange("POST", target, body, token=token, max_bytes=max_bytes, timeout_s=timeout_s)
+        return await self._exchange(
+            "POST", target, body, peer=peer, token=token, max_bytes=max_bytes, timeout_s=timeout_s
+        )
 
     def check_address(self, address: Address) -> None:
         """Refuse an address at which no peer may live; what is wrapped in an IPv6 address counts as itself."""
@@ -155,33 +174,68 @@ class PeerClient:
         target: URL,
         body: bytes | None,
         *,
+        peer: TlsPeer,
         token: str | None,
         max_bytes: int,
         timeout_s: float,
         media: str = _JSON,
+    ) -> bytes:
+        try:
+            return await self._asked(
+                method, target, body, peer=peer, token=token, max_bytes=max_bytes, timeout_s=timeout_s, media=media
+            )
+        except PeerTlsRefused as refusal:
+            await self._tell_of(peer.node_id, refusal)
+            raise
+
+    async def _tell_of(self, node_id: str, refusal: PeerTlsRefused) -> None:
+        if self._tell is not None and self._told.get(node_id) != refusal.detail:
+            self._told[node_id] = refusal.detail
+            await self._tell(node_id, refusal)
+
+    async def _asked(
+        self,
+        method: str,
+        target: URL,
+        body: bytes | None,
+        *,
+        peer: TlsPeer,
+        token: str | None,
+        max_bytes: int,
+        timeout_s: float,
+        media: str,
     ) -> bytes:
         headers = {"Accept": media} | ({"Content-Type": _JSON} if body is not None else {})
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._follow(method, target, body, headers, max_bytes)
+                return await self._follow(method, target, body, headers, max_bytes, peer)
         except TimeoutError:
             raise PeerUnreachable(f"no whole answer within {timeout_s:g} s") from None
         except aiohttp.ClientResponseError:
             raise PeerAnswerInvalid("the answer is no HTTP") from None
         except (aiohttp.ClientError, OSError) as error:
+            if target.scheme == "https" and (why := _why_no_tls(error)) is not None:
+                raise PeerTlsRefused(f"no TLS: {why}") from None
             raise PeerUnreachable(_words_for(error)) from None
+        except TlsFileError as error:
+            raise PeerUnreachable(str(error)) from error
 
     async def _follow(
-        self, method: str, target: URL, body: bytes | None, headers: dict[str, str], max_bytes: int
+        self, method: str, target: URL, body: bytes | None, headers: dict[str, str], max_bytes: int, peer: TlsPeer
     ) -> bytes:
         """aiohttp's own redirects would carry the request to another port of the same host."""
         if self._session is None:
             raise RuntimeError("the client is not started")
+        # It is part of what aiohttp keeps a connection under, so no other peer of the same host gets this one's.
+        context = self._tls.towards(peer) if target.scheme == "https" else True
         for _ in range(MAX_REDIRECTS + 1):
-            request = self._session.request(method, target, data=body, headers=headers, allow_redirects=False)
+            request = self._session.request(
+                method, target, data=body, headers=headers, allow_redirects=False, ssl=context
+            )
             async with request as response:
+                self._told.pop(peer.node_id, None)
                 if response.status not in _REDIRECTS:
                     return await _taken(response, max_bytes, headers["Accept"])
                 target = self._redirected(method, target, response.headers.get("Location", ""))
@@ -340,9 +394,23 @@ def _words_for(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "its name does not resolve"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return "no TLS connection: its certificate or protocol does not hold"
         case aiohttp.ClientConnectorError():
             return "no connection"
         case _:
             return "the connection broke"
+
+
+def _why_no_tls(error: aiohttp.ClientError | OSError) -> str | None:
+    """Why a handshake came to nothing, or what was said of our certificate right behind it; None for trouble of another kind."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLError() as said):
+            return words_for(said)
+        case aiohttp.ClientConnectorError(os_error=ssl.SSLError() as said):
+            return words_for(said)
+        case aiohttp.ClientConnectorError(os_error=ConnectionResetError() | ConnectionAbortedError()):
+            # There was a connection, and not every server says why it does not go on.
+            return "the other side breaks off the handshake, as one does that does not speak TLS 1.3"
+        case aiohttp.ClientOSError(__cause__=ssl.SSLError() as said) | (ssl.SSLError() as said):
+            return words_for(said)
+        case _:
+            return None

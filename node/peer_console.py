@@ -37,9 +37,14 @@ class Console(Struct, frozen=True, kw_only=True):
     bearer: str
     is_raw: bool
 
-    def add(self, peer_url: str, entity_uri: str, scopes: Sequence[str]) -> str:
+    def add(self, peer_url: str, entity_uri: str, scopes: Sequence[str], pins: Sequence[str] | None) -> str:
         body = {"peer_url": peer_url, "peer_entity_uri": entity_uri}
-        return self._said(self._ask("POST", "", body | ({"allowed_scopes": list(scopes)} if scopes else {})), _outcome)
+        body |= ({"allowed_scopes": scopes} if scopes else {}) | ({"tls_pins": pins} if pins else {})
+        return self._said(self._ask("POST", "", body), _outcome)
+
+    def pin(self, name: str, pins: Sequence[str]) -> str:
+        answer = self._ask("PATCH", f"/{self._id(name)}", {"tls_pins": pins})
+        return self._said(answer, lambda peer: "\n".join(peer["tls_pins"]) or "nothing is pinned")
 
     def declare(self, scopes: Sequence[str]) -> str:
         """Our node's signed declaration, as a peer's registration route takes it."""

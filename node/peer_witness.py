@@ -95,7 +95,7 @@ async def send_cosignature(node: Node, client: PeerClient, peer: Peer, note: str
     body = msgspec.json.encode({"checkpoint": note, "cosignature": line})
     token = mint_token(node.signer, node.clock, issuer=node.node_id, audience=peer.node_id, scopes=peer.allowed_scopes)
     try:
-        await client.post_json(_url(peer, "cosignatures"), body, token=token, timeout_s=COSIGN_TIMEOUT_S)
+        await client.post_json(_url(peer, "cosignatures"), body, peer=peer, token=token, timeout_s=COSIGN_TIMEOUT_S)
     except (PeerRefused, Refusal) as refusal:
         _log.info("cosignature_not_taken", peer=peer.node_id, reason=str(refusal))
 
@@ -131,7 +131,7 @@ def _fork(peer: Peer, pair: _Pair, proof: ShownProof) -> RecordFork:
 
 
 def _asked_checkpoint(client: PeerClient, peer: Peer) -> Awaitable[bytes]:
-    return _asked(client.get_text(_url(peer, "checkpoint"), max_bytes=NOTE_BYTES))
+    return _asked(client.get_text(_url(peer, "checkpoint"), peer=peer, max_bytes=NOTE_BYTES))
 
 
 def _opened(peer: Peer, raw: bytes) -> tuple[str, Checkpoint]:
@@ -152,7 +152,7 @@ def _open(peer: Peer, note: str) -> Checkpoint:
 
 async def _proof(client: PeerClient, peer: Peer, kind: str, asked: dict[str, int]) -> ShownProof:
     params = {name: str(value) for name, value in asked.items()}
-    raw = await _asked(client.get_json(_url(peer, f"proof/{kind}"), params=params, max_bytes=PROOF_BYTES))
+    raw = await _asked(client.get_json(_url(peer, f"proof/{kind}"), peer=peer, params=params, max_bytes=PROOF_BYTES))
     try:
         scan_json(raw)
         return msgspec.json.decode(raw, type=ShownProof)

@@ -96,7 +96,7 @@ class Pusher:
         if line.terms_from != peer.terms_from:
             line.refused_scopes, line.terms_from = set(), peer.terms_from
         size = self._node.log.announced().size
-        url = await fetch_push_url(self._client, peer.node_url)
+        url = await fetch_push_url(self._client, peer)
         if url is None:
             return wait_s
         line.url = url
@@ -132,7 +132,7 @@ class Pusher:
         )
         body = msgspec.json.encode({"facts": [served_fact(fact) for fact in facts], "sender_hlc": facts[-1].hlc})
         try:
-            answer = _answer(await self._client.post_json(url, body, token=token))
+            answer = _answer(await self._client.post_json(url, body, peer=peer, token=token))
         except PeerRefused as refusal:
             # Where all are refused, the code is the first fact's.
             if refusal.status != 403 or refusal.code not in _SCOPE_CODES:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from node.clock import Clock
 from node.commands.decision import Context, Principal
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
+from node.commands.peers import RecordTlsRefusal
 from node.commands.restores import RecordRestore
 from node.commands.seals import SealFacts
 from node.config import Config
@@ -246,6 +247,11 @@ class Node:
         if not self._refusals.admit(principal.entity, refusal.code, self.clock.now_ms()):
             return
         await self.execute(RecordRefusal(refused=principal, code=refusal.code, detail=refusal.detail, subject=subject))
+
+    async def record_tls_refusal(self, node_id: str, refusal: Refusal) -> None:
+        """Make an event of it that no TLS came about with a peer. A node that takes no writes leaves it at its own words."""
+        if self.is_ready:
+            await self.execute(RecordTlsRefusal(node_id=node_id, refusal=refusal))
 
     async def keep_up(self) -> None:
         """What a node owes from time to time: counts of refusals, and a manifest that does not run out."""

@@ -23,10 +23,13 @@ from node.errors import Refusal
 from node.events.log import PARTIAL_FOLDER
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
+from node.http.tls_door import TlsSite
 from node.keys import Signer, create_key_file, load_signer
 from node.peer_client import PeerClient
 from node.runtime import Node, StartupError
 from node.sync import Sync
+from node.times import format_ms
+from node.tls import Tls, TlsFileError
 
 KEEP_UP_INTERVAL_S = 20.0
 SWITCH_INTERVAL_S = 0.0005
@@ -37,6 +40,7 @@ _log = structlog.get_logger("stigmem.serve")
 async def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT. Raises StartupError and its kin before anything is served."""
     stop = _stop_on_signals()
+    tls = Tls.opened(config)
     _make_data_folder(Path(config.data_dir))
     _require_no_half_restore(Path(config.data_dir))
     clock = Clock.system()
@@ -45,14 +49,14 @@ async def serve(config: Config) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.close)
         _show_made_key(node)
-        client = _peer_client(config)
+        client = _peer_client(node, tls)
         await client.start()
         stack.push_async_callback(client.close)
         sync = Sync(node, client)
         runner = GuardedRunner(make_app(node=node, client=client, sync=sync))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await _listen(runner, config)
+        _reload_on_hangup(tls, await _listen(runner, config, tls))
         if not node.has_begun and not await _has_begun(node, stop):
             return
         # A node whose log is damaged answers what it can, and does nothing of itself.
@@ -61,6 +65,7 @@ async def serve(config: Config) -> None:
         rest_collector()
         _share_interpreter()
         _announce(node)
+        _tell_of(tls, node)
         await stop.wait()
         _log.info("stopping")
 
@@ -126,12 +131,15 @@ def _require_no_half_restore(folder: Path) -> None:
         )
 
 
-def _peer_client(config: Config) -> PeerClient:
+def _peer_client(node: Node, tls: Tls) -> PeerClient:
+    config = node.config
     from_loopback = is_loopback_host(_host_of(config.node_url))
     return PeerClient(
         allow_loopback=from_loopback,
         allow_private=config.federation_allow_private_peers,
         allow_insecure_http=config.federation_insecure,
+        tls=tls,
+        tell=node.record_tls_refusal,
     )
 
 
@@ -140,11 +148,14 @@ def _host_of(url: str) -> str:
     return authority.partition("]")[0].removeprefix("[") if authority.startswith("[") else authority.partition(":")[0]
 
 
-async def _listen(runner: GuardedRunner, config: Config) -> None:
+async def _listen(runner: GuardedRunner, config: Config, tls: Tls) -> TlsSite | web.TCPSite:
+    secured = config.tls_cert_file is not None
+    site = TlsSite(runner, tls, config.host, config.port) if secured else web.TCPSite(runner, config.host, config.port)
     try:
-        await web.TCPSite(runner, config.host, config.port).start()
+        await site.start()
     except OSError as error:
         raise StartupError(_why_not_listening(error, config)) from error
+    return site
 
 
 def _why_not_listening(error: OSError, config: Config) -> str:
@@ -173,6 +184,41 @@ def _announce(node: Node) -> None:
         restore = view.identity.last_restore()
     if restore is not None and not restore.is_confirmed:
         _log.warning("restore_unconfirmed", offset=restore.offset, confirm_with="stigmem restore confirm")
+
+
+def _reload_on_hangup(tls: Tls, site: TlsSite | web.TCPSite) -> None:
+    """On SIGHUP read certificates, key and CAs again. Without any such file SIGHUP ends the process, as ever."""
+    if tls.has_files:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, tls, site)
+
+
+def _reload(tls: Tls, site: TlsSite | web.TCPSite) -> None:
+    try:
+        tls.load()
+    except TlsFileError as error:
+        _log.error("tls_not_reloaded", reason=str(error))
+        return
+    if isinstance(site, TlsSite):
+        # Whoever is connected was let in by what was in force before.
+        site.let_go()
+    _log.info("tls_reloaded", **_own_certificate(tls))
+
+
+def _tell_of(tls: Tls, node: Node) -> None:
+    if not tls.has_files or tls.own is None:
+        return
+    _log.info("tls", **_own_certificate(tls))
+    if not tls.own.is_valid_at(node.clock.now_ms()):
+        _log.warning("tls_certificate_out_of_date", **_own_certificate(tls))
+    if node.config.federation_enabled and node.node_id not in tls.own.uris:
+        # No reason not to start: peers may have pinned it.
+        _log.warning("tls_certificate_without_node_id", node_id=node.node_id, uris=tls.own.uris)
+
+
+def _own_certificate(tls: Tls) -> dict[str, object]:
+    if tls.own is None:
+        return {}
+    return {"fingerprint": tls.own.fingerprint, "expires": format_ms(tls.own.not_after_ms)}
 
 
 def rest_collector() -> None:

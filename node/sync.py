@@ -29,6 +29,7 @@ from node.errors import (
     PeerAnswerInvalid,
     PeerBehind,
     PeerNotActive,
+    PeerTlsRefused,
     PeerUnreachable,
     QuarantineGardenRequired,
     Refusal,
@@ -58,7 +59,14 @@ _EARLY_TRIES = 23
 # What a reference node's cursor looks like: the HLC of the last fact it served.
 _HLC_CURSOR = re.compile(r"([0-9]{1,13})\.[0-9]{1,9}")
 _FEDERATION_TYPES = frozenset(
-    {"peer.registered.1", "peer.verified.1", "peer.status_set.1", "peer.changed.1", "settings.changed.1"}
+    {
+        "peer.registered.1",
+        "peer.verified.1",
+        "peer.status_set.1",
+        "peer.changed.1",
+        "peer.pinned.1",
+        "settings.changed.1",
+    }
     | {"peer.terms_proposed.1", "peer.terms_approved.1", "peer.log_forked.1", "peer.checkpoint_accepted.1"}
 )
 
@@ -119,6 +127,12 @@ class PeerState:
         self.caught_up_ms: int | None = None
         self.lock = asyncio.Lock()
         self.news = asyncio.Event()
+
+    def note(self, error: Refusal | PeerRefused) -> None:
+        """Why the last cycle failed."""
+        self.last_error = _words_of(error)
+        if isinstance(error, PeerTlsRefused):
+            self.reason = "tls_refused"
 
 
 class Sync:
@@ -182,7 +196,7 @@ class Sync:
             state.last_error = _words_of(refusal)
             raise PeerNotActive("the peer was removed or changed its key while it was read") from refusal
         except Refusal as refusal:
-            state.last_error = _words_of(refusal)
+            state.note(refusal)
             raise
 
     async def _supervise(self) -> None:
@@ -244,7 +258,7 @@ class Sync:
             await state.news.wait()
         except (Refusal, PeerRefused) as error:
             state.failures += 1
-            state.last_error = _words_of(error)
+            state.note(error)
             _log.warning("pull_failed", peer=peer.node_id, reason=state.last_error, failures=state.failures)
             await self._wait(peer, state, self._pull_delay_s(state.failures, error))
         else:
@@ -355,7 +369,7 @@ class Sync:
         params = {"limit": str(MAX_PAGE_FACTS)} | ({"cursor": cursor} if cursor else {})
         try:
             raw = await self._client.get_json(
-                f"{peer.node_url}/v1/federation/facts", token=token, params=params, max_bytes=PAGE_BYTES
+                f"{peer.node_url}/v1/federation/facts", peer=peer, token=token, params=params, max_bytes=PAGE_BYTES
             )
         except PeerRefused as refusal:
             if refusal.code in ("cursor_foreign", "invalid_cursor") and cursor is not None:
@@ -378,7 +392,7 @@ class Sync:
                     continue
             try:
                 document = await self._client.get_json(
-                    f"{peer.node_url}/v1/federation/manifest/{quote(origin, safe='')}"
+                    f"{peer.node_url}/v1/federation/manifest/{quote(origin, safe='')}", peer=peer
                 )
                 await self._node.execute(
                     IntroduceManifest(introducer=peer.node_id, entity_uri=origin, document=document)

@@ -46,10 +46,12 @@ from node.events.peers import (
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
     PeerLogForked,
+    PeerPinned,
     PeerRegistered,
     PeerStatusSet,
     PeerTermsApproved,
     PeerTermsProposed,
+    PeerTlsFailed,
     PeerVerified,
     PushReceived,
 )
@@ -412,6 +414,18 @@ TELLINGS: dict[type[Event], Telling] = {
             f"delegated: {_listed(e.delegated_sources)}"
         ),
         _CHANGED,
+    ),
+    PeerPinned: Telling(
+        "pinned_certificates",
+        _peer("pinned"),
+        lambda e: f"certificates that alone count for {e.node_id}: {_listed(e.tls_pins)}",
+        ("peer_id", "tls_pins"),
+    ),
+    PeerTlsFailed: Telling(
+        "had_no_tls",
+        _peer("refused"),
+        lambda e: f"had no TLS with {e.node_id}: {e.detail}",
+        ("peer_id", "reason", "detail"),
     ),
     PageServed: Telling("was_served", _peer("served"), _page, ("scope", "cursor", "limit", "nonce")),
     BatchReceived: Telling(

@@ -5,13 +5,14 @@ Always: storage, signatures and HTTP are real; only the clock with its ids and r
 """
 
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_server
 from typing import Any
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, TCPConnector, web
 from msgspec import structs
 from yarl import URL
 
@@ -20,11 +21,13 @@ from node.config import Config
 from node.events.entry import Entry
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
+from node.http.tls_door import TlsSite
 from node.keys import Signer
 from node.peer_client import PeerClient
 from node.projections.views import Views
 from node.runtime import Node
 from node.sync import Sync
+from node.tls import Tls
 from tests.clocks import CountedClock
 from tests.documented import check_answer
 
@@ -70,6 +73,10 @@ class Served:
         self.folder, self.clock, self.signer, self.config = folder, clock, signer, config
         self.node: Node
         self.sync: Sync
+        self.tls: Tls
+        self.site: TlsSite
+        # What `send` shows and trusts, where the node speaks TLS.
+        self.trust: ssl.SSLContext | bool = True
         self.port = 0
         self._client: PeerClient
         self._runner: GuardedRunner
@@ -80,16 +87,32 @@ class Served:
         self.port = socket.getsockname()[1]
         # Once: a restart finds another port, and the settings as they were.
         if self.config.node_url == Config().node_url:
-            self.config = structs.replace(self.config, node_url=f"http://localhost:{self.port}")
+            self.config = structs.replace(self.config, node_url=f"{self.scheme}://localhost:{self.port}")
         self.node = await self.opened(waits_for_views=waits_for_views)
-        self._client = PeerClient(allow_loopback=True, allow_private=False, allow_insecure_http=False)
+        self.tls = Tls.opened(self.config)
+        self._client = PeerClient(
+            allow_loopback=True,
+            allow_private=False,
+            allow_insecure_http=False,
+            tls=self.tls,
+            tell=self.node.record_tls_refusal,
+        )
         await self._client.start()
         self.sync = Sync(self.node, self._client)
         self._runner = GuardedRunner(make_app(node=self.node, client=self._client, sync=self.sync))
         await self._runner.setup()
-        await web.SockSite(self._runner, socket).start()
-        self._session = ClientSession()
+        if self.config.tls_cert_file is None:
+            await web.SockSite(self._runner, socket).start()
+        else:
+            socket.close()
+            self.site = TlsSite(self._runner, self.tls, "127.0.0.1", self.port)
+            await self.site.start()
+        self._session = ClientSession(connector=TCPConnector(ssl=self.trust))
         return self
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.config.tls_cert_file is None else "https"
 
     async def opened(self, *, waits_for_views: bool) -> Node:
         node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
@@ -152,7 +175,7 @@ class Served:
         sent |= {"Authorization": f"Bearer {bearer}"} if bearer is not None else {}
         sent |= headers or {}
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
+        url = URL(f"{self.scheme}://127.0.0.1:{self.port}{path}", encoded=True)
         skipped = () if "Content-Type" in sent else ("Content-Type",)
         async with self._session.request(
             method, url, data=content, headers=sent, skip_auto_headers=skipped, allow_redirects=False

@@ -6,6 +6,8 @@ import pytest
 
 from node.config import SETTINGS, Config, ConfigError, from_environ, is_loopback_host
 
+TLS = {"TLS_CERT_FILE": "c", "TLS_KEY_FILE": "k"}
+
 
 def config_of(**environ: str) -> Config:
     return from_environ({f"STIGMEM_{name}": value for name, value in environ.items()}, None, {})[0]
@@ -43,6 +45,40 @@ def test_typed_values_of_the_file_are_taken_as_they_are():
 
 def test_the_node_url_follows_the_port():
     assert config_of(PORT="8100").node_url == "http://localhost:8100"
+
+
+def test_the_node_url_follows_whether_the_node_speaks_tls():
+    assert config_of(PORT="8100", **TLS).node_url == "https://localhost:8100"
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"TLS_CERT_FILE": "c"}, "STIGMEM_TLS_CERT_FILE"),
+        ({"TLS_KEY_FILE": "k"}, "STIGMEM_TLS_CERT_FILE"),
+        ({"TLS_CLIENT_CA_FILE": "ca"}, "STIGMEM_TLS_CLIENT_CA_FILE"),
+        (TLS | {"NODE_URL": "http://node.example"}, "STIGMEM_NODE_URL"),
+        ({"FEDERATION_ENABLED": "true", "NODE_URL": "http://node.example"}, "STIGMEM_NODE_URL"),
+        ({"FEDERATION_ENABLED": "true", "NODE_URL": "http://10.0.0.7:8765"}, "STIGMEM_NODE_URL"),
+    ],
+)
+def test_tls_that_is_half_set_up_or_a_bearer_in_clear_stops_the_start(environ, named):
+    with pytest.raises(ConfigError, match=f"^{named}"):
+        config_of(**environ)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"FEDERATION_ENABLED": "true", "NODE_URL": "http://[::1]:8765"},
+        {"FEDERATION_ENABLED": "true", "NODE_URL": "https://node.example"},
+        {"FEDERATION_ENABLED": "true", "NODE_URL": "http://node.example", "FEDERATION_INSECURE": "true"},
+        {"NODE_URL": "http://node.example"},
+        TLS | {"NODE_URL": "https://node.example", "TLS_CLIENT_CA_FILE": "ca"},
+    ],
+)
+def test_plain_http_is_left_to_loopback_proxies_and_who_said_so(environ):
+    assert config_of(**environ).node_url == environ["NODE_URL"]
 
 
 def test_a_trailing_slash_of_the_node_url_is_dropped():
@@ -150,10 +186,6 @@ def test_no_authentication_is_allowed_where_host_and_node_url_are_loopback():
         "STIGMEM_AT_REST_ENCRYPTION",
         "STIGMEM_AT_REST_KEY_FILE",
         "STIGMEM_AT_REST_KEY_PASSPHRASE_ENV",
-        "STIGMEM_TLS_CERT_FILE",
-        "STIGMEM_TLS_KEY_FILE",
-        "STIGMEM_TLS_CLIENT_CA_FILE",
-        "STIGMEM_FEDERATION_TLS_CA_FILE",
         "STIGMEM_SANITIZER_MODE",
     ],
 )

@@ -10,7 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Modules that know nothing but themselves: anybody may import them.
-FOUNDATION = ("config", "errors", "clock", "keys", "canonical", "strict_json", "times", "uris", "folder_lock")
+FOUNDATION = (
+    "config",
+    "errors",
+    "clock",
+    "keys",
+    "canonical",
+    "strict_json",
+    "times",
+    "uris",
+    "folder_lock",
+    "certificates",
+)
 FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
 EVENTS = FIRST_LINE | {"node.events"}
 PROJECTIONS = EVENTS | {"node.projections"}
@@ -34,7 +45,8 @@ ALLOWED = {
     "node.refusals": FIRST_LINE,
     "node.quotas": set(),
     "node.logging": FIRST_LINE,
-    "node.peer_client": FIRST_LINE,
+    "node.tls": FIRST_LINE,
+    "node.peer_client": FIRST_LINE | {"node.tls"},
     "node.backoff": set(),
     "node.events": EVENTS,
     "node.projections": PROJECTIONS,
@@ -48,7 +60,7 @@ ALLOWED = {
     "node.countersign": OUTGOING,
     "node.push": OUTGOING | {"node.backoff"},
     "node.sync": OUTGOING | {"node.backoff", "node.push"},
-    "node.http": OUTGOING | {"node.countersign"},
+    "node.http": OUTGOING | {"node.countersign", "node.tls"},
     "node.client": COMMANDS,
     "node.peer_console": {"node.client"},
     "node.console": {"node.client"},
@@ -56,7 +68,7 @@ ALLOWED = {
     "node.garden_console": EVENTS | {"node.client", "node.console"},
     "node.trust_console": EVENTS | {"node.client", "node.console"},
     "node.log_console": EVENTS | {"node.client", "replay.log_source"},
-    "node.serve": OUTGOING | {"node.http", "node.sync"},
+    "node.serve": OUTGOING | {"node.http", "node.sync", "node.tls"},
     "node.cli": OUTGOING
     | {
         "node.client",
@@ -66,6 +78,7 @@ ALLOWED = {
         "node.log_console",
         "node.peer_console",
         "node.serve",
+        "node.tls",
         "node.logging",
         "replay",
     },

@@ -12,7 +12,9 @@ from aiohttp import ThreadedResolver, web
 
 from node.errors import PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
 from node.peer_client import CheckedResolver, PeerClient, PeerRefused
+from tests.certificates import Somebody
 
+SOMEBODY = Somebody("stigmem://org-b.example")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -206,7 +208,7 @@ async def echo(request: web.Request) -> web.Response:
 
 async def test_a_get_carries_token_and_parameters_and_asks_for_no_compression():
     async with served(echo) as (url, peers):
-        raw = await peers.get_json(f"{url}/v1/facts", token="t-1", params={"cursor": "a/b&c"})
+        raw = await peers.get_json(f"{url}/v1/facts", token="t-1", params={"cursor": "a/b&c"}, peer=SOMEBODY)
 
     assert b'"path": "/v1/facts?cursor=a/b%26c"' in raw
     assert b'"token": "Bearer t-1"' in raw
@@ -215,20 +217,20 @@ async def test_a_get_carries_token_and_parameters_and_asks_for_no_compression():
 
 async def test_a_post_carries_its_body():
     async with served(echo) as (url, peers):
-        assert b'"body": "{\\"a\\":1}"' in await peers.post_json(f"{url}/v1/x", b'{"a":1}')
+        assert b'"body": "{\\"a\\":1}"' in await peers.post_json(f"{url}/v1/x", b'{"a":1}', peer=SOMEBODY)
 
 
 async def test_cookies_are_not_kept():
     async with served(echo) as (url, peers):
-        await peers.get_json(url)
-        assert b'"cookie": null' in await peers.get_json(url)
+        await peers.get_json(url, peer=SOMEBODY)
+        assert b'"cookie": null' in await peers.get_json(url, peer=SOMEBODY)
 
 
 async def test_an_answer_of_just_the_limit_is_taken_and_one_byte_more_is_not():
     async with served(answering(b"x" * 1000)) as (url, peers):
-        assert await peers.get_json(url, max_bytes=1000) == b"x" * 1000
+        assert await peers.get_json(url, max_bytes=1000, peer=SOMEBODY) == b"x" * 1000
         with pytest.raises(PeerAnswerInvalid):
-            await peers.get_json(url, max_bytes=999)
+            await peers.get_json(url, max_bytes=999, peer=SOMEBODY)
 
 
 async def test_an_endless_answer_is_cut_off_at_the_limit():
@@ -240,7 +242,7 @@ async def test_an_endless_answer_is_cut_off_at_the_limit():
 
     async with served(endless) as (url, peers):
         with pytest.raises(PeerAnswerInvalid):
-            await peers.get_json(url, max_bytes=100_000)
+            await peers.get_json(url, max_bytes=100_000, peer=SOMEBODY)
 
 
 @pytest.mark.parametrize("status", [200, 400])
@@ -254,19 +256,19 @@ async def test_a_slow_answer_ends_at_the_timeout(status):
 
     async with served(slow) as (url, peers):
         with pytest.raises(PeerUnreachable, match=r"within 0\.2 s"):
-            await peers.get_json(url, timeout_s=0.2)
+            await peers.get_json(url, timeout_s=0.2, peer=SOMEBODY)
 
 
 async def test_a_compressed_answer_is_refused_unread():
     async with served(answering(gzip.compress(b"{}"), Content_Encoding="gzip")) as (url, peers):
         with pytest.raises(PeerAnswerInvalid):
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
 
 async def test_an_answer_that_is_not_json_is_refused():
     async with served(answering(b"<html>", Content_Type="text/html")) as (url, peers):
         with pytest.raises(PeerAnswerInvalid):
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ async def test_an_answer_that_is_not_json_is_refused():
 async def test_a_redirect_to_another_origin_is_not_followed(location):
     async with served(answering(status=302, Location=location)) as (url, peers):
         with pytest.raises(PeerAnswerInvalid):
-            await peers.get_json(url, token="t-1")
+            await peers.get_json(url, token="t-1", peer=SOMEBODY)
 
 
 def redirecting(hops: int) -> Handler:
@@ -292,16 +294,16 @@ def redirecting(hops: int) -> Handler:
 
 async def test_three_redirects_within_the_origin_are_followed_and_a_fourth_is_not():
     async with served(redirecting(3)) as (url, peers):
-        assert await peers.get_json(url) == b'{"hop": 3}'
+        assert await peers.get_json(url, peer=SOMEBODY) == b'{"hop": 3}'
     async with served(redirecting(4)) as (url, peers):
         with pytest.raises(PeerAnswerInvalid):
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
 
 async def test_a_post_is_never_redirected():
     async with served(redirecting(1)) as (url, peers):
         with pytest.raises(PeerAnswerInvalid):
-            await peers.post_json(url, b"{}")
+            await peers.post_json(url, b"{}", peer=SOMEBODY)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ async def test_a_post_is_never_redirected():
 async def test_a_refusal_carries_status_and_the_peers_code_as_harmless_text(body, code):
     async with served(answering(body, status=401)) as (url, peers):
         with pytest.raises(PeerRefused) as refused:
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
     assert (refused.value.status, refused.value.code) == (401, code)
 
@@ -329,7 +331,7 @@ async def test_a_refusal_carries_status_and_the_peers_code_as_harmless_text(body
 async def test_a_peer_that_is_busy_or_broken_is_unreachable(status):
     async with served(answering(b'{"error":"overloaded"}', status=status, Retry_After="7")) as (url, peers):
         with pytest.raises(PeerUnreachable) as refused:
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
     assert refused.value.detail == f"answered {status} overloaded"
     assert refused.value.data == {"retry_after_s": 7}
@@ -339,19 +341,19 @@ async def test_the_wait_may_stand_in_the_body_and_a_date_is_no_wait():
     for body in (b'{"retry_after":3}', b'{"error":"relay_lag_exceeded","retry_after_s":3}'):
         async with served(answering(body, status=429)) as (url, peers):
             with pytest.raises(PeerUnreachable) as refused:
-                await peers.get_json(url)
+                await peers.get_json(url, peer=SOMEBODY)
         assert refused.value.data == {"retry_after_s": 3}
 
     async with served(answering(status=503, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")) as (url, peers):
         with pytest.raises(PeerUnreachable) as refused:
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
     assert refused.value.data == {}
 
 
 async def test_nobody_listening_is_unreachable(unused_tcp_port):
     async with started(loopback=True) as peers:
         with pytest.raises(PeerUnreachable, match="no connection"):
-            await peers.get_json(f"http://127.0.0.1:{unused_tcp_port}")
+            await peers.get_json(f"http://127.0.0.1:{unused_tcp_port}", peer=SOMEBODY)
 
 
 @asynccontextmanager
@@ -379,7 +381,7 @@ async def raw_peer(answer: bytes) -> AsyncIterator[str]:
 async def test_a_broken_answer_has_a_name(answer, error):
     async with raw_peer(answer) as url, started(loopback=True) as peers:
         with pytest.raises(error):
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
 
 async def test_a_name_is_refused_on_connecting_by_what_it_resolves_to():
@@ -392,13 +394,13 @@ async def test_a_name_is_refused_on_connecting_by_what_it_resolves_to():
 
 async def test_a_name_that_resolves_to_an_allowed_address_is_connected_to():
     async with served(answering(b'{"a":1}')) as (url, peers):
-        assert await peers.get_json(url.replace("127.0.0.1", "localhost")) == b'{"a":1}'
+        assert await peers.get_json(url.replace("127.0.0.1", "localhost"), peer=SOMEBODY) == b'{"a":1}'
 
 
 async def test_a_literal_address_is_checked_before_each_connection():
     async with served(answering()) as (url, _), started(http=True, private=True) as peers:
         with pytest.raises(PeerUrlForbidden):
-            await peers.get_json(url)
+            await peers.get_json(url, peer=SOMEBODY)
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:127.0.0.1", "10.1.2.3", "fe80::1"])
@@ -412,9 +414,9 @@ async def test_no_token_shows_in_a_log_line_or_an_error(caplog):
     with structlog.testing.capture_logs() as lines:
         async with served(answering(b'{"error":"no"}', status=401)) as (url, peers):
             with pytest.raises(PeerRefused) as refused:
-                await peers.get_json(url, token="t-secret")
+                await peers.get_json(url, token="t-secret", peer=SOMEBODY)
             with pytest.raises(PeerUnreachable) as unreachable:
-                await peers.get_json("http://127.0.0.1:1", token="t-secret")
+                await peers.get_json("http://127.0.0.1:1", token="t-secret", peer=SOMEBODY)
 
     shown = f"{lines} {caplog.text} {refused.value!r} {unreachable.value!r} {peers!r}"
     assert "t-secret" not in shown

@@ -17,11 +17,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from node.errors import PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden
 from node.peer_client import PeerClient
 from node.sync import PAGE_BYTES
+from tests.certificates import Somebody
 from tests.conftest import Serve
 from tests.interop_peer import ReferencePeer, declare, join
 from tests.served import Served
 
 MIB = 1 << 20
+SOMEBODY = Somebody("stigmem://org-b.example")
 
 
 class Dns(AbstractResolver):
@@ -123,7 +125,10 @@ NEVER = [
 @pytest.mark.parametrize("address", NEVER)
 async def test_no_setting_lets_a_name_lead_to_a_special_address(address):
     async with client(Dns(address), allow_loopback=True, allow_private=True) as peers:
-        for ask in (peers.get_json("http://node.example/x"), peers.post_json("https://node.example/x", b"{}")):
+        for ask in (
+            peers.get_json("http://node.example/x", peer=SOMEBODY),
+            peers.post_json("https://node.example/x", b"{}", peer=SOMEBODY),
+        ):
             with pytest.raises(PeerUrlForbidden):
                 await ask
 
@@ -134,14 +139,14 @@ async def test_no_setting_lets_a_name_lead_to_a_special_address(address):
 async def test_a_name_that_leads_to_a_private_address_is_refused_until_those_are_allowed(address):
     async with client(Dns(address), allow_loopback=True) as peers:
         with pytest.raises(PeerUrlForbidden):
-            await peers.get_json("http://node.example/x")
+            await peers.get_json("http://node.example/x", peer=SOMEBODY)
 
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("93.184.216.34", "127.0.0.1"), ("::ffff:127.0.0.1",)])
 async def test_a_name_that_also_leads_to_this_machine_connects_to_nothing(addresses):
     async with canary() as here, client(Dns(*addresses), allow_private=True) as peers:
         with pytest.raises(PeerUrlForbidden):
-            await peers.get_json(f"http://node.example:{here.port}/x")
+            await peers.get_json(f"http://node.example:{here.port}/x", peer=SOMEBODY)
 
     assert here.connections == 0
 
@@ -149,7 +154,7 @@ async def test_a_name_that_also_leads_to_this_machine_connects_to_nothing(addres
 async def test_a_loopback_name_that_leads_elsewhere_is_refused():
     async with client(Dns("93.184.216.34"), allow_loopback=True, allow_insecure_http=False) as peers:
         with pytest.raises(PeerUrlForbidden):
-            await peers.get_json("http://localhost/x")
+            await peers.get_json("http://localhost/x", peer=SOMEBODY)
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
@@ -163,10 +168,10 @@ async def test_a_name_that_leads_elsewhere_the_second_time_is_refused_then():
         await here.send(writer, OK)
 
     async with canary(answer) as here, client(dns, allow_loopback=True, allow_private=True) as peers:
-        assert await peers.get_json(f"http://node.example:{here.port}/x") == b"{}"
+        assert await peers.get_json(f"http://node.example:{here.port}/x", peer=SOMEBODY) == b"{}"
         dns.addresses = ("169.254.169.254",)
         with pytest.raises(PeerUrlForbidden):
-            await peers.get_json(f"http://node.example:{here.port}/x")
+            await peers.get_json(f"http://node.example:{here.port}/x", peer=SOMEBODY)
 
     assert here.connections == 1
 
@@ -180,7 +185,7 @@ async def test_a_name_that_leads_elsewhere_after_a_redirect_is_refused_then():
 
     async with canary(answer) as here, client(dns, allow_loopback=True, allow_private=True) as peers:
         with pytest.raises(PeerUrlForbidden):
-            await peers.get_json(f"http://node.example:{here.port}/x")
+            await peers.get_json(f"http://node.example:{here.port}/x", peer=SOMEBODY)
 
     assert here.connections == 1
 
@@ -241,14 +246,14 @@ async def test_an_answer_that_does_not_come_ends_at_the_time_limit(answer):
     async with canary(answer) as here, client(allow_loopback=True) as peers:
         async with asyncio.timeout(5):
             with pytest.raises(PeerUnreachable, match=r"within 0\.3 s"):
-                await peers.get_json(f"{here.url}/x", timeout_s=0.3)
+                await peers.get_json(f"{here.url}/x", timeout_s=0.3, peer=SOMEBODY)
 
 
 @pytest.mark.parametrize("answer", [endless_headers, endless_chunks], ids=lambda answer: answer.__name__)
 async def test_an_answer_without_end_costs_bounded_bytes(answer):
     async with canary(answer) as here, client(allow_loopback=True) as peers:
         with pytest.raises((PeerAnswerInvalid, PeerUnreachable)):
-            await peers.get_json(f"{here.url}/x")
+            await peers.get_json(f"{here.url}/x", peer=SOMEBODY)
 
     # What the limit lets through and what fits into the buffers between.
     assert here.sent_bytes < 16 * MIB
@@ -262,12 +267,12 @@ async def test_an_answer_without_end_costs_bounded_bytes(answer):
 async def test_a_compressed_answer_is_never_inflated(encoding):
     async with canary(bomb(encoding)) as here, client(allow_loopback=True) as peers:
         with pytest.raises(PeerAnswerInvalid, match="compressed"):
-            await peers.get_json(f"{here.url}/x", max_bytes=64 * MIB)
+            await peers.get_json(f"{here.url}/x", max_bytes=64 * MIB, peer=SOMEBODY)
 
 
 async def test_compressed_bytes_that_are_not_said_to_be_so_are_taken_as_they_are():
     async with canary(bomb(b"")) as here, client(allow_loopback=True) as peers:
-        assert len(await peers.get_json(f"{here.url}/x")) < MIB
+        assert len(await peers.get_json(f"{here.url}/x", peer=SOMEBODY)) < MIB
 
 
 # Through the node

@@ -49,6 +49,7 @@ DECIDE: dict[type[Struct], Decide] = {
     peers.RegisterPeer: peers.decide_register_peer,
     peers.RecordPeerCheck: peers.decide_record_peer_check,
     peers.ChangePeer: peers.decide_change_peer,
+    peers.RecordTlsRefusal: peers.decide_record_tls_refusal,
     peers.RemovePeer: peers.decide_remove_peer,
     approvals.ApprovePeer: approvals.decide_approve_peer,
     witness.RecordFork: witness.decide_record_fork,

@@ -23,6 +23,8 @@ from node.config import Config
 from node.errors import (
     AttestationQuotaExceeded,
     AttestationRefused,
+    ClientCertificateRefused,
+    ClientCertificateRequired,
     CosignatureInvalid,
     IdCollision,
     NonceAlreadySeen,
@@ -129,7 +131,7 @@ class TakeCosignature(Struct, frozen=True, kw_only=True):
 
 
 class RefuseExchange(Struct, frozen=True, kw_only=True):
-    """A peer's request failed at the door, behind its token's signature."""
+    """A peer's request failed at the door, behind its token's signature. Who could not prove to be its issuer takes no nonce."""
 
     claims: Claims
     refusal: Refusal
@@ -149,6 +151,8 @@ def decide_take_cosignature(command: TakeCosignature, view: View, context: Conte
 
 def decide_refuse_exchange(command: RefuseExchange, view: View, context: Context) -> Decision:
     def refuse(peer: Peer) -> Decision:
+        if isinstance(command.refusal, ClientCertificateRequired | ClientCertificateRefused):
+            return _unproven(command.claims, command.refusal, context)
         raise command.refusal
 
     return answer_peer(command.claims, view, context, refuse)
@@ -238,15 +242,19 @@ def answer_peer(claims: Claims, view: View, context: Context, act: Callable[[Pee
     try:
         check_claims(claims, view, context)
     except Unauthenticated as refusal:
-        # No nonce is taken here, so nothing but this limit keeps somebody with one captured token from filling the log.
-        if not context.refusals.admit(claims.iss, refusal.code, context.at_ms):
-            return Decision(refusal=refusal)
-        return Decision(events=(_refusal_event(claims, refusal, None, context),), actor=actor, refusal=refusal)
+        return structs.replace(_unproven(claims, refusal, context), actor=actor)
     try:
         return structs.replace(act(peer), actor=actor)
     except Refusal as refusal:
         nonce = str(claims.nonce)
         return Decision(events=(_refusal_event(claims, refusal, nonce, context),), actor=actor, refusal=refusal)
+
+
+def _unproven(claims: Claims, refusal: Unauthenticated, context: Context) -> Decision:
+    # No nonce is taken here, so nothing but this limit keeps somebody with one captured token from filling the log.
+    if not context.refusals.admit(claims.iss, refusal.code, context.at_ms):
+        return Decision(refusal=refusal)
+    return Decision(events=(_refusal_event(claims, refusal, None, context),), refusal=refusal)
 
 
 def _refusal_event(claims: Claims, refusal: Refusal, nonce: str | None, context: Context) -> ExchangeRefused:

@@ -9,6 +9,7 @@ Does not fetch anything (see `node/peer_checks.py`): it judges what was fetched.
 from msgspec import Struct
 
 from node.canonical import b64url_decode, b64url_encode, canonical_json
+from node.certificates import fingerprint_of
 from node.commands.decision import Context, Decision, Principal, require_scopes, rules_in_force
 from node.commands.gardens import require_operator
 from node.commands.manifests import Manifest, check_form, check_no_rotations, check_signature, parse_foreign
@@ -28,7 +29,16 @@ from node.events.checkpoint import bare_note, origin_in
 from node.events.event import NODE_ITSELF, Event
 from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, check_log_entry
-from node.events.peers import PeerChanged, PeerRegistered, PeerStatus, PeerStatusSet, PeerTermsProposed, PeerVerified
+from node.events.peers import (
+    PeerChanged,
+    PeerPinned,
+    PeerRegistered,
+    PeerStatus,
+    PeerStatusSet,
+    PeerTermsProposed,
+    PeerTlsFailed,
+    PeerVerified,
+)
 from node.keys import is_sound_public_key, verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -36,7 +46,10 @@ from node.times import parse_rfc3339
 from node.uris import authority_of, check_plain, is_informal, normal_uri
 
 DECLARATION_WINDOW_MS = 3_600_000
+# One that is in use and the next.
+MAX_TLS_PINS = 4
 MAX_NODE_ID_BYTES = 512
+MAX_DETAIL_CHARS = 500
 
 
 class Declaration(Struct, frozen=True, kw_only=True):
@@ -56,6 +69,7 @@ class RegisterPeer(Struct, frozen=True, kw_only=True):
     node_url: str
     allowed_scopes: tuple[Scope, ...]
     declaration: Declaration | None
+    tls_pins: tuple[str, ...] | None = None
 
 
 class PeerDocuments(Struct, frozen=True, kw_only=True):
@@ -73,6 +87,14 @@ class RecordPeerCheck(Struct, frozen=True, kw_only=True):
     peer_id: str
     documents: PeerDocuments | None
     failure: str
+    is_tls_refused: bool = False
+
+
+class RecordTlsRefusal(Struct, frozen=True, kw_only=True):
+    """No TLS came about with the peer of this node_id."""
+
+    node_id: str
+    refusal: Refusal
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -89,6 +111,7 @@ class ChangePeer(Struct, frozen=True, kw_only=True):
     peer_id: str
     allowed_scopes: tuple[Scope, ...] | None
     delegated_sources: tuple[str, ...] | None
+    tls_pins: tuple[str, ...] | None = None
 
 
 class RemovePeer(Struct, frozen=True, kw_only=True):
@@ -123,7 +146,8 @@ def decide_register_peer(command: RegisterPeer, view: View, context: Context) ->
     peer_id = old.peer_id if old else context.clock.new_id()
     if command.principal.is_operator:
         require_scopes(command.principal, command.allowed_scopes, "allowed_scopes")
-        events: tuple[Event, ...] = (_registered(command, old, peer_id),)
+        pinned = _pinned(peer_id, command.node_id, old, command.tls_pins)
+        events: tuple[Event, ...] = (_registered(command, old, peer_id), *pinned)
     else:
         events = _declared_by_key(command, old, peer_id)
     return Decision(events=events, actor=command.principal.actor(), reply=peer_id)
@@ -152,12 +176,26 @@ def decide_change_peer(command: ChangePeer, view: View, context: Context) -> Dec
     check_scopes(scopes, context)
     require_scopes(command.principal, set(scopes) - set(peer.allowed_scopes), "allowed_scopes")
     _check_delegated(delegated)
-    if (_sorted(scopes), delegated) == (peer.allowed_scopes, peer.delegated_sources):
+    events: tuple[Event, ...] = _pinned(peer.peer_id, peer.node_id, peer, command.tls_pins)
+    if (_sorted(scopes), delegated) != (peer.allowed_scopes, peer.delegated_sources):
+        changed = PeerChanged(
+            peer_id=peer.peer_id, node_id=peer.node_id, allowed_scopes=_sorted(scopes), delegated_sources=delegated
+        )
+        events = (changed, *events)
+    return Decision(events=events, actor=command.principal.actor())
+
+
+def decide_record_tls_refusal(command: RecordTlsRefusal, view: View, context: Context) -> Decision:
+    """One that is not active has a status that says it (see `_verified`)."""
+    peer, refusal = view.peers.of_node(command.node_id), command.refusal
+    if peer is None or peer.status != "active":
         return Decision()
-    event = PeerChanged(
-        peer_id=peer.peer_id, node_id=peer.node_id, allowed_scopes=_sorted(scopes), delegated_sources=delegated
+    if not context.refusals.admit(peer.node_id, refusal.code, context.at_ms):
+        return Decision()
+    event = PeerTlsFailed(
+        peer_id=peer.peer_id, node_id=peer.node_id, reason=refusal.code, detail=refusal.detail[:MAX_DETAIL_CHARS]
     )
-    return Decision(events=(event,), actor=command.principal.actor())
+    return Decision(events=(event,), actor=NODE_ITSELF)
 
 
 def decide_remove_peer(command: RemovePeer, view: View, context: Context) -> Decision:
@@ -207,6 +245,20 @@ def _declared_by_key(command: RegisterPeer, old: Peer | None, peer_id: str) -> t
     return (_proposed(command, peer_id) if old.reason == "awaiting_approval" else _registered(command, old, peer_id),)
 
 
+def _pinned(peer_id: str, node_id: str, old: Peer | None, tls_pins: tuple[str, ...] | None) -> tuple[PeerPinned, ...]:
+    """The event that sets other pins than those that stand; of a peer that was revoked none do. None: left as they are."""
+    if tls_pins is None:
+        return ()
+    if len(tls_pins) > MAX_TLS_PINS:
+        raise InvalidField(f"tls_pins: at most {MAX_TLS_PINS}")
+    try:
+        pins = tuple(dict.fromkeys(map(fingerprint_of, tls_pins)))
+    except ValueError as error:
+        raise InvalidField(f"tls_pins: {error}") from error
+    held = () if old is None or old.status == "revoked" else old.tls_pins
+    return () if pins == held else (PeerPinned(peer_id=peer_id, node_id=node_id, tls_pins=pins),)
+
+
 def _registered(command: RegisterPeer, old: Peer | None, peer_id: str) -> PeerRegistered | PeerTermsProposed:
     declaration = command.declaration
     if declaration is not None and _asks_for_more(command, old):
@@ -241,7 +293,8 @@ def _asks_for_more(command: RegisterPeer, old: Peer | None) -> bool:
 def _verified(peer: Peer, command: RecordPeerCheck, view: View, context: Context) -> PeerVerified:
     documents = command.documents
     if documents is None:
-        raise _Unproven("pending_verification", "unreachable", command.failure)
+        reason = "tls_refused" if command.is_tls_refused else "unreachable"
+        raise _Unproven("pending_verification", reason, command.failure)
     if documents.node_id != peer.node_id:
         raise _Unproven("rejected", "entity_mismatch", "its discovery document speaks for another entity")
     key = _sound_key(documents.public_key)

@@ -56,5 +56,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         tombstones.TombstoneRevoked,
         tombstones.PeerTombstoned,
         tombstones.TombstonesServed,
+        peers.PeerPinned,
+        peers.PeerTlsFailed,
     )
 }

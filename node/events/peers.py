@@ -195,6 +195,23 @@ class ExchangeRefused(Event, tag="exchange.refused.1"):
     detail: str
 
 
+class PeerPinned(Event, tag="peer.pinned.1"):
+    """An operator named the certificates that alone count for this peer, by SHA-256 (hex); with none its CA and names do."""
+
+    peer_id: str
+    node_id: str
+    tls_pins: tuple[str, ...]
+
+
+class PeerTlsFailed(Event, tag="peer.tls_failed.1"):
+    """No TLS came about with a peer that is active: one side refused the other's certificate or version. `detail` says which."""
+
+    peer_id: str
+    node_id: str
+    reason: str
+    detail: str
+
+
 class ManifestIntroduced(Event, tag="manifest.introduced.1"):
     """A relay handed over the manifest of an organisation that is no peer of ours (PROTOCOL §5.5); it is never a pin."""
 

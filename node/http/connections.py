@@ -19,15 +19,18 @@ Does not limit: the time a body takes, or what bodies hold (see node/http/body.p
 import asyncio
 import heapq
 import re
+from functools import cached_property
 from typing import Any
 
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError
 
+from node.certificates import Certificate
 from node.errors import InvalidUri, MethodNotAllowed, Overloaded
 from node.http.body import json_response
 from node.http.errors import refusal_response
+from node.tls import certificate_in
 
 HEADER_TIMEOUT_S = 30.0
 # Beyond what credentials and all that proxies add can come to; aiohttp bounds the fields and their number, not their sum.
@@ -115,6 +118,14 @@ class GuardedServer(web.Server):
         if unread_bytes and unread_bytes + answer_bytes > self._answers_room_bytes:
             raise Overloaded("too many large answers wait to be read")
 
+    def let_go(self) -> None:
+        """Close every connection: one that waits at once, others behind the request under way."""
+        for connection in self.connections:
+            if connection.is_idle:
+                connection.force_close()
+            else:
+                connection.close()
+
     def _sweep_connections(self) -> None:
         """Nobody is told when a connection turns idle, or when an answer is not read: it is looked for."""
         self._sweep = None
@@ -167,6 +178,15 @@ class GuardedConnection(web.RequestHandler):
         self._unread: tuple[float, int] = (loop.time(), 0)
         # Not the last byte: somebody who trickles would look busier than an honest client that waits.
         self.last_request_at = loop.time()
+
+    @cached_property
+    def certificate(self) -> Certificate | None:
+        """What the client showed of itself; None where that is nothing, or there is no TLS. Its signature held in the handshake.
+
+        Raises SSLCertVerificationError where it cannot be read.
+        """
+        secured = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        return None if secured is None else certificate_in(secured)
 
     @property
     def is_idle(self) -> bool:

@@ -4,6 +4,7 @@ Always: the token's signature is checked here; whatever follows is decided where
 """
 
 import asyncio
+from ssl import SSLError
 from typing import Annotated
 
 import msgspec
@@ -20,6 +21,8 @@ from node.errors import (
     AttestationQuotaExceeded,
     AttestationRefused,
     BodyTooLarge,
+    ClientCertificateRefused,
+    ClientCertificateRequired,
     CosignatureInvalid,
     CursorForeign,
     FederationDisabled,
@@ -49,6 +52,7 @@ from node.projections.federation_page import MAX_PAGE_FACTS, page_for
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
+from node.tls import fault_in, words_for
 
 MAX_ATTEST_BYTES = 1 << 18
 # What a pull takes of a page, and twice what one of ours can have.
@@ -124,7 +128,7 @@ class CosignatureTaken(Struct, frozen=True, kw_only=True):
     refuses=(CursorForeign, InvalidCursor, RelayLagExceeded, ScopeNotPermitted, *WRITES),
 )
 async def pull(request: web.Request) -> web.Response:
-    node, claims = request.app[NODE], _peer(request)
+    node, claims = request.app[NODE], await _peer(request)
     try:
         asked = decode_query(request, PullQuery)
     except Refusal as refusal:
@@ -177,7 +181,7 @@ async def push(request: web.Request) -> web.Response:
         raise PushDisabled("STIGMEM_FEDERATION_PUSH_ENABLED is off")
     if is_capability_write(request):
         raise PushDisabled("capability tokens write with POST /v1/facts")
-    claims = _peer(request)
+    claims = await _peer(request)
     try:
         raw = await read_body(request, max_bytes=MAX_PUSH_BYTES)
         # One at a time, as with batches.
@@ -210,7 +214,7 @@ async def push(request: web.Request) -> web.Response:
     refuses=(*CAPABILITY, *FACT, AttestationQuotaExceeded, AttestationRefused),
 )
 async def attest(request: web.Request) -> web.Response:
-    node, claims = request.app[NODE], _peer(request)
+    node, claims = request.app[NODE], await _peer(request)
     try:
         body = decode(await read_json(request, max_bytes=MAX_ATTEST_BYTES), AttestBody)
         token = token_text(bytes(body.token_json))
@@ -228,7 +232,7 @@ async def attest(request: web.Request) -> web.Response:
     refuses=(CosignatureInvalid,),
 )
 async def take_cosignature(request: web.Request) -> web.Response:
-    node, claims = request.app[NODE], _peer(request)
+    node, claims = request.app[NODE], await _peer(request)
     try:
         body = decode(await read_json(request, max_bytes=MAX_COSIGNATURE_BYTES), CosignatureBody)
         size = _own_size(node, body.checkpoint)
@@ -270,15 +274,34 @@ def _without_poison(fact: ServedFact, now_ms: int) -> ServedFact:
     return structs.replace(fact, value=value, hlc=UNSET, seal=None)
 
 
-def _peer(request: web.Request) -> Claims:
+async def _peer(request: web.Request) -> Claims:
+    """Whose request it is: by its token, and where peers show certificates also by that."""
     node = request.app[NODE]
     if not node.config.federation_enabled:
         raise FederationDisabled("STIGMEM_FEDERATION_ENABLED is off")
     claims = peer_claims(request)
+    if node.config.tls_client_ca_file is not None:
+        refusal = _certificate_refusal(request, claims)
+        if refusal is not None:
+            await _refuse(node, claims, refusal)
     node.sign_of_life(claims.iss).set()
     return claims
 
 
+def _certificate_refusal(request: web.Request, claims: Claims) -> Refusal | None:
+    """A token that was stolen is of no use without the key of its issuer's certificate."""
+    with request.app[NODE].view() as view:
+        peer = view.peers.of_node(claims.iss)
+    try:
+        shown = request.protocol.certificate
+    except SSLError as error:
+        return ClientCertificateRefused(words_for(error))
+    if shown is None:
+        return ClientCertificateRequired("peers show a certificate here, for the node_id that their token names")
+    fault = fault_in(shown, peer)
+    return None if fault is None else ClientCertificateRefused(fault)
+
+
 async def _refuse(node: Node, claims: Claims, refusal: Refusal) -> None:
-    """Refuse a request whose token holds: its nonce is taken all the same (PROTOCOL §5.2). Always raises."""
+    """Refuse a request whose token's signature holds; its nonce is taken unless that is what it came to prove. Always raises."""
     await node.execute(RefuseExchange(claims=claims, refusal=refusal))

@@ -95,6 +95,7 @@ class PeerRecord(RegisteredPeer, frozen=True, kw_only=True):
     established_at: Time | None
     registered_at: Time
     delegated_sources: tuple[str, ...]
+    tls_pins: tuple[str, ...]
     proposed: ProposedTerms | None
     checkpoint: str | None
     fork: ForkShown | None
@@ -175,6 +176,7 @@ def _content(peer: Peer | PastPeer) -> PeerRecord:
         established_at=peer.verified_at,
         registered_at=peer.registered_at,
         delegated_sources=peer.delegated_sources,
+        tls_pins=peer.tls_pins,
         proposed=terms and ProposedTerms(node_url=terms.node_url, allowed_scopes=terms.allowed_scopes),
         checkpoint=peer.seen_checkpoint,
         fork=fork and ForkShown(held=fork.held, shown=fork.shown),

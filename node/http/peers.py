@@ -12,6 +12,7 @@ from node.commands.declarations import SignedDeclaration, own_declaration
 from node.commands.drafts import NAME_BYTES
 from node.commands.idempotency import Claim, Once, RecordAnswer
 from node.commands.peers import (
+    MAX_TLS_PINS,
     ChangePeer,
     Finding,
     RegisterPeer,
@@ -35,6 +36,7 @@ from node.errors import (
     PeerIdTaken,
     PeerNotActive,
     PeerNotFound,
+    PeerTlsRefused,
     PeerUnreachable,
     PeerUrlForbidden,
     QuarantineGardenRequired,
@@ -69,15 +71,17 @@ MAX_BYTES = 1 << 16
 NO_RATE_LIMIT = (
     "rate_limit: signed and taken, but nothing here goes by it: it has no unit that two nodes could agree on"
 )
+Pins = Annotated[tuple[str, ...], Meta(max_length=MAX_TLS_PINS)]
 Url = Annotated[str, Meta(max_length=NAME_BYTES)]
 
 
 class TutorialForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An operator names a peer."""
+    """An operator names a peer. `tls_pins` are SHA-256 fingerprints of the certificates that alone are to count for it."""
 
     peer_url: Url
     peer_entity_uri: str
     allowed_scopes: tuple[Scope, ...] = ("public",)
+    tls_pins: Pins | None = None
 
 
 class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +108,7 @@ class DeclareRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ChangeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allowed_scopes: tuple[Scope, ...] | None = None
     delegated_sources: tuple[str, ...] | None = None
+    tls_pins: Pins | None = None
 
 
 class ApproveRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,16 +208,18 @@ def _registration(raw: bytes, request: web.Request) -> tuple[RegisterPeer, tuple
     if isinstance(members, dict) and "declaration_sig" in members:
         form = decode(raw, DeclarationForm)
         unheeded = (NO_RATE_LIMIT,) if form.rate_limit is not None else ()
-        node_id, url, declaration = form.node_id, form.node_url, declaration_of(members)
+        node_id, url, declaration, pins = form.node_id, form.node_url, declaration_of(members), None
     else:
         form = decode(raw, TutorialForm)
         node_id, url, declaration, unheeded = form.peer_entity_uri, form.peer_url, None, ()
+        pins = form.tls_pins
     command = RegisterPeer(
         principal=request[PRINCIPAL],
         node_id=node_id,
         node_url=client.check_url(url),
         allowed_scopes=form.allowed_scopes,
         declaration=declaration,
+        tls_pins=pins,
     )
     return command, unheeded
 
@@ -249,7 +256,15 @@ async def declare(request: web.Request) -> web.Response:
     body=ApproveRequest,
     is_body_optional=True,
     answers={200: PeerRecord},
-    refuses=(LogForked, NotAwaitingApproval, PeerNotFound, PeerAnswerInvalid, PeerUnreachable, ScopeNotPermitted),
+    refuses=(
+        LogForked,
+        NotAwaitingApproval,
+        PeerNotFound,
+        PeerAnswerInvalid,
+        PeerTlsRefused,
+        PeerUnreachable,
+        ScopeNotPermitted,
+    ),
 )
 async def approve_peer(request: web.Request) -> web.Response:
     """Take the terms that wait, or with `accept_checkpoint` the new line of a forked or restored log; then check the peer."""
@@ -343,6 +358,7 @@ async def change_peer(request: web.Request) -> web.Response:
             peer_id=peer_id,
             allowed_scopes=body.allowed_scopes,
             delegated_sources=body.delegated_sources,
+            tls_pins=body.tls_pins,
         )
     )
     return json_response(await shown_peer(request, peer_id))
@@ -369,6 +385,7 @@ async def remove_peer(request: web.Request) -> web.Response:
         PeerBehind,
         PeerNotActive,
         PeerNotFound,
+        PeerTlsRefused,
         PeerUnreachable,
         QuarantineGardenRequired,
         TermsChanged,

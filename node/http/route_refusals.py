@@ -35,6 +35,8 @@ _PEER = (
     errors.TokenBeforeRestore,
     errors.MissingNonce,
     errors.NonceAlreadySeen,
+    errors.ClientCertificateRequired,
+    errors.ClientCertificateRefused,
 )
 
 

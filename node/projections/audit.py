@@ -20,8 +20,10 @@ from node.events.peers import (
     BatchRefusal,
     ExchangeRefused,
     PeerChanged,
+    PeerPinned,
     PeerRegistered,
     PeerStatusSet,
+    PeerTlsFailed,
     PeerVerified,
     PushReceived,
 )
@@ -47,12 +49,14 @@ _PEERS = TableSpec("audit/peers", bytes)
 
 class Audit(Projection):
     name: ClassVar[str] = "audit"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     events: ClassVar[tuple[type[Event], ...]] = (
         PeerRegistered,
         PeerVerified,
         PeerStatusSet,
         PeerChanged,
+        PeerPinned,
+        PeerTlsFailed,
         AttestationSigned,
         ExchangeRefused,
         BatchReceived,
@@ -85,6 +89,8 @@ class Audit(Projection):
             case PeerChanged(node_id=node_id, allowed_scopes=scopes, delegated_sources=sources):
                 detail = f"scopes: {', '.join(scopes)}; delegated: {', '.join(sources) or 'nothing'}"
                 self._add(entry, "peer_changed", node_id, detail=detail)
+            case PeerPinned() | PeerTlsFailed():
+                self._add_tls(entry)
             case AttestationSigned(node_id=node_id, token_id=token_id, fact_hash=fact_hash):
                 self._add(entry, "attestation_signed", node_id, detail=f"fact hash {fact_hash}, token {token_id}")
             case ExchangeRefused(node_id=node_id, event_type=event_type, reason=reason, detail=detail):
@@ -105,6 +111,13 @@ class Audit(Projection):
         if row is None:
             raise KeyError(place)
         return row
+
+    def _add_tls(self, entry: Entry) -> None:
+        match entry.event:
+            case PeerPinned(node_id=node_id, tls_pins=pins):
+                self._add(entry, "peer_pinned", node_id, detail=", ".join(pins) or "no certificate is pinned any more")
+            case PeerTlsFailed(node_id=node_id, reason=reason, detail=detail):
+                self._add(entry, "tls_refused", node_id, reason, detail=detail)
 
     def _add_refused(self, entry: Entry, index: int, node_id: str, refused: BatchRefusal) -> None:
         self._add(

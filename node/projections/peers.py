@@ -26,6 +26,7 @@ from node.events.peers import (
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
     PeerLogForked,
+    PeerPinned,
     PeerRegistered,
     PeerStatus,
     PeerStatusSet,
@@ -72,7 +73,8 @@ class Peer(Struct, frozen=True, array_like=True):
 
     `manifest_expires_ms` is 0 where there is none; `cursor` is our place in its log, None for the beginning.
     Counts are of facts, but for `pages_served`; `refused` counts those of pulled pages, what was pushed is in the audit.
-    `asked_scope` and `asked_cursor` are those of the last page it asked for.
+    `asked_scope` and `asked_cursor` are those of the last page it asked for; `tls_pins` fingerprints of the certificates that
+    count for it (hex), empty where its CA and names do.
     `checkpoint` is the note its proof rested on, `seen_checkpoint` the last one that went on from it.
     """
 
@@ -109,6 +111,7 @@ class Peer(Struct, frozen=True, array_like=True):
     cosigned: Cosigned | None
     asked_scope: str | None
     asked_cursor: str | None
+    tls_pins: tuple[str, ...]
 
 
 class PastPeer(Struct, frozen=True, array_like=True):
@@ -129,6 +132,7 @@ class PastPeer(Struct, frozen=True, array_like=True):
     fork: Fork | None
     proposed: Terms | None
     cosigned: Cosigned | None
+    tls_pins: tuple[str, ...]
 
 
 _ASKS_FOR_OTHER = "its declaration asks for other scopes or another URL"
@@ -149,12 +153,13 @@ _TOLD_OF = (
     PeerLogForked,
     PeerCheckpointAccepted,
     CheckpointCosigned,
+    PeerPinned,
 )
 
 
 class Peers(Projection):
     name: ClassVar[str] = "peers"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     events: ClassVar[tuple[type[Event], ...]] = (
         *_TOLD_OF,
         PageServed,
@@ -208,11 +213,8 @@ class Peers(Projection):
                 self._verify(entry, verified)
             case PeerStatusSet(node_id=node_id, status=status, reason=reason, detail=detail):
                 self._change(node_id, status=status, reason=reason, detail=detail)
-            case PeerChanged(node_id=node_id, allowed_scopes=scopes, delegated_sources=delegated):
-                # What was refused under the old terms may pass under the new ones: read its log from the start again.
-                self._change(
-                    node_id, allowed_scopes=scopes, delegated_sources=delegated, cursor=None, terms_from=entry.offset
-                )
+            case PeerChanged() | PeerPinned():
+                self._set(entry)
             case PeerTermsProposed() as proposed:
                 self._propose(proposed)
             case PeerTermsApproved(node_id=node_id):
@@ -269,9 +271,20 @@ class Peers(Projection):
             cosigned=old.cosigned if keeps_pin else None,
             asked_scope=old.asked_scope if old else None,
             asked_cursor=old.asked_cursor if old else None,
+            tls_pins=old.tls_pins if keeps_pin else (),
         )
         self.table(_BY_NODE_ID).put(text_key(peer.node_id), peer)
         self.table(_BY_PEER_ID).put(text_key(peer.peer_id), peer.node_id)
+
+    def _set(self, entry: Entry) -> None:
+        match entry.event:
+            case PeerChanged(node_id=node_id, allowed_scopes=scopes, delegated_sources=delegated):
+                # What was refused under the old terms may pass under the new ones: read its log from the start again.
+                self._change(
+                    node_id, allowed_scopes=scopes, delegated_sources=delegated, cursor=None, terms_from=entry.offset
+                )
+            case PeerPinned(node_id=node_id, tls_pins=tls_pins):
+                self._change(node_id, tls_pins=tls_pins)
 
     def _propose(self, proposed: PeerTermsProposed) -> None:
         # What was agreed before stays agreed; nothing is exchanged until the new terms are (PROTOCOL §5.1).

@@ -50,10 +50,12 @@ from node.events.peers import (
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
     PeerLogForked,
+    PeerPinned,
     PeerRegistered,
     PeerStatusSet,
     PeerTermsApproved,
     PeerTermsProposed,
+    PeerTlsFailed,
     PeerVerified,
     PushReceived,
     Receipt,
@@ -151,6 +153,7 @@ def samples() -> list[Event]:
         *_of_idempotency(),
         *_of_trust(),
         *_of_tombstones(),
+        *_of_tls(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -552,6 +555,15 @@ def tombstone(
 def revocation(revoked: Tombstone, signer: Signer) -> tombstones.Revocation:
     unsigned = tombstones.Revocation(revoked_at=AT, key_id=signer.key_id, signature="")
     return structs.replace(unsigned, signature=b64url_encode(signer.sign(signed_revocation(revoked, unsigned))))
+
+
+def _of_tls() -> list[Event]:
+    detail = "no TLS: certificate has expired, in \u00dcberlingen"
+    return [
+        PeerPinned(peer_id="peer-1", node_id=PEER_NODE_ID, tls_pins=("ab" * 32, "cd" * 32)),
+        PeerTlsFailed(peer_id="peer-1", node_id=PEER_NODE_ID, reason="peer_tls_refused", detail=detail),
+        PeerPinned(peer_id="peer-1", node_id=PEER_NODE_ID, tls_pins=()),
+    ]
 
 
 def _note(size: int, root: bytes) -> str:

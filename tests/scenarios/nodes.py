@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -93,9 +94,15 @@ def run_stigmem(
 class Client:
     """Sends JSON to one node over one connection, kept open. Not for use by two threads at once."""
 
-    def __init__(self, port: int, bearer: str | None = ADMIN_KEY) -> None:
+    def __init__(self, port: int, bearer: str | None = ADMIN_KEY, *, ca_file: Path | None = None) -> None:
         self.bearer = bearer
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_DEADLINE_S)
+        if ca_file is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_DEADLINE_S)
+        else:
+            context = ssl.create_default_context(cafile=ca_file)
+            self._connection = http.client.HTTPSConnection(
+                "localhost", port, timeout=REQUEST_DEADLINE_S, context=context
+            )
 
     def send(self, method: str, path: str, body: Any = None) -> Answer:
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -113,12 +120,18 @@ class Client:
 
 
 class RunningNode:
-    """One `stigmem serve`, which can be stopped, killed and started again on the same port and folder."""
+    """One `stigmem serve`, which can be stopped, killed and started again on the same port and folder.
 
-    def __init__(self, folder: Path, *, launcher: Sequence[str] = (), **settings: str) -> None:
+    With a `ca_file` it is spoken to over TLS, and its certificate is to be of that CA.
+    """
+
+    def __init__(
+        self, folder: Path, *, launcher: Sequence[str] = (), ca_file: Path | None = None, **settings: str
+    ) -> None:
         self.folder = folder
         self.port = int(settings.get("PORT", 0)) or free_port()
-        self.url = f"http://localhost:{self.port}"
+        self.url = f"{'http' if ca_file is None else 'https'}://localhost:{self.port}"
+        self._ca_file = ca_file
         self.data_dir = folder / "stigmem-data"
         self.settings = {"PORT": str(self.port), "ADMIN_KEY": ADMIN_KEY} | settings
         self.output = folder / "stdout.txt"
@@ -181,7 +194,7 @@ class RunningNode:
         self.start()
 
     def client(self, bearer: str | None = ADMIN_KEY) -> Client:
-        return Client(self.port, bearer)
+        return Client(self.port, bearer, ca_file=self._ca_file)
 
     def send(self, method: str, path: str, body: Any = None, bearer: str | None = ADMIN_KEY) -> Answer:
         client = self.client(bearer)
