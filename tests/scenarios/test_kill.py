@@ -102,6 +102,31 @@ def test_every_answered_write_is_there_once_after_kill_9(make_node, long_run):
     node.stop()
 
 
+def test_sigterm_under_load_ends_in_time_with_every_answered_write_in_the_log(make_node):
+    node = make_node(ENTITY_URI="stigmem://org-a.example").start()
+    writers = [Writer(node, f"writer-{number}") for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    eventually(
+        lambda: sum(len(writer.answered) for writer in writers),
+        lambda answered: answered >= ANSWERED_BEFORE_THE_KILL,
+        within_s=30,
+        what="enough facts were answered",
+    )
+    node.stop()
+    for writer in writers:
+        writer.join(timeout=20)
+    assert [writer.failure for writer in writers if writer.failure] == []
+    answered = {fact_id for writer in writers for fact_id in writer.answered.values()}
+
+    node.start()
+    listed = [fact["id"] for fact in node.facts()]
+    assert len(listed) == len(set(listed))
+    assert answered <= set(listed)
+    node.stop()
+    node.verify_log()
+
+
 class BatchWriter(threading.Thread):
     """Sends atomic batches, each under a key of its own, until its node is gone; keeps those sent and what was answered."""
 
