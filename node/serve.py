@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ from node.tls import Tls, TlsFileError
 
 KEEP_UP_INTERVAL_S = 20.0
 SWITCH_INTERVAL_S = 0.0005
+OPEN_FILES = 1 << 16
 
 _log = structlog.get_logger("stigmem.serve")
 
@@ -40,6 +42,7 @@ _log = structlog.get_logger("stigmem.serve")
 async def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT. Raises StartupError and its kin before anything is served."""
     stop = _stop_on_signals()
+    _take_open_files()
     tls = Tls.opened(config)
     _make_data_folder(Path(config.data_dir))
     _require_no_half_restore(Path(config.data_dir))
@@ -114,6 +117,14 @@ def _show_made_key(node: Node) -> None:
     # At once: the log holds its hash by now, so no later start would show it, whatever keeps this one from serving.
     if node.made_admin_key is not None:
         print(f"admin key, shown this once: {node.made_admin_key}", flush=True)
+
+
+def _take_open_files() -> None:
+    # Each connection is an open file, and the usual soft limit has no room for as many as may wait.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make_data_folder(folder: Path) -> None:

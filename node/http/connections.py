@@ -38,7 +38,8 @@ MAX_HEADER_BYTES = 1 << 16
 ANSWER_TIMEOUT_S = 30.0
 # What a reader must take within that time.
 ANSWER_STEP_BYTES = 1 << 14
-ANSWERS_ROOM_BYTES = 256 << 20
+# Each lies there twice: what aiohttp hands on is a copy, header and body in one.
+ANSWERS_ROOM_BYTES = 128 << 20
 MAX_IDLE = 1000
 # Twice the longest credential: one that is somewhat longer is answered as what it is, 401, not as broken HTTP.
 MAX_FIELD_BYTES = 1 << 14
@@ -114,8 +115,9 @@ class GuardedServer(web.Server):
 
     def require_room(self, answer_bytes: int) -> None:
         """Raise Overloaded where so much more would lie in memory until others read what they asked for."""
-        unread_bytes = sum(connection.unread_bytes for connection in self.connections)
-        if unread_bytes and unread_bytes + answer_bytes > self._answers_room_bytes:
+        # None of an answer is given back before all of it was taken.
+        held_bytes = sum(connection.answer_bytes for connection in self.connections if connection.unread_bytes)
+        if held_bytes and held_bytes + answer_bytes > self._answers_room_bytes:
             raise Overloaded("too many large answers wait to be read")
 
     def let_go(self) -> None:
@@ -174,6 +176,8 @@ class GuardedConnection(web.RequestHandler):
         self._header_bytes = 0
         # aiohttp lets go of its transport once it closes it, which what is still to be read puts off.
         self._socket: asyncio.Transport | None = None
+        # Of the last large answer.
+        self.answer_bytes = 0
         # When there was last so much less to be read.
         self._unread: tuple[float, int] = (loop.time(), 0)
         # Not the last byte: somebody who trickles would look busier than an honest client that waits.
@@ -197,10 +201,11 @@ class GuardedConnection(web.RequestHandler):
         """What of the answers the other side has not taken yet, but for what the system holds."""
         return 0 if self._socket is None else self._socket.get_write_buffer_size()
 
-    def require_room(self, answer_bytes: int) -> None:
-        """Raise Overloaded where too much waits to be read already."""
+    def take_room(self, answer_bytes: int) -> None:
+        """Make ready to give a large answer. Raises Overloaded where too much waits to be read already."""
         if self._manager is not None:
             self._manager.require_room(answer_bytes)
+            self.answer_bytes = answer_bytes
 
     def is_unread_since(self, instant: float) -> bool:
         """Whether ANSWER_STEP_BYTES were not taken since then, and there was something to take; to be asked from time to time."""

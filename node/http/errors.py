@@ -64,7 +64,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     try:
         answer = await handler(request)
         if isinstance(answer, web.Response) and (answer.content_length or 0) > _LARGE_ANSWER_BYTES:
-            request.protocol.require_room(answer.content_length)
+            request.protocol.take_room(answer.content_length)
         return answer
     except Refusal as refusal:
         if isinstance(refusal, LogDamaged):
