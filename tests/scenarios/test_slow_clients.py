@@ -26,7 +26,7 @@ from tests.scenarios.organisations import Organisation, federate, start_together
 LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
 CLIENTS = 5000 if LONG else 1000
 ROUNDS = 60 if LONG else 5
-TEXTS, TEXT = 32, "x" * 60_000
+TEXTS, TEXT = 16, "x" * 60_000
 # What they may cost at the most: answers and bodies of 128 MiB each, held twice at worst; the node itself; each connection.
 MEMORY_BYTES = (560 << 20) + CLIENTS * (80 << 10)
 WITHIN_S = 1.0
