@@ -24,7 +24,7 @@ from node.errors import Refusal
 from node.events.log import PARTIAL_FOLDER
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
-from node.http.tls_door import TlsSite
+from node.http.tls_door import BACKLOG, TlsSite
 from node.keys import Signer, create_key_file, load_signer
 from node.peer_client import PeerClient
 from node.runtime import Node, StartupError
@@ -161,7 +161,11 @@ def _host_of(url: str) -> str:
 
 async def _listen(runner: GuardedRunner, config: Config, tls: Tls) -> TlsSite | web.TCPSite:
     secured = config.tls_cert_file is not None
-    site = TlsSite(runner, tls, config.host, config.port) if secured else web.TCPSite(runner, config.host, config.port)
+    site = (
+        TlsSite(runner, tls, config.host, config.port)
+        if secured
+        else web.TCPSite(runner, config.host, config.port, backlog=BACKLOG)
+    )
     try:
         await site.start()
     except OSError as error:

@@ -20,7 +20,8 @@ from node.http.connections import MAX_IDLE
 from node.tls import Tls, words_for
 
 HANDSHAKE_TIMEOUT_S = 10.0
-BACKLOG = 128
+# A burst beyond it waits a second and more: the system drops what it has no room for, and the client tries again.
+BACKLOG = 1024
 # As asyncio rests where a process has no more file descriptors.
 ACCEPT_REST_S = 1.0
 
