@@ -29,7 +29,7 @@ from node.events.entry import Entry
 from node.events.evidence import damage_at
 from node.events.identity import NodeCreated
 from node.events.log import Log
-from node.events.store import LOG_MAP_BYTES, storage_errors
+from node.events.store import LOG_MAP_BYTES, make_folder, storage_errors
 from node.folder_lock import FolderLock
 from node.keys import Signer, equal_secrets, keyed_hash
 from node.log_watch import RECENT_ENTRIES, LogWatch, recent_damage, require_chain, require_file
@@ -98,7 +98,7 @@ class Node:
             signer=signer,
             node_id=config.entity_uri or f"stigmem://node-{signer.key_id[:12]}",
         )
-        node._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(node._folder)
         node._lock = FolderLock(node._folder / "lock")
         node._lock.acquire()
         try:

@@ -22,6 +22,7 @@ from node.clock import Clock
 from node.config import Config, is_loopback_host
 from node.errors import Refusal
 from node.events.log import PARTIAL_FOLDER
+from node.events.store import make_folder
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
 from node.http.tls_door import BACKLOG, TlsSite
@@ -129,7 +130,7 @@ def _take_open_files() -> None:
 
 def _make_data_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder)
     except OSError as error:
         raise StartupError(f"STIGMEM_DATA_DIR: cannot make the folder {folder}: {error.strerror}") from error
 

@@ -8,6 +8,7 @@ known is never an acknowledgement. Does not decide, fold or sign.
 """
 
 import asyncio
+import shutil
 import struct
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
@@ -22,7 +23,8 @@ from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.evidence import Evidence
-from node.events.store import LOG_MAP_BYTES, Store, refusal_of, storage_errors
+from node.events.log_file import DATA_FILE
+from node.events.store import LOG_MAP_BYTES, Store, make_folder, refusal_of, storage_errors, sync_folder
 from node.events.tombstones import EntityErased
 from node.events.tree import Frontier, ReadNode
 from node.keys import key_id_of
@@ -68,13 +70,10 @@ class Log:
     """The log in one LMDB environment. One process writes, through one thread."""
 
     def __init__(self, path: Path, *, is_readonly: bool = False, map_bytes: int = LOG_MAP_BYTES) -> None:
-        if not is_readonly:
-            path.mkdir(parents=True, exist_ok=True)
+        if not is_readonly and not (path / DATA_FILE).exists():
+            _found(path)
         self._store = Store(path, tables=TABLES, map_bytes=map_bytes, is_readonly=is_readonly)
-        if is_readonly:
-            self._check_format()
-        else:
-            self._found_format()
+        self._check_format()
         self.refresh()
         # Of so many entries: read once an item is missing, and again when the log has grown by an erasure.
         self._erasures: Erasures | None = None
@@ -322,13 +321,6 @@ class Log:
                 if open_header(self._stored(txn, offset)).type in types
             ]
 
-    def _found_format(self) -> None:
-        with storage_errors(), self._store.begin(write=True) as txn:
-            meta = self._store.table("meta")
-            if txn.get(b"format", db=meta) is None:
-                txn.put(b"format", FORMAT, db=meta)
-        self._check_format()
-
     def _check_format(self) -> None:
         with storage_errors(), self._store.begin() as txn:
             found = txn.get(b"format", db=self._store.table("meta"))
@@ -469,6 +461,24 @@ class Reading:
         if row is None and self._log.is_erased(self._txn, offset, index):
             raise NotReady("something of this answer has just been erased: ask again")
         return _in_clear(_there(row, index), index)
+
+
+def _found(path: Path) -> None:
+    """Make an empty log, which is there whole or not at all: a file whose making a power cut breaks off is no LMDB file."""
+    draft = path / "new"
+    make_folder(path)
+    with storage_errors():
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        store = Store(draft, tables=TABLES, map_bytes=LOG_MAP_BYTES)
+        try:
+            with store.begin(write=True) as txn:
+                txn.put(b"format", FORMAT, db=store.table("meta"))
+        finally:
+            store.close()
+        (draft / DATA_FILE).rename(path / DATA_FILE)
+        shutil.rmtree(draft)
+        sync_folder(path)
 
 
 def _entry(txn: lmdb.Transaction, headers: object, offset: int) -> bytes:

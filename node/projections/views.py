@@ -22,7 +22,7 @@ from node.errors import LogDamaged, NotReady
 from node.events.evidence import damage_at
 from node.events.log import Log
 from node.events.log_file import DATA_FILE, startup_problem
-from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
+from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors, sync_folder
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, portion, read_checkpoint
 from node.projections.base import TableSpec
@@ -322,8 +322,4 @@ def _write_current(views_dir: Path, folder: int, *, is_closed: bool) -> None:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(scratch)) from error
     scratch.replace(views_dir / "CURRENT")
-    directory = os.open(views_dir, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(views_dir)
