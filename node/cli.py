@@ -33,6 +33,7 @@ from replay.ending import ended
 
 FAILED, MISUSED = 1, 2
 DEFAULT_URL = "http://localhost:8765"
+READY_TIMEOUT_S = 4.0
 
 _log = structlog.get_logger("stigmem.cli")
 _PEER_VERBS = {
@@ -75,6 +76,7 @@ def _parser(environ: Mapping[str, str], asked: Sequence[str] = ()) -> argparse.A
         add_garden_commands(commands, _at_node)
         add_trust_commands(commands, _at_node)
         _add_restore(commands)
+        _add_ready(commands)
         _add_offline(commands, environ)
     return parser
 
@@ -167,6 +169,25 @@ def _add_restore(commands: argparse._SubParsersAction) -> None:
         "confirm", help="let credentials that were issued before the restore count again"
     )
     parser.set_defaults(handler=_confirm_restore)
+
+
+def _add_ready(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "ready", help="whether the node at STIGMEM_URL takes writes: exit code 0, or 1 and why not"
+    )
+    parser.set_defaults(handler=_ready)
+
+
+def _ready(arguments: argparse.Namespace) -> int:
+    """For health checks, so it needs no key and waits no longer than one may."""
+    try:
+        answer = client.ask(
+            os.environ.get("STIGMEM_URL", DEFAULT_URL), None, "GET", "/readyz", timeout_s=READY_TIMEOUT_S
+        )
+    except client.NodeRefused as refused:
+        return _fail(refused)
+    print(answer.decode())
+    return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:

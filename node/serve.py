@@ -36,6 +36,7 @@ from node.tls import Tls, TlsFileError
 KEEP_UP_INTERVAL_S = 20.0
 SWITCH_INTERVAL_S = 0.0005
 OPEN_FILES = 1 << 16
+STDIN = 0
 
 _log = structlog.get_logger("stigmem.serve")
 
@@ -203,12 +204,15 @@ def _announce(node: Node) -> None:
 
 
 def _reload_on_hangup(tls: Tls, site: TlsSite | web.TCPSite) -> None:
-    """On SIGHUP read certificates, key and CAs again. Without any such file SIGHUP ends the process, as ever."""
-    if tls.has_files:
+    """On SIGHUP read certificates, key and CAs again. Without any such file the end of a terminal ends the node in it, as ever."""
+    if tls.has_files or not os.isatty(STDIN):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, tls, site)
 
 
 def _reload(tls: Tls, site: TlsSite | web.TCPSite) -> None:
+    if not tls.has_files:
+        _log.info("nothing_to_reload")
+        return
     try:
         tls.load()
     except TlsFileError as error:
