@@ -163,11 +163,8 @@ def _host_of(url: str) -> str:
 
 async def _listen(runner: GuardedRunner, config: Config, tls: Tls) -> TlsSite | web.TCPSite:
     secured = config.tls_cert_file is not None
-    site = (
-        TlsSite(runner, tls, config.host, config.port)
-        if secured
-        else web.TCPSite(runner, config.host, config.port, backlog=BACKLOG)
-    )
+    plain = web.TCPSite(runner, config.host, config.port, backlog=BACKLOG)
+    site = TlsSite(runner, tls, config.host, config.port) if secured else plain
     try:
         await site.start()
     except OSError as error:
