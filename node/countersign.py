@@ -13,12 +13,13 @@ import msgspec
 import structlog
 from msgspec import Struct, structs
 
-from node.commands.attestations import holds, known_key
+from node.commands.attestations import holds, known_keys
 from node.commands.decision import rules_in_force
 from node.commands.facts import AssertFact, plan
 from node.commands.peer_tokens import mint_token
 from node.errors import MalformedJson, PeerAnswerInvalid, PeerUnreachable, PeerUrlForbidden, Refusal
 from node.events.facts import body_of
+from node.key_following import KeyFollower
 from node.peer_client import PeerClient, PeerRefused
 from node.projections.peers import Peer
 from node.runtime import Node
@@ -60,6 +61,7 @@ class Countersigner:
     def __init__(self, node: Node, client: PeerClient) -> None:
         self._node, self._client = node, client
         self._lines: dict[str, _Line] = {}
+        self._follower = KeyFollower(node, client)
 
     async def with_attestation(self, command: AssertFact, token: str) -> AssertFact:
         """The command with its author's attestation, or as it was where none is to be had.
@@ -71,12 +73,14 @@ class Countersigner:
             planned = plan(command, rules_in_force(view, context.config), view, context)
             author = authority_of(command.principal.grant.subject)
             peer = None if author == self._node.node_id else view.peers.of_node(author)
-            key = known_key(author, view, context)
+            keys = known_keys(author, view, context, dated_ms=context.at_ms)
         if peer is None:
             return command
         body = body_of(planned.draft)
         signature = await self._ask(peer, body, token)
-        if signature is None or not holds(body, signature, key):
+        if signature is None:
+            return command
+        if not holds(body, signature, keys) and not await self._holds_since(peer, body, signature):
             return command
         return structs.replace(command, attestation_chain=(signature,), attestation_chain_issuers=(author,))
 
@@ -95,6 +99,11 @@ class Countersigner:
                     return command
 
         return await asyncio.gather(*map(attested, commands))
+
+    async def _holds_since(self, peer: Peer, body: bytes, signature: str) -> bool:
+        """Whether it is by a key that the peer's was rotated to."""
+        now = await self._follower.follow(peer.node_id, peer.public_key)
+        return now is not None and holds(body, signature, (now.keys[-1].public_key,))
 
     async def _ask(self, peer: Peer, body: bytes, token: str) -> str | None:
         line = self._lines.setdefault(peer.node_id, _Line())

@@ -431,6 +431,22 @@ class KeyMismatch(Invalid):
     code = "key_mismatch"
 
 
+class KeyForked(Conflict):
+    """One key named two successors (PROTOCOL §11); `rotation` is the document of the second."""
+
+    code = "key_forked"
+
+    def __init__(self, detail: str = "", *, rotation: bytes = b"") -> None:
+        super().__init__(detail)
+        self.rotation = rotation
+
+
+class KeyFileUnwritable(Unavailable):
+    """The node's key file cannot be replaced, so its key cannot be rotated (PROTOCOL §11)."""
+
+    code = "key_file_unwritable"
+
+
 class KeyIdMismatch(Invalid):
     code = "key_id_mismatch"
 

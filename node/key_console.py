@@ -1,4 +1,4 @@
-"""`stigmem keys`: making, listing and revoking API keys at a running node.
+"""`stigmem keys`: making, listing and revoking API keys at a running node, and rotating the node's own key.
 
 Always: a key that was made is on stdout, alone but for `--json`, and nowhere else; what is said of it goes to stderr.
 """
@@ -16,7 +16,9 @@ KEYS = "/v1/auth/keys"
 
 
 def add_key_commands(commands: argparse._SubParsersAction, at_node: AtNode) -> None:
-    keys = commands.add_parser("keys", help="API keys of a running node (STIGMEM_URL, STIGMEM_API_KEY)")
+    keys = commands.add_parser(
+        "keys", help="API keys of a running node, and its own key (STIGMEM_URL, STIGMEM_API_KEY)"
+    )
     verbs = keys.add_subparsers(dest="keys_command", required=True, metavar="COMMAND")
     create = verbs.add_parser("create", help="make a key; it is printed once")
     create.add_argument("entity_uri", help="in whose name it speaks, such as stigmem://org-a.example/agent/scribe")
@@ -43,7 +45,10 @@ def add_key_commands(commands: argparse._SubParsersAction, at_node: AtNode) -> N
     listing.add_argument("--as-of", metavar="WHEN", help="as the log had it: an RFC 3339 time, or offset:N")
     revoke = verbs.add_parser("revoke", help="take a key back, at once")
     revoke.add_argument("key_id")
-    for verb, run in ((create, _create), (listing, _list), (revoke, _revoke)):
+    rotate = verbs.add_parser("rotate", help="have the node go on under a new key of its own; no restart")
+    rotate.add_argument("--compromised", action="store_true", help="the old key is in other hands: trust it no longer")
+    rotate.add_argument("--since", metavar="TIME", help="with --compromised: since when; an RFC 3339 time, default now")
+    for verb, run in ((create, _create), (listing, _list), (revoke, _revoke), (rotate, _rotate)):
         verb.add_argument("--json", action="store_true", help="the node's answer as JSON")
         verb.set_defaults(handler=handler(run, at_node))
 
@@ -76,6 +81,19 @@ def _list(arguments: argparse.Namespace, url: str, bearer: str) -> str:
 def _revoke(arguments: argparse.Namespace, url: str, bearer: str) -> str:
     ask(url, bearer, "DELETE", f"{KEYS}/{quote(arguments.key_id, safe='')}")
     return "" if arguments.json else plain(f"{arguments.key_id}: revoked")
+
+
+def _rotate(arguments: argparse.Namespace, url: str, bearer: str) -> str:
+    if arguments.since is not None and not arguments.compromised:
+        raise ValueError("--since: only with --compromised")
+    body: Shown = {"compromised": arguments.compromised}
+    body |= {} if arguments.since is None else {"since": arguments.since}
+    answer = ask(url, bearer, "POST", "/v1/admin/keys/rotate", msgspec.json.encode(body))
+    if arguments.json:
+        return answer.decode()
+    rotation = msgspec.json.decode(answer)
+    old, new = rotation["old_key_id"][:12], rotation["new_key_id"][:12]
+    return plain(f"the node's key is {new} since {rotation['rotated_at']}; {old} is kept beside it")
 
 
 def _words(stated: list[str]) -> list[str]:

@@ -53,6 +53,19 @@ class Signer:
         return hashlib.blake2b(purpose.encode(), key=bytes(self._signing_key), digest_size=32).digest()
 
 
+class KeyInUse:
+    """The key that the node signs with, and the one that a rotation under way names; the log says when it is in use."""
+
+    def __init__(self, signer: Signer) -> None:
+        self.signer = signer
+        self.successor: Signer | None = None
+
+    def settle(self, signed_last: bytes) -> None:
+        """The log's last entry is signed by this public key: a successor that it is of is in use from now on."""
+        if self.successor is not None and self.successor.public_key == signed_last:
+            self.signer, self.successor = self.successor, None
+
+
 def key_id_of(public_key: bytes) -> str:
     return hashlib.sha256(public_key).hexdigest()
 
@@ -113,6 +126,15 @@ def create_key_file(path: str | os.PathLike[str], seed: bytes, passphrase: str |
     return _signer_of(private_key)
 
 
+def is_encrypted_key_file(path: str | os.PathLike[str]) -> bool:
+    """Raises KeyFileError where it cannot be read."""
+    return _is_encrypted(_read_key_file(Path(path)))
+
+
+def _is_encrypted(pem: bytes) -> bool:
+    return b"ENCRYPTED" in pem
+
+
 def _read_key_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -123,7 +145,7 @@ def _read_key_file(path: Path) -> bytes:
 def _private_key(pem: bytes, passphrase: str | None) -> object:
     if b"-----BEGIN " not in pem:
         raise KeyFileError("is not PEM")
-    is_encrypted = b"ENCRYPTED" in pem
+    is_encrypted = _is_encrypted(pem)
     if is_encrypted and not passphrase:
         raise KeyFileError("is encrypted, and no passphrase is set")
     try:
@@ -150,10 +172,11 @@ def _write_new_file(path: Path, content: bytes) -> None:
         os.link(draft, path)
     finally:
         os.unlink(draft)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Have what was done to the names in a folder be on disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -7,6 +7,7 @@ Does not decide when a checkpoint is stored (see `node/commands/witness.py`), no
 """
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -65,7 +66,7 @@ async def witness_log(node: Node, client: PeerClient, peer: Peer) -> Witnessed |
     note, shown = _opened(peer, await _asked_checkpoint(client, peer))
     if peer.seen_checkpoint is None:
         return Witnessed(after=None, note=note)
-    held = _open(peer, peer.seen_checkpoint)
+    held = _open_held(peer, peer.seen_checkpoint)
     if shown == held:
         return None
     is_renamed = shown.origin != held.origin
@@ -148,6 +149,15 @@ def _opened(peer: Peer, raw: bytes) -> tuple[str, Checkpoint]:
 
 def _open(peer: Peer, note: str) -> Checkpoint:
     return open_checkpoint(note, origin=origin_in(note, peer.node_id), public_key=_key(peer))
+
+
+def _open_held(peer: Peer, note: str) -> Checkpoint:
+    """What was verified when it was stored, maybe under a key that the peer has rotated since."""
+    origin = origin_in(note, peer.node_id)
+    for key in reversed(peer.keys):
+        with suppress(ValueError):
+            return open_checkpoint(note, origin=origin, public_key=key.public_key)
+    raise LogUnproven("the checkpoint held of it is signed by no key that is known of it")
 
 
 async def _proof(client: PeerClient, peer: Peer, kind: str, asked: dict[str, int]) -> ShownProof:

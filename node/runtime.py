@@ -18,20 +18,25 @@ from msgspec import Struct
 
 from node.clock import Clock
 from node.commands.decision import Context, Principal
+from node.commands.gardens import require_operator
 from node.commands.identity import CreateAdminKey, FoundNode, RecordRefusal, RecordRefusalCount, RenewManifest
 from node.commands.peers import RecordTlsRefusal
 from node.commands.restores import RecordRestore
+from node.commands.rotations import RotateKey
 from node.commands.seals import SealFacts
 from node.config import Config
-from node.errors import LogDamaged, NotReady, Refusal
+from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal
 from node.events.checkpoint import origin_of
 from node.events.entry import Entry
 from node.events.evidence import damage_at
-from node.events.identity import NodeCreated
 from node.events.log import Log
+from node.events.own_keys import OwnKeys, own_keys_of
+from node.events.rotations import RotationEvent
 from node.events.store import LOG_MAP_BYTES, make_folder, storage_errors
 from node.folder_lock import FolderLock
-from node.keys import Signer, equal_secrets, keyed_hash
+from node.kept_secrets import NONCE_BYTES, KeptSecrets, first_secrets, open_kept_secrets
+from node.key_files import KeyFile
+from node.keys import KeyFileError, KeyInUse, Signer, equal_secrets, key_id_of, keyed_hash
 from node.log_watch import RECENT_ENTRIES, LogWatch, recent_damage, require_chain, require_file
 from node.projections.fact_rows import FactRow
 from node.projections.told_facts import is_told
@@ -42,8 +47,6 @@ from node.refusals import MinuteShare, RefusalLimiter
 from node.storage_watch import StorageWatch
 from node.writer import Prepare, Writer
 
-ADMIN_KEY_PURPOSE = "admin-key"
-API_KEYS_PURPOSE = "api-keys"
 # PROTOCOL §9: signatures that one peer may ask for.
 ATTESTATIONS_PER_MINUTE = 60
 Read = TypeVar("Read")
@@ -58,13 +61,15 @@ class StartupError(Exception):
 class Node:
     """One organisation's node: its log, views, writer, clock and key."""
 
-    def __init__(self, *, config: Config, clock: Clock, signer: Signer, node_id: str) -> None:
-        self.config, self.clock, self.signer, self.node_id = config, clock, signer, node_id
+    def __init__(
+        self, *, config: Config, clock: Clock, signer: Signer, node_id: str, key_file: KeyFile | None = None
+    ) -> None:
+        self.config, self.clock, self.node_id = config, clock, node_id
+        self._secrets = {signer.key_id: first_secrets(signer)}
+        self._key, self._key_file, self._rotating = KeyInUse(signer), key_file, asyncio.Lock()
         self.made_admin_key: str | None = None
         self._folder = Path(config.data_dir)
         self._refusals = RefusalLimiter()
-        self._admin_secret = signer.derive_secret(ADMIN_KEY_PURPOSE)
-        self._api_keys_secret = signer.derive_secret(API_KEYS_PURPOSE)
         self._lock: FolderLock
         self.log: Log
         # None while they are being made anew; then `_stale` holds what can be read meanwhile, if anything can.
@@ -86,8 +91,18 @@ class Node:
         self._origins: list[tuple[int, str]] | None = None
 
     @classmethod
-    async def open(cls, *, config: Config, clock: Clock, signer: Signer, log_map_bytes: int = LOG_MAP_BYTES) -> "Node":
+    async def open(
+        cls,
+        *,
+        config: Config,
+        clock: Clock,
+        signer: Signer,
+        key_file: KeyFile | None = None,
+        log_map_bytes: int = LOG_MAP_BYTES,
+    ) -> "Node":
         """Open the folder and the log, and found it where it is empty; the node then begins by itself (see `begun`).
+
+        `key_file` is where `signer` came from: a rotation that was cut off is finished there. Without it no key is rotated.
 
         A node whose last entries do not hold comes up and takes no writes. Raises StartupError, FolderInUse, UnknownFormat, or
         LogDamaged where it cannot even do that: the file, its first entry or its last one is not to be read.
@@ -97,6 +112,7 @@ class Node:
             clock=clock,
             signer=signer,
             node_id=config.entity_uri or f"stigmem://node-{signer.key_id[:12]}",
+            key_file=key_file,
         )
         make_folder(node._folder)
         node._lock = FolderLock(node._folder / "lock")
@@ -122,6 +138,42 @@ class Node:
     def has_begun(self) -> bool:
         """Whether `begun` would not wait."""
         return self._begun is not None and self._begun.done()
+
+    @property
+    def signer(self) -> Signer:
+        """The key that is current."""
+        return self._key.signer
+
+    @property
+    def secrets(self) -> KeptSecrets:
+        """What the hashes of credentials are under, and what is told again."""
+        return self._secrets[self.signer.key_id]
+
+    async def rotate_key(self, principal: Principal, *, is_compromised: bool, since_ms: int | None) -> RotationEvent:
+        """Go on under a new key, from the answer on; raises KeyFileUnwritable, or what RotateKey is refused with.
+
+        However far this comes, the next start, or `keep_up`, makes the key file follow the log.
+        """
+        require_operator(principal)
+        self.require_ready()
+        if self._key_file is None:
+            raise KeyFileUnwritable("this node's key lies in no file that could be replaced")
+        async with self._rotating:
+            successor = await self._written_successor(self._key_file)
+            kept = self._secrets[successor.key_id] = self.secrets.after_rotation(successor)
+            command = RotateKey(
+                principal=principal,
+                successor=successor,
+                kept=kept.sealed_for(successor, self.clock.random_bytes(NONCE_BYTES)),
+                is_compromised=is_compromised,
+                since_ms=since_ms,
+            )
+            try:
+                rotation = (await self.execute(command)).reply
+            finally:
+                await self._settle_key_file()
+        _log.info("key_rotated", key_id=self.signer.key_id)
+        return rotation
 
     def execute(self, command: Struct, prepare: Prepare | None = None) -> asyncio.Future:
         """Carry out a command: its Outcome, or what `prepare` made of it, once that is on disk. Raises its refusal."""
@@ -217,11 +269,11 @@ class Node:
         """Compared in constant time, and as keyed hashes, so that neither length nor prefix shows."""
         if self._admin_hash is None and self._views is None:
             raise self._why_not()
-        return self._admin_hash is not None and equal_secrets(keyed_hash(self._admin_secret, key), self._admin_hash)
+        return self._admin_hash is not None and equal_secrets(keyed_hash(self.secrets.admin_key, key), self._admin_hash)
 
     def api_key_hash(self, key: str) -> str:
         """What stands for an API key in the log and in the views."""
-        return keyed_hash(self._api_keys_secret, key)
+        return keyed_hash(self.secrets.api_keys, key)
 
     @property
     def is_ready(self) -> bool:
@@ -266,6 +318,8 @@ class Node:
             )
         if self._is_manifest_due():
             await self.execute(RenewManifest())
+        if self._key_file is not None and not self._rotating.locked() and self._key_file.has_successor:
+            await self._settle_key_file()
 
     async def close(self) -> None:
         """Finish what was taken on, flush, and let go of the folder."""
@@ -320,6 +374,8 @@ class Node:
         """Raises LogDamaged where the node cannot run: what says whose log it is, or where it stands, is not to be read."""
         size, damage = self.log.head().size, recent_damage(self.log)
         if size:
+            if damage is not None:
+                self.note_damage(damage)
             self._check_identity()
             last = self.log.read(size - 1, 1)[0]
             try:
@@ -328,8 +384,6 @@ class Node:
                 raise LogDamaged(f"the entry's time cannot be read: {error}", offset=size - 1) from error
         elif damage is not None:
             raise damage
-        if damage is not None:
-            self.note_damage(damage)
 
     async def _begin(self) -> None:
         if self._damage is None and self._views is None:
@@ -362,7 +416,7 @@ class Node:
             log=self.log,
             views=self._views,
             clock=self.clock,
-            signer=self.signer,
+            key=self._key,
             config=self.config,
             node_id=self.node_id,
             refusals=self._refusals,
@@ -400,21 +454,64 @@ class Node:
         return NotReady("writes are not taken")
 
     def _check_identity(self) -> None:
-        birth = self.log.read(0, 1)[0].event
-        if not isinstance(birth, NodeCreated):
-            raise StartupError(f"{self._folder}: the log does not begin with the node it belongs to")
-        if birth.public_key != self.signer.public_key_b64:
-            raise StartupError(
-                f"key_mismatch: the log in {self._folder} is signed by another key than {self.signer.key_id[:12]}"
-            )
+        own = own_keys_of(self.log)
+        if own.current != self.signer.public_key:
+            self._finish_rotation(own)
+        elif self._key_file is not None and self._key_file.has_successor:
+            self._key_file.settle(own.current)
         if self.config.entity_uri is None:
-            self.node_id = birth.node_id
-        elif birth.node_id != self.node_id:
-            raise StartupError(f"STIGMEM_ENTITY_URI: {self.node_id} is not {birth.node_id}, whose log this is")
+            self.node_id = own.node_id
+        elif own.node_id != self.node_id:
+            raise StartupError(f"STIGMEM_ENTITY_URI: {self.node_id} is not {own.node_id}, whose log this is")
+        if own.current == self.signer.public_key:
+            self._secrets = {self.signer.key_id: self._kept_secrets(own)}
+
+    def _finish_rotation(self, own: OwnKeys) -> None:
+        """Take the key that the log was rotated to before the files followed. Raises StartupError where it is nowhere."""
+        settled = None if self._key_file is None else self._key_file.settle(own.current)
+        if settled is not None and settled.public_key == own.current:
+            self._key = KeyInUse(settled)
+            _log.info("rotation_finished", key_id=settled.key_id)
+            return
+        ours, current = self.signer.key_id[:12], key_id_of(own.current)[:12]
+        if self.signer.key_id in own.key_ids:
+            raise StartupError(
+                f"key_mismatch: the log in {self._folder} was rotated from the key {ours} to {current}: name that key's file"
+            )
+        if self.log.read(own.size - 1, 1)[0].public_key != self.signer.public_key or self._damage is None:
+            raise StartupError(f"key_mismatch: the log in {self._folder} is signed by another key than {ours}")
+
+    def _kept_secrets(self, own: OwnKeys) -> KeptSecrets:
+        if len(own.chain) == 1:
+            return first_secrets(self.signer)
+        offset = own.firsts[-1] - 1
+        event = self.log.read(offset, 1)[0].event
+        try:
+            return open_kept_secrets(event.kept, self.signer)
+        except ValueError as error:
+            raise LogDamaged(f"the rotation: {error}", offset=offset) from error
+
+    async def _written_successor(self, key_file: KeyFile) -> Signer:
+        if not self._writer.is_in_step:
+            raise NotReady("it is not known yet what the log holds")
+        try:
+            return await asyncio.to_thread(key_file.write_successor, self.clock.random_bytes(32))
+        except KeyFileError as error:
+            raise KeyFileUnwritable(str(error)) from error
+
+    async def _settle_key_file(self) -> None:
+        """Have the key file hold the key that is current, once that is known."""
+        if self._key_file is None or not self._writer.is_in_step:
+            return
+        try:
+            await asyncio.to_thread(self._key_file.settle, self.signer.public_key)
+        except KeyFileError as error:
+            # The log goes on under the new key, which lies beside; the next turn or start tries again.
+            _log.error("key_file_not_replaced", detail=str(error))
 
     def _read_admin_key(self) -> None:
         if self.config.admin_key is not None:
-            self._admin_hash = keyed_hash(self._admin_secret, self.config.admin_key)
+            self._admin_hash = keyed_hash(self.secrets.admin_key, self.config.admin_key)
             return
         with suppress(NotReady, LogDamaged), self.view() as view:
             self._admin_hash = view.identity.admin_key_hash()
@@ -423,7 +520,7 @@ class Node:
         self._read_admin_key()
         if self._admin_hash is None and self.config.auth_required:
             self.made_admin_key = secrets.token_urlsafe(32)
-            self._admin_hash = keyed_hash(self._admin_secret, self.made_admin_key)
+            self._admin_hash = keyed_hash(self.secrets.admin_key, self.made_admin_key)
             await self.execute(CreateAdminKey(key_hash=self._admin_hash))
 
     def _is_manifest_due(self) -> bool:

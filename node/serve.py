@@ -26,6 +26,7 @@ from node.events.store import make_folder
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
 from node.http.tls_door import BACKLOG, TlsSite
+from node.key_files import KeyFile
 from node.keys import Signer, create_key_file, load_signer
 from node.peer_client import PeerClient
 from node.runtime import Node, StartupError
@@ -49,8 +50,9 @@ async def serve(config: Config) -> None:
     _make_data_folder(Path(config.data_dir))
     _require_no_half_restore(Path(config.data_dir))
     clock = Clock.system()
+    key_file = key_file_of(config)
     signer = open_signer(config, clock)
-    node = await Node.open(config=config, clock=clock, signer=signer)
+    node = await Node.open(config=config, clock=clock, signer=signer, key_file=key_file)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(node.close)
         _show_made_key(node)
@@ -81,6 +83,12 @@ async def _set_to_work(node: Node, sync: Sync, stack: contextlib.AsyncExitStack)
         await sync.start()
         stack.push_async_callback(sync.close)
     stack.push_async_callback(_stop, asyncio.create_task(_keep_up(node), name="stigmem-upkeep"))
+
+
+def key_file_of(config: Config) -> KeyFile:
+    """The file that is configured, else DATA_DIR/node.key."""
+    path = config.node_private_key_file or Path(config.data_dir) / "node.key"
+    return KeyFile(path, config.node_private_key_passphrase)
 
 
 def open_signer(config: Config, clock: Clock) -> Signer:

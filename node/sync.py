@@ -6,7 +6,7 @@ Always: a peer's trouble is its own: each is pulled, checked and waited for by i
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Annotated
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from node.commands.decision import rules_in_force
 from node.commands.exchange import IngestBatch, Ingested
 from node.commands.fact_lists import with_readable_facts
 from node.commands.ingest import Examined, examine
-from node.commands.introductions import MAX_INTRODUCED, IntroduceManifest, needs_introduction
+from node.commands.introductions import MAX_INTRODUCED, IntroduceManifest, may_introduce, needs_introduction
 from node.commands.peer_tokens import mint_token
 from node.commands.witness import Witnessed
 from node.errors import (
@@ -33,9 +33,12 @@ from node.errors import (
     PeerUnreachable,
     QuarantineGardenRequired,
     Refusal,
+    SealInvalid,
+    SourceNotOwned,
     UnknownOrInactivePeer,
 )
 from node.events.peers import BatchRefusal
+from node.key_following import KeyFollower
 from node.peer_checks import check_peer
 from node.peer_client import PeerClient, PeerRefused
 from node.peer_witness import send_cosignature, witness_log
@@ -52,6 +55,8 @@ SIGN_REST_S = 60.0
 MAX_CURSOR_CHARS = 1024
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
+# Of how many organisations a page may have us look again whether a relay knows a newer key.
+MAX_MET_AGAIN = 16
 # Half a million facts of a page each: whatever a peer makes up, an operator's pull and our next look at its manifest come to pass.
 MAX_CYCLE_PAGES = 1000
 # The first five minutes: 1, 2, 4, 8 s, then every 15 s; after that ever longer (PROTOCOL §5.1).
@@ -67,8 +72,16 @@ _FEDERATION_TYPES = frozenset(
         "peer.pinned.1",
         "settings.changed.1",
     }
-    | {"peer.terms_proposed.1", "peer.terms_approved.1", "peer.log_forked.1", "peer.checkpoint_accepted.1"}
+    | {
+        "peer.key_forked.1",
+        "peer.terms_proposed.1",
+        "peer.terms_approved.1",
+        "peer.log_forked.1",
+        "peer.checkpoint_accepted.1",
+    }
 )
+
+Outcomes = tuple[Examined | BatchRefusal, ...]
 
 _log = structlog.get_logger("stigmem.sync")
 
@@ -141,6 +154,7 @@ class Sync:
     def __init__(self, node: Node, client: PeerClient) -> None:
         self._node, self._client = node, client
         self._pusher = Pusher(node, client)
+        self._follower = KeyFollower(node, client)
         self._states: dict[str, PeerState] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._supervisor: asyncio.Task[None] | None = None
@@ -293,7 +307,7 @@ class Sync:
         state = self.state_of(node_id)
         async with state.lock:
             peer = self._require_ready(node_id, state)
-            witnessed = await self._witness(peer, state)
+            peer, witnessed = await self._witness(peer, state)
             held = state.cursor if state.terms_from == peer.terms_from else None
             cursor = None if from_start else _to_resume_from(held or peer.cursor)
             total, barren = Cycle(ingested=0, known=0, refused=0, cursor=cursor), 0
@@ -301,7 +315,8 @@ class Sync:
                 page = await self._fetch(peer, state, total.cursor)
                 reached = total.cursor if page.cursor is None else page.cursor
                 await self._meet(peer, page)
-                done = await self._ingest(peer, page, reached, witnessed)
+                peer, outcomes = await self._examine(peer, page)
+                done = await self._ingest(peer, outcomes, reached, witnessed)
                 state.cursor, state.terms_from, state.has_more = reached, peer.terms_from, page.has_more
                 state.missing_from_ms = _clock_of(page) if page.has_more else None
                 if not page.has_more:
@@ -328,11 +343,11 @@ class Sync:
         if witnessed is not None and now.status == "active" and now.seen_checkpoint == witnessed.note:
             await send_cosignature(self._node, self._client, peer, witnessed.note)
 
-    async def _witness(self, peer: Peer, state: PeerState) -> Witnessed | None:
+    async def _witness(self, peer: Peer, state: PeerState) -> tuple[Peer, Witnessed | None]:
         """Measure the peer's log before anything is read of it (PROTOCOL §10.3): our own asking would make a copy of it go on."""
         state.doubt = ""
         try:
-            return await witness_log(self._node, self._client, peer)
+            return await self._witness_followed(peer)
         except PeerBehind:
             state.reason = "behind"
             raise
@@ -343,7 +358,17 @@ class Sync:
                     raise
             state.doubt = refusal.detail
             _log.info("log_unproven", peer=peer.node_id, reason=state.doubt)
-            return None
+            return peer, None
+
+    async def _witness_followed(self, peer: Peer) -> tuple[Peer, Witnessed | None]:
+        try:
+            return peer, await witness_log(self._node, self._client, peer)
+        except LogUnproven:
+            # PROTOCOL §11: it may be signed by the key that the peer's was rotated to.
+            now = await self._follower.follow(peer.node_id, peer.public_key)
+            if now is None:
+                raise
+            return now, await witness_log(self._node, self._client, now)
 
     def _require_ready(self, node_id: str, state: PeerState) -> Peer:
         with self._node.view() as view:
@@ -390,30 +415,53 @@ class Sync:
             with self._node.view() as view:
                 if not needs_introduction(origin, peer.node_id, view, self._node.context()):
                     continue
-            try:
-                document = await self._client.get_json(
-                    f"{peer.node_url}/v1/federation/manifest/{quote(origin, safe='')}", peer=peer
-                )
-                await self._node.execute(
-                    IntroduceManifest(introducer=peer.node_id, entity_uri=origin, document=document)
-                )
-            except PeerUnreachable:
-                # Its facts would be refused for want of a manifest: better to read the page again.
-                raise
-            except (PeerRefused, Refusal) as error:
-                _log.info("not_introduced", peer=peer.node_id, organisation=origin, reason=_words_of(error))
+            await self._introduce(peer, origin)
 
-    async def _ingest(self, peer: Peer, page: Page, cursor: str | None, witnessed: Witnessed | None) -> Ingested:
+    async def _meet_again(self, peer: Peer, origins: set[str]) -> bool:
+        """Ask for the manifests of organisations that have one here and whose seals do not hold under it; whether that is news."""
+        with self._node.view() as view:
+            context = self._node.context()
+            known = [origin for origin in sorted(origins) if may_introduce(origin, view, context)]
+            before = {origin: view.introductions.by(origin, peer.node_id) for origin in known[:MAX_MET_AGAIN]}
+        for origin in before:
+            await self._introduce(peer, origin)
+        with self._node.view() as view:
+            return any(view.introductions.by(origin, peer.node_id) != held for origin, held in before.items())
+
+    async def _introduce(self, peer: Peer, origin: str) -> None:
+        try:
+            url = f"{peer.node_url}/v1/federation/manifest/{quote(origin, safe='')}"
+            document = await self._client.get_json(url, peer=peer)
+            await self._node.execute(IntroduceManifest(introducer=peer.node_id, entity_uri=origin, document=document))
+        except PeerUnreachable:
+            # Its facts would be refused for want of a manifest: better to read the page again.
+            raise
+        except (PeerRefused, Refusal) as error:
+            _log.info("not_introduced", peer=peer.node_id, organisation=origin, reason=_words_of(error))
+
+    async def _examine(self, peer: Peer, page: Page) -> tuple[Peer, Outcomes]:
+        """What the page's facts are, each by itself, under the keys that its signers have now."""
+        outcomes = await self._examined(peer, page)
+        if any(isinstance(outcome, BatchRefusal) and outcome.reason == SealInvalid.code for outcome in outcomes):
+            now = await self._follower.settle(peer.node_id, peer.public_key)
+            if now is not None:
+                peer, outcomes = now, await self._examined(now, page)
+        if await self._meet_again(peer, _unsealed_origins(page, outcomes)):
+            outcomes = await self._examined(peer, page)
+        return peer, outcomes
+
+    def _examined(self, peer: Peer, page: Page) -> Awaitable[Outcomes]:
         context = self._node.context()
+        return self._node.read(lambda view: tuple(examine(bytes(raw), peer, view, context) for raw in page.facts))
 
-        def examine_all(view: View) -> tuple[Examined | BatchRefusal, ...]:
-            return tuple(examine(bytes(raw), peer, view, context) for raw in page.facts)
-
+    async def _ingest(
+        self, peer: Peer, outcomes: Outcomes, cursor: str | None, witnessed: Witnessed | None
+    ) -> Ingested:
         command = IngestBatch(
             node_id=peer.node_id,
             public_key=peer.public_key,
             terms_from=peer.terms_from,
-            outcomes=await self._node.read(examine_all),
+            outcomes=outcomes,
             cursor=cursor or "",
             witnessed=witnessed,
         )
@@ -455,6 +503,16 @@ def _origin_of(raw: msgspec.Raw) -> str | None:
         return msgspec.json.decode(raw, type=_Origin).origin
     except msgspec.MsgspecError:
         return None
+
+
+def _unsealed_origins(page: Page, outcomes: Outcomes) -> set[str]:
+    """Whose relayed records were refused, for want of a seal of theirs or for another reason."""
+    refused = (
+        _origin_of(raw)
+        for raw, outcome in zip(page.facts, outcomes, strict=True)
+        if isinstance(outcome, BatchRefusal) and outcome.reason == SourceNotOwned.code
+    )
+    return {origin for origin in refused if origin is not None}
 
 
 def _clock_of(page: Page) -> int | None:

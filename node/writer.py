@@ -27,9 +27,10 @@ from node.commands.decision import Context, Decision, Outcome
 from node.config import Config
 from node.errors import Internal, Overloaded, Refusal, StorageFailed, StorageFull, Unavailable
 from node.events.entry import Entry, salt_bytes_for, sign_entry
+from node.events.identity import KeyRotated
 from node.events.log import Head, Log
 from node.events.store import storage_errors
-from node.keys import Signer
+from node.keys import KeyInUse
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
 from node.projections.views import Views, meaning_of
@@ -82,13 +83,13 @@ class Writer:
         log: Log,
         views: Views,
         clock: Clock,
-        signer: Signer,
+        key: KeyInUse,
         config: Config,
         node_id: str,
         refusals: RefusalLimiter,
         attestations: MinuteShare,
     ) -> None:
-        self._log, self._views, self._clock, self._signer = log, views, clock, signer
+        self._log, self._views, self._clock, self._key = log, views, clock, key
         self._config, self._node_id = config, node_id
         self._refusals, self._attestations = refusals, attestations
         # Why the disk took nothing the last time, until `try_storage` finds that it does again.
@@ -198,6 +199,11 @@ class Writer:
         if not self._is_in_step():
             self._catch_up()
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether it is known what the log holds, and the views hold it."""
+        return self._is_in_step()
+
     def _is_in_step(self) -> bool:
         return self._log.head().size == self._log.announced().size
 
@@ -214,6 +220,10 @@ class Writer:
             done.append(_Done(waiting, decision, entries))
             if entries:
                 offset, prev = offset + len(entries), entries[-1].leaf
+            if decision.successor is not None:
+                # What comes behind it is decided, and signed, with the key that is in use only once this is on disk.
+                self._key.successor = decision.successor
+                return done, batch[index + 1 :]
             if time.monotonic() > deadline:
                 return done, batch[index + 1 :]
         return done, []
@@ -277,7 +287,7 @@ class Writer:
         return Context(
             node_id=self._node_id,
             config=self._config,
-            signer=self._signer,
+            signer=self._key.signer,
             clock=self._clock,
             refusals=self._refusals,
             attestations=self._attestations,
@@ -288,6 +298,7 @@ class Writer:
     def _sign(self, decision: Decision, context: Context, view: View, offset: int, prev: bytes) -> tuple[Entry, ...]:
         """Make the entries of what was decided, and fold them."""
         entries: list[Entry] = []
+        signer = context.signer
         for event in decision.events:
             entry = sign_entry(
                 event,
@@ -296,11 +307,13 @@ class Writer:
                 prev=entries[-1].leaf if entries else prev,
                 hlc=self._hlc(context, decision, is_first=not entries),
                 at_ms=context.at_ms,
-                signer=self._signer,
+                signer=signer,
                 salts=self._clock.random_bytes(salt_bytes_for(event)),
             )
             apply(view, entry)
             entries.append(entry)
+            if isinstance(event, KeyRotated):
+                signer = decision.successor
         return tuple(entries)
 
     def _hlc(self, context: Context, decision: Decision, *, is_first: bool) -> str:
@@ -325,6 +338,7 @@ class Writer:
             _prepare(done, view)
         finally:
             head = await _outcome_of(append)
+        self._key.settle(entries[-1].public_key)
         txn.commit()
         self._log.announce(head)
 
@@ -350,6 +364,8 @@ class Writer:
     def _catch_up(self) -> None:
         """After an append of unknown outcome: what the log holds is true, so fold it. Callers are refused all the same."""
         head = self._log.refresh()
+        if head.size:
+            self._key.settle(self._log.read(head.size - 1, 1)[0].public_key)
         self._views.fold_forward(self._log, head.size)
         self._log.announce(head)
 

@@ -19,15 +19,16 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from node.canonical import b64url_decode
 from node.errors import LogDamaged
 from node.events.checkpoint import Checkpoint, log_key, note_text, origin_of, sign_checkpoint
 from node.events.entry import Entry, Header, is_signed_by, open_header
 from node.events.identity import NodeCreated, NodeRestored
 from node.events.log import Log
 from node.events.log_file import structural_problem
+from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.peers import CheckpointCosigned
 from node.events.proof_bundle import Bundle, LogKey, check_bundle, check_note, fact_in, make_bundle
+from node.events.rotations import RotationEvent
 from node.events.tree import Frontier, leaf_hash, root_at
 from node.keys import Signer, key_id_of
 from node.times import format_ms
@@ -84,14 +85,15 @@ def folder_log(data_dir: Path, signer: Signer | None) -> Iterator["FolderLog"]:
 
 
 class FolderLog:
-    """A Source. Its key and name are those that the first entry gives."""
+    """A Source. Its first key and name are those that the first entry gives; its later keys those that it was rotated to."""
 
     def __init__(self, log: Log, signer: Signer | None) -> None:
         self._log = log
         self._size = log.head().size
-        birth = _birth(log)
-        self._public_key = b64url_decode(birth.public_key)
-        self._origin = origin_of(birth.node_id)
+        self._keys = _keys(log)
+        self._public_key = self._keys.current
+        self._rotations = [msgspec.json.decode(document, type=RotationEvent) for document in self._keys.rotations]
+        self._origin = origin_of(self._keys.node_id)
         if signer is not None and signer.public_key != self._public_key:
             raise NotDone("the key is not the one that signs this log")
         self._signer = signer
@@ -119,7 +121,15 @@ class FolderLog:
         if wanted.goes_on_from is not None and not 0 < wanted.goes_on_from <= checkpoint.size:
             raise NotDone(f"--consistency-from is a size from 1 to {checkpoint.size}")
         try:
-            bundle = make_bundle(self._log, offset, checkpoint, note, item=item, goes_on_from=wanted.goes_on_from)
+            bundle = make_bundle(
+                self._log,
+                offset,
+                checkpoint,
+                note,
+                item=item,
+                goes_on_from=wanted.goes_on_from,
+                rotations=self._rotations,
+            )
             check_bundle(bundle, LogKey(public_key=self._public_key, origin=self._origin))
         except LogDamaged as damage:
             raise Damaged(offset, damage.detail) from damage
@@ -136,8 +146,8 @@ class FolderLog:
             is_in_tree = read(0, offset) == leaf
         items = tuple(self._shown_item(offset, index, said) for index, said in enumerate(header.items))
         holds = {
-            "the signature does not verify": is_signed_by(stored, self._public_key),
-            "key_id is not that of the log's key": header.key_id == key_id_of(self._public_key),
+            "the signature does not verify": is_signed_by(stored, self._keys.at(offset)),
+            "key_id is not that of the log's key": header.key_id == key_id_of(self._keys.at(offset)),
             f"the header says offset {header.offset}": header.offset == offset,
             "the tree has another leaf in this place": is_in_tree,
         }
@@ -170,7 +180,7 @@ class FolderLog:
                     if read(level, index) != node:
                         words = f"the tree's hash at level {level}, index {index} is not that of its entries"
                         raise Damaged(offset, words)
-        if not is_signed_by(stored, self._public_key):
+        if not is_signed_by(stored, self._keys.at(self._size - 1)):
             raise Damaged(self._size - 1, "the signature does not verify")
 
     def _place(self, wanted: Wanted) -> tuple[int, int | None]:
@@ -268,17 +278,17 @@ def content_of(item: bytes) -> object:
         return base64.b64encode(item).decode()
 
 
-def _birth(log: Log) -> NodeCreated:
-    """The first entry, which names node and key, and is signed by that key."""
+def _keys(log: Log) -> OwnKeys:
+    """The first entry names node and key, and is signed by that key; rotations name the others."""
     first = list(islice(log.scan(0, 1), 1))
     if not first:
         raise NotDone("the log has no entries yet")
-    event = first[0].event
-    if not isinstance(event, NodeCreated):
+    if not isinstance(first[0].event, NodeCreated):
         raise Damaged(0, f"the first entry is {first[0].type}, not node.created.1")
-    if not is_signed_by(first[0].stored, b64url_decode(event.public_key)):
-        raise Damaged(0, "the signature does not verify")
-    return event
+    try:
+        return own_keys_of(log)
+    except LogDamaged as damage:
+        raise Damaged(0, damage.detail) from damage
 
 
 def _line(entry: Entry) -> LogLine:

@@ -68,6 +68,7 @@ _TYPES = {
     "settings": "prov:Entity",
     "checkpoint": "prov:Entity",
     "admin_key": "prov:Entity",
+    "node_key": "prov:Entity",
 }
 _HASH = re.compile(r"[0-9a-f]{64}")
 

@@ -26,6 +26,7 @@ from node.events.gardens import (
 from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
+    KeyRotated,
     ManifestPublished,
     NodeCreated,
     NodeRestored,
@@ -45,6 +46,7 @@ from node.events.peers import (
     PeerChanged,
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
+    PeerKeyForked,
     PeerLogForked,
     PeerPinned,
     PeerRegistered,
@@ -55,6 +57,7 @@ from node.events.peers import (
     PeerVerified,
     PushReceived,
 )
+from node.events.rotations import read_rotation
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked
 from node.events.tombstones import (
     EntityErased,
@@ -64,6 +67,7 @@ from node.events.tombstones import (
     TombstoneRevoked,
     TombstonesServed,
 )
+from node.keys import key_id_of
 from node.projections.view import View
 from node.times import format_ms
 from replay.things import Kind, Thing, fact_thing
@@ -285,6 +289,10 @@ def _proven(event: PeerVerified) -> str:
     return f"verified peer {event.node_id}, {proof}; key {event.public_key}; warnings: {_listed(event.warnings)}"
 
 
+def _new_key_of(event: KeyRotated) -> str:
+    return key_id_of(read_rotation(event.rotation).new_public_key)
+
+
 _CHANGED = ("peer_id", "allowed_scopes", "delegated_sources")
 _TERMS = ("peer_id", "node_url", "allowed_scopes", "declared_key", "declared_at")
 
@@ -299,6 +307,11 @@ TELLINGS: dict[type[Event], Telling] = {
         "made_key",
         lambda event, view: iter([Thing(kind="admin_key", id="admin", role="made")]),
         lambda e: "made an admin key",
+    ),
+    KeyRotated: Telling(
+        "rotated",
+        lambda event, view: iter([Thing(kind="node_key", id=_new_key_of(event), role="current")]),
+        lambda e: f"rotated the node's key to {_new_key_of(e)}",
     ),
     ManifestPublished: Telling(
         "published",
@@ -479,6 +492,12 @@ TELLINGS: dict[type[Event], Telling] = {
         _peer("forked"),
         lambda e: f"found that {e.node_id} signed two logs",
         ("peer_id", "held", "shown", "leaf_hash", "hashes"),
+    ),
+    PeerKeyForked: Telling(
+        "found_key_fork",
+        _peer("forked"),
+        lambda e: f"found that one key of {e.node_id} named two successors",
+        ("peer_id",),
     ),
     PeerCheckpointAccepted: Telling(
         "accepted_line",

@@ -11,6 +11,7 @@ from node.events.facts import Fact
 
 Kind = Literal[
     "node",
+    "node_key",
     "admin_key",
     "manifest",
     "settings",

@@ -37,9 +37,14 @@ class Organisation:
     """`home` is its own node; `peer_at` names its row at another one."""
 
     def __init__(self, home: Served) -> None:
-        self.home, self.node_id, self.signer = home, home.node.node_id, home.signer
+        self.home, self.node_id = home, home.node.node_id
         self.assistant = f"{self.node_id}/agent/assistant"
         self._nonces = 0
+
+    @property
+    def signer(self) -> Signer:
+        """Its key as it is now."""
+        return self.home.node.signer
 
     def documents(self, **changes: object) -> PeerDocuments:
         node = self.home.node

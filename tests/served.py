@@ -22,7 +22,8 @@ from node.events.entry import Entry
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
 from node.http.tls_door import TlsSite
-from node.keys import Signer
+from node.key_files import KeyFile
+from node.keys import Signer, create_key_file
 from node.peer_client import PeerClient
 from node.projections.views import Views
 from node.runtime import Node
@@ -71,6 +72,7 @@ class Served:
 
     def __init__(self, folder: Path, clock: CountedClock, signer: Signer, config: Config) -> None:
         self.folder, self.clock, self.signer, self.config = folder, clock, signer, config
+        self.key_file = KeyFile(folder / "node.key", None)
         self.node: Node
         self.sync: Sync
         self.tls: Tls
@@ -114,8 +116,15 @@ class Served:
     def scheme(self) -> str:
         return "http" if self.config.tls_cert_file is None else "https"
 
+    def keep_key(self, seed: bytes = SEED, passphrase: str | None = None) -> "Served":
+        """Have the node's key lie in a file, which it takes to rotate it; `seed` is what it was made of."""
+        create_key_file(self.folder / "node.key", seed, passphrase)
+        return self
+
     async def opened(self, *, waits_for_views: bool) -> Node:
-        node = await Node.open(config=self.config, clock=self.clock, signer=self.signer)
+        if (self.folder / "node.key").exists():
+            self.signer = self.key_file.load()
+        node = await Node.open(config=self.config, clock=self.clock, signer=self.signer, key_file=self.key_file)
         if waits_for_views:
             await node.begun()
         return node

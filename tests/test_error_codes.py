@@ -68,6 +68,8 @@ GOLDEN = {
     "fact_not_found": {404},
     "conflict_not_found": {404},
     "conflict_already_resolved": {409},
+    "key_forked": {409},
+    "key_file_unwritable": {503},
     "winner_not_in_conflict": {422},
     "garden_not_found": {404},
     "member_not_found": {404},

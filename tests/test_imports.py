@@ -21,6 +21,8 @@ FOUNDATION = (
     "uris",
     "folder_lock",
     "certificates",
+    "key_files",
+    "kept_secrets",
 )
 FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
 EVENTS = FIRST_LINE | {"node.events"}
@@ -41,6 +43,8 @@ REPLAY = PROJECTIONS | {"replay"}
 # By the longest prefix; each may also import what lies under its own prefix.
 ALLOWED = {
     **{f"node.{name}": {"node.errors"} for name in FOUNDATION},
+    "node.key_files": {"node.keys"},
+    "node.kept_secrets": {"node.canonical", "node.keys"},
     "node": set(),
     "node.refusals": FIRST_LINE,
     "node.quotas": set(),
@@ -57,10 +61,11 @@ ALLOWED = {
     "node.runtime": RUNTIME,
     "node.peer_checks": OUTGOING,
     "node.peer_witness": OUTGOING,
-    "node.countersign": OUTGOING,
+    "node.key_following": OUTGOING,
+    "node.countersign": OUTGOING | {"node.key_following"},
     "node.push": OUTGOING | {"node.backoff"},
-    "node.sync": OUTGOING | {"node.backoff", "node.push"},
-    "node.http": OUTGOING | {"node.countersign", "node.tls"},
+    "node.sync": OUTGOING | {"node.backoff", "node.key_following", "node.push"},
+    "node.http": OUTGOING | {"node.countersign", "node.key_following", "node.tls"},
     "node.client": COMMANDS,
     "node.peer_console": {"node.client"},
     "node.console": {"node.client"},

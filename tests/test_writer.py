@@ -13,7 +13,7 @@ from node.config import Config
 from node.errors import StorageFull
 from node.events.log import Head, Log
 from node.events.tree import EMPTY_ROOT
-from node.keys import Signer
+from node.keys import KeyInUse, Signer
 from node.projections.view import View
 from node.projections.views import Views, rebuild
 from node.refusals import MinuteShare, RefusalLimiter
@@ -28,7 +28,7 @@ def writer_over(log: Log, views: Views) -> Writer:
         log=log,
         views=views,
         clock=fixed_clock(step_ms=1),
-        signer=Signer.from_seed(bytes(32)),
+        key=KeyInUse(Signer.from_seed(bytes(32))),
         config=Config(),
         node_id=NODE_ID,
         refusals=RefusalLimiter(),

@@ -3,9 +3,12 @@
 Always: an attestation counts for a source only if its issuer is the source's own organisation or part of it.
 """
 
+from collections.abc import Iterable
+
 from node.canonical import b64url_decode
 from node.commands.decision import Context
 from node.errors import AttestationChainMismatch, AttestationChainTooLong, ProvenanceInvalid
+from node.events.rotations import keys_for
 from node.keys import verify
 from node.projections.view import View
 from node.uris import authority_of, lies_under
@@ -20,11 +23,12 @@ def check_attestations(
     chain: tuple[str, ...],
     issuers: tuple[str, ...],
     *,
+    dated_ms: int,
     view: View,
     context: Context,
     is_strict: bool,
 ) -> tuple[tuple[bool, ...], tuple[str, ...]]:
-    """Which signatures hold, and what to warn of.
+    """Which signatures hold over a fact of that date, and what to warn of.
 
     Raises AttestationChainMismatch, AttestationChainTooLong, and in strict mode ProvenanceInvalid for one that does not hold.
     """
@@ -38,7 +42,7 @@ def check_attestations(
     if len(set(issuers)) != len(issuers):
         warnings.append("attestation_chain_issuers: an issuer stands there twice")
     verified = tuple(
-        holds(body, signature, known_key(issuer, view, context))
+        holds(body, signature, known_keys(issuer, view, context, dated_ms=dated_ms))
         for signature, issuer in zip(chain, issuers, strict=True)
     )
     warnings += [f"attestation_chain[{i}]: not verified" for i, held in enumerate(verified) if not held]
@@ -47,12 +51,13 @@ def check_attestations(
     return verified, tuple(warnings)
 
 
-def holds(body: bytes, signature: str, public_key: bytes | None) -> bool:
-    """Whether a base64url signature over a fact body is that key's."""
+def holds(body: bytes, signature: str, public_keys: Iterable[bytes]) -> bool:
+    """Whether a base64url signature over a fact body is one of these keys'."""
     try:
-        return public_key is not None and verify(public_key, body, b64url_decode(signature))
+        raw = b64url_decode(signature)
     except ValueError:
         return False
+    return any(verify(public_key, body, raw) for public_key in public_keys)
 
 
 def is_attested_by_source(source: str, issuers: tuple[str, ...], verified: tuple[bool, ...]) -> bool:
@@ -64,14 +69,15 @@ def is_attested_by_source(source: str, issuers: tuple[str, ...], verified: tuple
     )
 
 
-def known_key(issuer: str, view: View, context: Context) -> bytes | None:
-    """The public key that an accepted manifest gives the issuer's organisation, if any does."""
+def known_keys(issuer: str, view: View, context: Context, *, dated_ms: int) -> tuple[bytes, ...]:
+    """The public keys that accepted manifests give the issuer's organisation for something of that date, if any does.
+
+    PROTOCOL §11: those that were current then, or later.
+    """
     authority = authority_of(issuer)
     if authority is None:
-        return None
+        return ()
     if authority == context.node_id:
-        return context.signer.public_key
+        return keys_for(view.identity.keys(), dated_ms)
     peer = view.peers.of_node(authority)
-    if peer is None or peer.public_key is None or peer.status != "active":
-        return None
-    return b64url_decode(peer.public_key)
+    return () if peer is None or peer.status != "active" else keys_for(peer.keys, dated_ms)

@@ -23,8 +23,9 @@ from node.errors import (
     UnknownIssuer,
 )
 from node.events.facts import Scope
+from node.events.rotations import CAPABILITY_TRUST_MS, KeyChain, keys_trusted_on
 from node.events.tokens import Grant
-from node.keys import Signer, verify
+from node.keys import Signer, key_id_of, verify
 from node.projections.view import View
 from node.times import parse_rfc3339
 from node.uris import authority_of, lies_under
@@ -94,12 +95,31 @@ def check_token(token: CapabilityToken, view: View, context: Context) -> Grant:
     own = view.identity.manifest()
     if own is None or own.expires_ms <= context.at_ms:
         raise UnknownIssuer("this node's manifest has expired")
-    is_signed = verify(context.signer.public_key, token.signed_bytes(), b64url_decode(token.signature))
-    if not is_signed or token.key_id != context.signer.key_id:
+    if not _is_signed(token, issued.grant, view, context):
         raise TokenSignatureInvalid("the token's signature does not hold")
     check_dates(token, context.at_ms)
     check_standing(issued.grant, view, context.at_ms, context.node_id)
     return issued.grant
+
+
+def holds_under(token: CapabilityToken, chain: KeyChain, now_ms: int) -> bool:
+    """Whether an issuer's key signed it that still counts: its current one, or one that was rotated since it was issued."""
+    message, signature = token.signed_bytes(), b64url_decode(token.signature)
+    if verify(chain[-1].public_key, message, signature):
+        return True
+    issued_ms = parse_rfc3339(token.issued_at)
+    former = keys_trusted_on(chain, CAPABILITY_TRUST_MS, issued_ms=issued_ms, now_ms=now_ms)
+    return any(key_id_of(key) == token.key_id and verify(key, message, signature) for key in former)
+
+
+def _is_signed(token: CapabilityToken, grant: Grant, view: View, context: Context) -> bool:
+    chain = view.identity.keys()
+    if token.key_id == context.signer.key_id:
+        return verify(context.signer.public_key, token.signed_bytes(), b64url_decode(token.signature))
+    # Who stole a former key could sign any token that it knows by name: it counts only as it was issued.
+    return msgspec.structs.asdict(grant).items() <= msgspec.structs.asdict(token).items() and holds_under(
+        token, chain, context.at_ms
+    )
 
 
 def check_dates(token: CapabilityToken, now_ms: int) -> None:

@@ -107,7 +107,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     """The events to append, and either a reply or a refusal.
 
     A refusal may carry events too: they are recorded, and then the caller is refused. `observed_hlc` is a peer's clock to take
-    in before the events are stamped.
+    in before the events are stamped. `successor` signs what comes behind a KeyRotated among the events.
     """
 
     events: tuple[Event, ...] = ()
@@ -115,6 +115,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     reply: object = None
     refusal: Refusal | None = None
     observed_hlc: str | None = None
+    successor: Signer | None = None
 
 
 Decide = Callable[[Struct, View, Context], Decision]

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, structs
 
 from node.canonical import b64url_decode, b64url_encode, fact_hash
 from node.clock import parse_hlc
-from node.commands.capabilities import check_dates, parse_token
+from node.commands.capabilities import check_dates, holds_under, parse_token
 from node.commands.decision import Context, Decision, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
 from node.commands.ingest import Examined
@@ -47,7 +47,6 @@ from node.events.peers import (
     Receipt,
     Receipts,
 )
-from node.keys import verify
 from node.projections.fact_rows import speaker_of
 from node.projections.federation_page import read_cursor
 from node.projections.peers import Peer
@@ -345,7 +344,7 @@ def _check_attestable(command: SignAttestation, draft: Draft, peer: Peer, view: 
     token = parse_token(command.token)
     if token.issuer != peer.node_id or token.verb != "write":
         raise AttestationRefused("token: not a write token of the node that asks")
-    if not verify(b64url_decode(peer.public_key), token.signed_bytes(), b64url_decode(token.signature)):
+    if not holds_under(token, peer.keys, context.at_ms):
         raise AttestationRefused("token: its signature does not hold")
     check_dates(token, context.at_ms)
     subject = normal_uri(token.subject)

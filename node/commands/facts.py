@@ -38,6 +38,7 @@ from node.projections.access import Access, is_readable
 from node.projections.fact_rows import FactRow, is_own_word, may_travel, new_row, speaker_of
 from node.projections.gardens import Garden
 from node.projections.view import View
+from node.times import parse_rfc3339
 from node.uris import authority_of, is_uuid, lies_under, normal_uri, origin_of
 
 MAX_PARENTS = 64
@@ -119,6 +120,7 @@ def decide_assert_fact(command: AssertFact, view: View, context: Context) -> Dec
         body,
         command.attestation_chain,
         command.attestation_chain_issuers,
+        dated_ms=parse_rfc3339(planned.draft.timestamp) if command.attestation_chain else context.at_ms,
         view=view,
         context=context,
         is_strict=rules.mode == "strict",

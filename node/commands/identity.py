@@ -10,14 +10,15 @@ from node.commands.gardens import require_operator
 from node.commands.manifests import (
     Manifest,
     check_form,
-    check_no_rotations,
     check_signature,
     check_succession,
+    followed,
     parse_stored,
 )
 from node.errors import (
     EntityNotOwned,
     KeyMismatch,
+    ManifestRotationChainInvalid,
     SelfSignForeignKey,
 )
 from node.events.event import NODE_ITSELF
@@ -28,6 +29,8 @@ from node.events.identity import (
     RefusalsCounted,
     RequestRefused,
 )
+from node.events.rotations import RotationEvent
+from node.keys import Signer
 from node.projections.view import View
 from node.times import format_ms, parse_rfc3339
 
@@ -91,15 +94,22 @@ def decide_publish_manifest(command: PublishManifest, view: View, context: Conte
         raise EntityNotOwned("entity_uri: this node publishes its own manifest alone")
     check_form(manifest)
     _require_own_key(manifest, context)
-    manifest = _signed(manifest, context) if manifest.signature == SELF_SIGN else manifest
+    manifest = _signed(manifest, context.signer) if manifest.signature == SELF_SIGN else manifest
     check_signature(manifest)
-    check_no_rotations(manifest)
+    chain = followed(manifest, view.identity.keys(), context.at_ms)
+    if len(manifest.rotation_events) != len(chain) - 1 or chain != view.identity.keys():
+        raise ManifestRotationChainInvalid("rotation_events: not those of this node's own log")
     check_succession(manifest, _standing(view))
     event = ManifestPublished(manifest_id=context.clock.new_id(), manifest=manifest.canonical())
     return Decision(events=(event,), actor=command.principal.actor())
 
 
 def decide_renew_manifest(command: RenewManifest, view: View, context: Context) -> Decision:
+    return Decision(events=(renewed_manifest(view, context, context.signer),), actor=NODE_ITSELF)
+
+
+def renewed_manifest(view: View, context: Context, signer: Signer, *rotations: RotationEvent) -> ManifestPublished:
+    """The manifest that stands, or the first one, with new dates, this signer's key, and these rotations behind its own."""
     standing = _standing(view)
     # Dated to the start of the day: an operator's own manifest, with its clock a little behind or cut to seconds, is not older.
     issued_ms = context.at_ms - context.at_ms % _DAY_MS
@@ -109,18 +119,17 @@ def decide_renew_manifest(command: RenewManifest, view: View, context: Context) 
         Manifest(
             manifest_version=1,
             entity_uri=context.node_id,
-            public_key=context.signer.public_key_b64,
-            key_id=context.signer.key_id,
+            public_key=signer.public_key_b64,
+            key_id=signer.key_id,
             entities=standing.entities if standing else (context.node_id,),
-            rotation_events=standing.rotation_events if standing else (),
+            rotation_events=(*(standing.rotation_events if standing else ()), *rotations),
             issued_at=format_ms(issued_ms),
             expires_at=format_ms(issued_ms + MANIFEST_LIFE_MS),
             signature="",
         ),
-        context,
+        signer,
     )
-    event = ManifestPublished(manifest_id=context.clock.new_id(), manifest=manifest.canonical())
-    return Decision(events=(event,), actor=NODE_ITSELF)
+    return ManifestPublished(manifest_id=context.clock.new_id(), manifest=manifest.canonical())
 
 
 def decide_record_refusal(command: RecordRefusal, view: View, context: Context) -> Decision:
@@ -143,8 +152,8 @@ def _require_own_key(manifest: Manifest, context: Context) -> None:
     raise KeyMismatch("public_key: not this node's; it changes by rotation alone")
 
 
-def _signed(manifest: Manifest, context: Context) -> Manifest:
-    signature = b64url_encode(context.signer.sign(manifest.signed_bytes()))
+def _signed(manifest: Manifest, signer: Signer) -> Manifest:
+    signature = b64url_encode(signer.sign(manifest.signed_bytes()))
     return msgspec.structs.replace(manifest, signature=signature)
 
 

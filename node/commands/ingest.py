@@ -4,8 +4,6 @@ Always: every check here comes before any look at what is stored, and what is si
 `examine` needs signatures verified and so runs off the loop; `exchange.py` then decides on what it found.
 """
 
-from functools import lru_cache
-
 import msgspec
 from msgspec import Struct
 
@@ -24,7 +22,8 @@ from node.commands.drafts import (
     value_of,
 )
 from node.commands.facts import MAX_PARENTS, MAX_SUPERSEDED, is_parent_name
-from node.commands.introductions import is_organisation, sealing_key
+from node.commands.introductions import is_organisation, sealing_chain
+from node.commands.seals import sealed_ms
 from node.errors import (
     CidMismatch,
     HlcSkew,
@@ -40,6 +39,7 @@ from node.errors import (
 )
 from node.events.facts import Fact, Resolution, Scope, body_of, recomputed_cid
 from node.events.peers import BatchRefusal
+from node.events.rotations import KeyChain, keys_for
 from node.keys import verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -163,7 +163,13 @@ def _examined(wire: WireFact, peer: Peer, view: View, context: Context, *, is_pu
         is_sealed = True
     check_hlc(wire.hlc, context)
     verified, warnings = check_attestations(
-        body, wire.attestation_chain, wire.attestation_chain_issuers, view=view, context=context, is_strict=False
+        body,
+        wire.attestation_chain,
+        wire.attestation_chain_issuers,
+        dated_ms=parse_rfc3339(wire.timestamp),
+        view=view,
+        context=context,
+        is_strict=False,
     )
     fact = Fact(
         id=wire.id,
@@ -242,7 +248,7 @@ def _check_source(wire: WireFact, source: str, body_hash: str, peer: Peer) -> bo
     # Whose it is comes first: a stranger's word is not the peer's, sealed by whomever.
     if not is_own and not is_informal(source):
         raise SourceNotOwned("source: it does not lie under the peer's node_id")
-    if is_sealed and not _is_sealed_under(peer.public_key, peer.node_id, wire, body_hash):
+    if is_sealed and not _is_sealed_under(peer.keys, peer.node_id, wire, body_hash):
         raise SealInvalid("seal: it is not the peer's over this record")
     if not (is_own or is_sealed or wire.source.startswith(peer.delegated_sources)):
         raise SourceNotOwned("source: an informal name without the peer's seal")
@@ -260,11 +266,12 @@ def _check_relayed(
         raise ScopeViolation(f"{wire.scope} facts go one hop")
     if not is_informal(source) and not lies_under(source, origin):
         raise SourceNotOwned("source: it does not lie under the fact's origin")
-    if not _is_sealed_under(sealing_key(origin, view, context), origin, wire, body_hash):
+    if not _is_sealed_under(sealing_chain(origin, view, context), origin, wire, body_hash):
         raise SourceNotOwned("origin: the fact does not carry a seal of it that is known to be its")
 
 
-def _is_sealed_under(public_key: str | None, origin: str, wire: WireFact, body_hash: str) -> bool:
+def _is_sealed_under(chain: KeyChain, origin: str, wire: WireFact, body_hash: str) -> bool:
+    """Whether the seal is by a key of the chain that proves something of the record's date (PROTOCOL §11)."""
     message = seal_message(
         origin=origin,
         id=wire.id,
@@ -276,15 +283,10 @@ def _is_sealed_under(public_key: str | None, origin: str, wire: WireFact, body_h
         resolves=None if wire.resolves is None else msgspec.to_builtins(wire.resolves),
     )
     try:
-        return public_key is not None and verify(_key_bytes(public_key), message, b64url_decode(wire.seal or ""))
+        keys, seal = keys_for(chain, sealed_ms(wire.hlc, wire.timestamp)), b64url_decode(wire.seal or "")
+        return any(verify(key, message, seal) for key in keys)
     except ValueError:
         return False
-
-
-# A page carries hundreds of seals under one key.
-@lru_cache(maxsize=64)
-def _key_bytes(public_key: str) -> bytes:
-    return b64url_decode(public_key)
 
 
 def check_hlc(hlc: str | None, context: Context) -> None:

@@ -8,10 +8,11 @@ from msgspec import Struct
 
 from node.canonical import b64url_decode, canonical_json
 from node.commands.decision import Context, Decision
-from node.commands.manifests import check_form, check_no_rotations, check_signature, parse_foreign
-from node.errors import ManifestConflict, ManifestEntityForeign, ManifestValidity, UnknownOrInactivePeer
+from node.commands.manifests import check_form, check_signature, followed, parse_foreign
+from node.errors import KeyMismatch, ManifestConflict, ManifestEntityForeign, ManifestValidity, UnknownOrInactivePeer
 from node.events.event import NODE_ITSELF
 from node.events.peers import ManifestIntroduced
+from node.events.rotations import KeyChain
 from node.projections.introductions import Introduction
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -35,7 +36,7 @@ def decide_introduce_manifest(command: IntroduceManifest, view: View, context: C
     peer = view.peers.of_node(command.introducer)
     if peer is None or peer.status != "active":
         raise UnknownOrInactivePeer()
-    if not needs_introduction(command.entity_uri, command.introducer, view, context):
+    if not may_introduce(command.entity_uri, view, context):
         return Decision()
     members = scan_json(command.document)
     manifest = parse_foreign(command.document)
@@ -43,15 +44,19 @@ def decide_introduce_manifest(command: IntroduceManifest, view: View, context: C
         raise ManifestEntityForeign("entity_uri: the relay answered with another organisation's manifest")
     check_form(manifest)
     check_signature(manifest)
-    check_no_rotations(manifest)
     if parse_rfc3339(manifest.expires_at) <= context.at_ms:
         raise ManifestValidity("expires_at: the manifest has expired")
     held = view.introductions.by(command.entity_uri, command.introducer)
-    if held is not None and held.public_key != manifest.public_key:
+    try:
+        followed(manifest, () if held is None else held.keys, context.at_ms)
+    except KeyMismatch as mismatch:
         # Without a rotation chain another key is another organisation, whoever says so.
-        raise ManifestConflict("the relay introduced that organisation with another key before")
+        raise ManifestConflict("the relay introduced that organisation with another key before") from mismatch
     if held is None and view.introductions.count_of(command.introducer, at_most=MAX_INTRODUCED) == MAX_INTRODUCED:
         raise ManifestConflict(f"the relay has introduced {MAX_INTRODUCED} organisations")
+    if held is not None and held.expires_ms > context.at_ms and held.public_key == manifest.public_key:
+        # It is known from it already: only another key, to which its chain leads, is news.
+        return Decision()
     event = ManifestIntroduced(
         introducer=command.introducer,
         entity_uri=command.entity_uri,
@@ -61,31 +66,39 @@ def decide_introduce_manifest(command: IntroduceManifest, view: View, context: C
     return Decision(events=(event,), actor=NODE_ITSELF)
 
 
+def may_introduce(entity_uri: str, view: View, context: Context) -> bool:
+    """Whether somebody else's word on an organisation counts at all: it is a stranger."""
+    is_other = is_organisation(entity_uri) and entity_uri != context.node_id
+    return is_other and _is_stranger(view.peers.of_node(entity_uri))
+
+
 def needs_introduction(entity_uri: str, introducer: str, view: View, context: Context) -> bool:
     """Whether the introducer's word on an organisation is still to be asked for: it is a stranger, and not known from it."""
-    if not is_organisation(entity_uri) or entity_uri == context.node_id:
-        return False
-    if not _is_stranger(view.peers.of_node(entity_uri)):
+    if not may_introduce(entity_uri, view, context):
         return False
     held = view.introductions.by(entity_uri, introducer)
     return held is None or held.expires_ms <= context.at_ms
 
 
-def sealing_key(origin: str, view: View, context: Context) -> str | None:
-    """The key that seals of `origin` must hold under: ours, a peer's pinned one, or the one all introducers name.
+def sealing_chain(origin: str, view: View, context: Context) -> KeyChain:
+    """The keys that seals of `origin` may hold under: ours, a peer's pinned one, or the one all introducers name, with its chain.
 
-    None where it is not known, or belongs to a peer that is revoked or rejected. Raises ManifestConflict.
+    Empty where they are not known, or belong to a peer that is revoked or rejected. Raises ManifestConflict.
     """
     if origin == context.node_id:
-        return context.signer.public_key_b64
+        return view.identity.keys()
     peer = view.peers.of_node(origin)
     if not _is_stranger(peer):
-        return None if _is_shut_out(peer) else peer.public_key
-    keys = {b64url_decode(row.public_key): row.public_key for row in _valid_introductions(origin, view, context)}
-    declared = None if peer is None else peer.declared_key
-    if len(keys) > 1 or (keys and declared is not None and b64url_decode(declared) not in keys):
+        return () if _is_shut_out(peer) else peer.keys
+    chains = [row.keys for row in _valid_introductions(origin, view, context)]
+    newest = max(chains, default=(), key=lambda chain: (len(chain), chain[-1].public_key))
+    # Who has not seen the last rotation yet names a key that it leads from.
+    named = {chain[-1].public_key for chain in chains}
+    if peer is not None and peer.declared_key is not None:
+        named.add(b64url_decode(peer.declared_key))
+    if newest and not named <= {key.public_key for key in newest}:
         raise ManifestConflict("origin: relays, or its own declaration, name different keys of it")
-    return next(iter(keys.values()), None)
+    return newest
 
 
 def held_manifest(entity_uri: str, view: View, context: Context) -> bytes | None:
@@ -94,10 +107,12 @@ def held_manifest(entity_uri: str, view: View, context: Context) -> bytes | None
     if not _is_stranger(peer):
         return None if _is_shut_out(peer) else peer.manifest
     try:
-        key = sealing_key(entity_uri, view, context)
+        chain = sealing_chain(entity_uri, view, context)
     except ManifestConflict:
         return None
-    return next((row.manifest for row in view.introductions.of(entity_uri) if row.public_key == key), None)
+    current = {key.public_key for key in chain[-1:]}
+    held = view.introductions.of(entity_uri)
+    return next((row.manifest for row in held if b64url_decode(row.public_key) in current), None)
 
 
 def is_organisation(entity_uri: str) -> bool:

@@ -11,13 +11,25 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from node.canonical import b64url_decode, canonical_json
 from node.errors import (
     InvalidField,
+    KeyForked,
     KeyIdMismatch,
+    KeyMismatch,
     ManifestEntityForeign,
     ManifestRolledBack,
     ManifestRotationChainInvalid,
     ManifestSignatureInvalid,
     ManifestValidity,
     WeakKey,
+)
+from node.events.rotations import (
+    MAX_ROTATIONS,
+    ChainBroken,
+    ChainForked,
+    KeyChain,
+    Rotation,
+    RotationEvent,
+    chain_of,
+    open_rotation,
 )
 from node.keys import is_sound_public_key, key_id_of, verify
 from node.strict_json import scan_json
@@ -27,18 +39,8 @@ from node.uris import is_normal, lies_under
 MIN_VALIDITY_MS = 86_400_000
 MAX_VALIDITY_MS = 398 * 86_400_000
 MAX_ENTITIES = 256
-MAX_ROTATIONS = 1024
-
-
-class RotationEvent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One change of key, signed by the old one (PROTOCOL §11)."""
-
-    entity_uri: str
-    old_key_id: str
-    new_key_id: str
-    new_public_key: str
-    rotated_at: str
-    rotation_sig: str
+# A peer's clock may be ahead of ours by as much as its facts' clocks may.
+ROTATED_AHEAD_MS = 300_000
 
 
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +78,7 @@ class ForeignManifest(Manifest, frozen=True, kw_only=True):
     """
 
     manifest_version: int | UnsetType = UNSET
+    rotation_events: tuple[dict[str, object], ...]
     said: dict[str, object] = {}
 
     def signed_bytes(self, *, without: tuple[str, ...] = ("signature",)) -> bytes:
@@ -124,10 +127,22 @@ def check_succession(manifest: Manifest, last: Manifest | None) -> None:
         raise ManifestRolledBack("issued_at: before the last manifest's")
 
 
-def check_no_rotations(manifest: Manifest) -> None:
-    """This version follows no rotation chain, so it believes none: a chain it cannot check is refused, not ignored."""
-    if manifest.rotation_events:
-        raise ManifestRotationChainInvalid("rotation_events: key rotation is not supported by this version")
+def followed(manifest: Manifest, held: KeyChain, now_ms: int) -> KeyChain:
+    """All that is known of the entity's keys once this manifest is believed, whose own signature holds; `held` was known before.
+
+    Raises KeyMismatch for another key without a chain, KeyForked, or ManifestRotationChainInvalid.
+    """
+    key, rotations = manifest.raw_key(), _rotations_of(manifest)
+    if held and not rotations and key != held[-1].public_key:
+        raise KeyMismatch("public_key: not the one that is held, and no rotation leads to it")
+    if rotations and rotations[-1].rotated_ms > now_ms + ROTATED_AHEAD_MS:
+        raise ManifestRotationChainInvalid("rotation_events: rotated_at lies in the future")
+    try:
+        return chain_of(manifest.entity_uri, key, rotations, held)
+    except ChainForked as fork:
+        raise KeyForked(f"rotation_events: {fork}", rotation=fork.rotation) from fork
+    except ChainBroken as broken:
+        raise ManifestRotationChainInvalid(str(broken)) from broken
 
 
 def parse_stored(manifest: bytes) -> Manifest:
@@ -145,6 +160,13 @@ def parse_foreign(document: bytes) -> ForeignManifest:
         return structs.replace(msgspec.convert(known, ForeignManifest), said=said)
     except msgspec.ValidationError as error:
         raise InvalidField(f"the manifest cannot be read: {error}") from error
+
+
+def _rotations_of(manifest: Manifest) -> list[Rotation]:
+    try:
+        return [open_rotation(msgspec.to_builtins(event)) for event in manifest.rotation_events]
+    except ChainBroken as broken:
+        raise ManifestRotationChainInvalid(str(broken)) from broken
 
 
 def _time(text: str, field: str) -> int:

@@ -23,7 +23,9 @@ from node.errors import (
     TokenBeforeRestore,
     UnknownOrInactivePeer,
 )
+from node.events.rotations import PEER_TOKEN_TRUST_MS, keys_trusted_on
 from node.keys import Signer, verify
+from node.projections.peers import Peer
 from node.projections.view import View
 from node.strict_json import scan_json
 from node.uris import is_uuid
@@ -90,9 +92,15 @@ def authenticate(token: PeerToken, view: View, now_ms: int) -> Claims:
     peer = view.peers.of_node(claims.iss)
     if peer is None or peer.status != "active" or peer.public_key is None:
         raise UnknownOrInactivePeer()
-    if not verify(b64url_decode(peer.public_key), token.signed, token.signature):
+    if not any(verify(key, token.signed, token.signature) for key in _keys_for(claims, peer, now_ms)):
         raise InvalidSignature()
     return claims
+
+
+def _keys_for(claims: Claims, peer: Peer, now_ms: int) -> tuple[bytes, ...]:
+    """The peer's key, and for five minutes the one before it for what it signed before it was rotated (PROTOCOL §11)."""
+    former = keys_trusted_on(peer.keys, PEER_TOKEN_TRUST_MS, issued_ms=claims.iat, now_ms=now_ms)
+    return (peer.keys[-1].public_key, *former)
 
 
 def check_claims(claims: Claims, view: View, context: Context) -> None:

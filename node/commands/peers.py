@@ -1,6 +1,6 @@
 """Registering peers, believing what their documents say, changing and removing them (PROTOCOL §5.1).
 
-Always: a key once pinned stays; only removing the peer makes room for another, until rotation chains are followed.
+Always: a key once pinned stays, unless a chain of rotations leads on from it; only removing the peer makes room for another.
 Always: what keeps a peer from being active is one reason code with words beside it.
 
 Does not fetch anything (see `node/peer_checks.py`): it judges what was fetched.
@@ -12,13 +12,14 @@ from node.canonical import b64url_decode, b64url_encode, canonical_json
 from node.certificates import fingerprint_of
 from node.commands.decision import Context, Decision, Principal, require_scopes, rules_in_force
 from node.commands.gardens import require_operator
-from node.commands.manifests import Manifest, check_form, check_no_rotations, check_signature, parse_foreign
+from node.commands.manifests import Manifest, check_form, check_signature, followed, parse_foreign
 from node.errors import (
     DeclarationInvalid,
     FederationDisabled,
     InsufficientPermission,
     InvalidField,
     InvalidUri,
+    KeyForked,
     LogForked,
     PeerIdTaken,
     PeerNotFound,
@@ -31,6 +32,7 @@ from node.events.facts import Scope
 from node.events.manifest_proof import LogEntry, check_log_entry
 from node.events.peers import (
     PeerChanged,
+    PeerKeyForked,
     PeerPinned,
     PeerRegistered,
     PeerStatus,
@@ -39,6 +41,7 @@ from node.events.peers import (
     PeerTlsFailed,
     PeerVerified,
 )
+from node.events.rotations import first_key, read_rotation, rotations_in
 from node.keys import is_sound_public_key, verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -160,6 +163,9 @@ def decide_record_peer_check(command: RecordPeerCheck, view: View, context: Cont
     try:
         event: Event = _verified(peer, command, view, context)
         found = Finding(status="active", reason="", detail="", warnings=event.warnings)
+    except KeyForked as fork:
+        event = _key_fork(peer, fork)
+        found = Finding(status="revoked", reason=fork.code, detail=fork.detail, warnings=())
     except _Unproven as doubt:
         event = _status(peer, doubt)
         found = Finding(status=doubt.status, reason=doubt.reason, detail=doubt.detail, warnings=())
@@ -298,10 +304,10 @@ def _verified(peer: Peer, command: RecordPeerCheck, view: View, context: Context
     if documents.node_id != peer.node_id:
         raise _Unproven("rejected", "entity_mismatch", "its discovery document speaks for another entity")
     key = _sound_key(documents.public_key)
-    if any(pin is not None and b64url_decode(pin) != key for pin in (peer.public_key, peer.declared_key)):
-        raise _Unproven("rejected", "key_mismatch", "its key is not the one that was pinned or declared")
+    if documents.manifest is None:
+        _require_pinned(peer, key)
     is_strict = rules_in_force(view, context.config).mode == "strict"
-    manifest, doubts = _manifest(documents, key, context.at_ms)
+    manifest, doubts = _manifest(documents, key, peer, context.at_ms)
     checkpoint = None
     if manifest is not None:
         try:
@@ -321,24 +327,42 @@ def _verified(peer: Peer, command: RecordPeerCheck, view: View, context: Context
     )
 
 
-def _manifest(documents: PeerDocuments, key: bytes, now_ms: int) -> tuple[Manifest | None, tuple[str, ...]]:
+def _require_pinned(peer: Peer, key: bytes) -> None:
+    if any(pin is not None and b64url_decode(pin) != key for pin in (peer.public_key, peer.declared_key)):
+        raise _Unproven("rejected", "key_mismatch", "its key is not the one that was pinned or declared")
+
+
+def _follow(manifest: Manifest, peer: Peer, now_ms: int) -> None:
+    """Raises unless the pin, and what a declaration names, lead to the manifest's key (PROTOCOL §11)."""
+    followed(manifest, peer.keys, now_ms)
+    if peer.declared_key is not None:
+        followed(manifest, first_key(b64url_decode(peer.declared_key)), now_ms)
+
+
+def _manifest(documents: PeerDocuments, key: bytes, peer: Peer, now_ms: int) -> tuple[Manifest | None, tuple[str, ...]]:
     if documents.manifest is None:
         return None, ("it publishes no manifest; the key of its discovery document is pinned",)
     try:
         manifest = parse_foreign(documents.manifest)
         check_form(manifest)
         check_signature(manifest)
-        check_no_rotations(manifest)
+        _require_speaks_for(manifest, documents, key)
+        _follow(manifest, peer, now_ms)
+    except KeyForked:
+        raise
     except Refusal as refusal:
         reason = "signature_invalid" if refusal.code == "manifest_signature_invalid" else refusal.code
         raise _Unproven("rejected", reason, refusal.detail) from refusal
+    if parse_rfc3339(manifest.expires_at) <= now_ms:
+        raise _Unproven("pending_verification", "manifest_expired", "its manifest has expired")
+    return manifest, ()
+
+
+def _require_speaks_for(manifest: Manifest, documents: PeerDocuments, key: bytes) -> None:
     if manifest.entity_uri != documents.node_id:
         raise _Unproven("rejected", "entity_mismatch", "its manifest speaks for another entity")
     if manifest.raw_key() != key:
         raise _Unproven("rejected", "key_mismatch", "manifest and discovery document name different keys")
-    if parse_rfc3339(manifest.expires_at) <= now_ms:
-        raise _Unproven("pending_verification", "manifest_expired", "its manifest has expired")
-    return manifest, ()
 
 
 def _proven(documents: PeerDocuments, manifest: Manifest, key: bytes) -> str:
@@ -359,6 +383,12 @@ def _sound_key(text: str) -> bytes:
     return key
 
 
+def _key_fork(peer: Peer, fork: KeyForked) -> PeerKeyForked:
+    shown = read_rotation(fork.rotation)
+    held = next(r for r in rotations_in(peer.manifest or b"{}") if r.old_key_id == shown.old_key_id)
+    return PeerKeyForked(peer_id=peer.peer_id, node_id=peer.node_id, held=held.document, shown=shown.document)
+
+
 def _status(peer: Peer, doubt: _Unproven) -> PeerStatusSet:
     return PeerStatusSet(
         peer_id=peer.peer_id, node_id=peer.node_id, status=doubt.status, reason=doubt.reason, detail=doubt.detail
@@ -366,6 +396,8 @@ def _status(peer: Peer, doubt: _Unproven) -> PeerStatusSet:
 
 
 def _is_known(peer: Peer, event: Event) -> bool:
+    if isinstance(event, PeerKeyForked):
+        return False
     if isinstance(event, PeerStatusSet):
         # An active peer's key is pinned and its manifest held: a document that is off for a moment takes nothing away.
         return peer.status == "active" or (peer.status, peer.reason) == (event.status, event.reason)

@@ -8,11 +8,14 @@ from itertools import islice
 from msgspec import Struct, structs
 
 from node.canonical import b64url_decode, b64url_encode
+from node.clock import parse_hlc
 from node.commands.decision import Context, Decision
 from node.events.event import NODE_ITSELF
 from node.events.facts import Fact, FactsSealed, Seal, sealed_bytes
+from node.events.rotations import KeyChain, keys_for
 from node.keys import Signer, verify
 from node.projections.view import View
+from node.times import parse_rfc3339
 
 MAX_SEALS = 500
 
@@ -30,12 +33,29 @@ def decide_seal_facts(command: SealFacts, view: View, context: Context) -> Decis
     return Decision(events=(event,), actor=NODE_ITSELF, reply=len(rows))
 
 
-def seal_holds(fact: Fact, public_key: bytes) -> bool:
-    """Whether a fact's seal is that key's. A peer's record without a clock was given one here, which its seal does not cover."""
+def sealed_ms(hlc: str | None, timestamp: str) -> int:
+    """The date (epoch ms) that a seal gives a record: the later of the two that its origin says. ValueError for no time."""
+    try:
+        wall_ms = parse_hlc(hlc or "")[0]
+    except ValueError:
+        # None, or one that is refused for its form: then that is what is said of the record.
+        wall_ms = 0
+    return max(wall_ms, parse_rfc3339(timestamp))
+
+
+def seal_holds(fact: Fact, chain: KeyChain) -> bool:
+    """Whether a fact's seal is by a key of that chain which proves something of its date (PROTOCOL §11).
+
+    A peer's record without a clock was given one here, which its seal does not cover.
+    """
     clocks = [fact.hlc] if fact.received_from is None else [fact.hlc, ""]
     try:
         seal = b64url_decode(fact.seal or "")
-        return any(verify(public_key, sealed_bytes(structs.replace(fact, hlc=hlc)), seal) for hlc in clocks)
+        return any(
+            verify(key, sealed_bytes(structs.replace(fact, hlc=hlc)), seal)
+            for hlc in clocks
+            for key in keys_for(chain, sealed_ms(hlc, fact.timestamp))
+        )
     except ValueError:
         return False
 

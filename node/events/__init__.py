@@ -58,5 +58,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         tombstones.TombstonesServed,
         peers.PeerPinned,
         peers.PeerTlsFailed,
+        identity.KeyRotated,
+        peers.PeerKeyForked,
     )
 }

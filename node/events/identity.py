@@ -46,6 +46,18 @@ class ManifestPublished(Event, tag="manifest.published.1"):
     manifest: bytes
 
 
+class KeyRotated(Event, tag="key.rotated.1"):
+    """The last entry under one key: from the next one on, the key that `rotation` names signs (PROTOCOL §11).
+
+    `rotation` is the canonical JSON that manifests carry, signed by the old key. `kept` is base64url: what followed from the old
+    key and must outlive it, sealed under the new one (node/kept_secrets.py).
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ("rotation",)
+    kept: str
+    rotation: bytes
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What may change at run time (PROTOCOL §6.2). None: as configured at start."""
 

@@ -269,6 +269,11 @@ class Log:
             raise LogDamaged(f"offset {from_offset}: the entry is missing", offset=from_offset)
         return rows
 
+    @property
+    def key_count(self) -> int:
+        """How many keys have signed entries here."""
+        return len(self._keys)
+
     def public_key(self, key_id: str) -> bytes:
         with storage_errors(), self._store.begin() as txn:
             return self._public_key(txn, key_id)

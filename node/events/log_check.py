@@ -24,6 +24,7 @@ from node.events.event import Event, type_of
 from node.events.identity import NodeCreated, NodeRestored
 from node.events.item_rows import Row, items_of, out_of_place, times_of
 from node.events.log import CLEAR, ITEM_KEY, NODE_KEY, OFFSET_KEY, RESTORED, TABLES
+from node.events.own_keys import ROTATED, OwnKeys, find_own_keys
 from node.events.signed_inside import Evidence, KnownKeys
 from node.events.store import Store, storage_errors
 from node.events.tree import inner_hash, leaf_hash, root_at
@@ -42,16 +43,6 @@ class Checked(Struct, frozen=True):
 
     items: int
     damage: Damage | None
-
-
-class OwnKey(Struct, frozen=True):
-    """The key that entries must be signed by and the node's name, as the first entry says. One key per log until keys can
-    be rotated: anybody's signature would verify under a key they added themselves.
-    """
-
-    node_id: str
-    key_id: str
-    public_key: bytes
 
 
 class Stretch(Struct):
@@ -93,7 +84,8 @@ class LogCheck:
         self._store = store
         self._db = {name: store.table(name) for name in TABLES}
         self._txn: lmdb.Transaction
-        self._own_key: OwnKey | None = None
+        self._own: OwnKeys | None = None
+        self._named: dict[str, bytes] = {}
         self._evidence: Evidence | None = None
         # Of so many entries: read once an item is missing, and again when the log has grown since.
         self._erasures: Erasures = {}
@@ -125,7 +117,7 @@ class LogCheck:
         """
         with self._reading():
             try:
-                self._known_key()
+                self._own_keys(end)
             except LogDamaged as damage:
                 return Stretch(0, [], [], [], [], damage=Damage(0, damage.detail))
             stretch = self._read(first, end)
@@ -139,10 +131,11 @@ class LogCheck:
 
     def key_of(self, header: Header) -> bytes:
         """The public key that an entry names. Raises LogDamaged where there is none, or another one in its place."""
-        if self._own_key is not None and header.key_id == self._own_key.key_id:
-            return self._own_key.public_key
-        with self._reading():
-            return self._key_of(header)
+        key = self._named.get(header.key_id)
+        if key is None:
+            with self._reading():
+                key = self._named[header.key_id] = self._key_of(header)
+        return key
 
     def check_rest(self, items: int | None) -> Damage | None:
         """Whether the tables hold a row that belongs to no entry, after all entries were found to hold; `items` is how many
@@ -169,7 +162,7 @@ class LogCheck:
     def _checked(self, first: int, end: int, look_into: Callable[[Stretch], None]) -> Checked:
         with self._reading():
             try:
-                self._known_key()
+                self._own_keys(end)
             except LogDamaged as damage:
                 return Checked(0, Damage(0, damage.detail))
             stretch = self._read(first, end)
@@ -193,15 +186,16 @@ class LogCheck:
     def _root_at(self, size: int) -> bytes:
         return root_at(size, self._node)
 
-    def _known_key(self) -> OwnKey:
-        if self._own_key is None:
-            self._own_key = self._born()
-            known = KnownKeys(self._own_key.node_id, self._own_key.public_key, self._events)
-            self._evidence = Evidence(known, self._root_at)
-        return self._own_key
+    def _own_keys(self, end: int) -> OwnKeys:
+        """The keys of this log's entries up to `end`; read anew where it has grown, as a key may have been rotated since."""
+        if self._own is None or self._own.size < end:
+            self._require_birth()
+            self._own = find_own_keys(self._count("headers"), self._count("keys"), self._stored, self._event_at)
+            self._evidence = Evidence(KnownKeys(self._own, self._events), self._root_at)
+        return self._own
 
-    def _born(self) -> OwnKey:
-        """What the first entry says, checked by itself: whose log this is decides what every other signature must be."""
+    def _require_birth(self) -> None:
+        """Check the first entry by itself: whose log this is decides what every other signature must be."""
         stored = self._txn.get(OFFSET_KEY.pack(0), db=self._db["headers"])
         if stored is None:
             raise LogDamaged("the entry is missing")
@@ -214,7 +208,15 @@ class LogCheck:
             raise LogDamaged(f"the first entry is {header.type}, not node.created.1")
         if event.public_key != b64url_encode(public_key):
             raise LogDamaged("the first entry names another key than the one that signed it")
-        return OwnKey(event.node_id, header.key_id, public_key)
+
+    def _stored(self, offset: int) -> bytes:
+        stored = self._txn.get(OFFSET_KEY.pack(offset), db=self._db["headers"])
+        if stored is None:
+            raise LogDamaged("the entry is missing")
+        return stored
+
+    def _event_at(self, offset: int) -> Event:
+        return self._event_of(offset, open_header(self._stored(offset)))
 
     def _key_of(self, header: Header) -> bytes:
         try:
@@ -269,16 +271,17 @@ class LogCheck:
             prev = leaf
 
     def _leaf_before(self, offset: int) -> bytes:
-        if offset == 0:
-            return FIRST_PREV
-        # A missing one is named with the stretch before.
-        return leaf_hash(self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b"")
+        return FIRST_PREV if offset == 0 else leaf_hash(self._before(offset))
+
+    def _before(self, offset: int) -> bytes:
+        """The entry before one as it is stored; a missing one is named with the stretch before."""
+        return self._txn.get(OFFSET_KEY.pack(offset - 1), db=self._db["headers"]) or b""
 
     def _check_last_signature(self, stretch: Stretch) -> None:
         if not stretch.stored or stretch.first + len(stretch.stored) != self._count("headers"):
             return
         try:
-            self._require_signed(open_header(stretch.stored[-1]), stretch.stored[-1], self._known_key())
+            _require_signed(open_header(stretch.stored[-1]), stretch.stored[-1], self._own_keys(stretch.end))
         except LogDamaged as damage:
             stretch.cut(len(stretch.stored) - 1, damage.detail)
 
@@ -292,7 +295,7 @@ class LogCheck:
 
     def _check_keys(self, stretch: Stretch) -> None:
         """That the keys which entries name are there."""
-        known = {self._known_key().key_id}
+        known: set[str] = set()
         for index, header in enumerate(stretch.headers):
             try:
                 if header.key_id not in known:
@@ -303,20 +306,19 @@ class LogCheck:
                 return
 
     def _check_signatures(self, stretch: Stretch) -> None:
-        own = self._known_key()
+        own = self._own_keys(stretch.end)
+        is_rotated = stretch.first > 0 and ROTATED in self._before(stretch.first)
         for index, (header, stored) in enumerate(zip(stretch.headers, stretch.stored, strict=True)):
             try:
-                self._require_signed(header, stored, own)
+                if header.key_id not in own.key_ids:
+                    self._key_of(header)
+                _require_signed(header, stored, own)
+                if is_rotated and own.place(header.offset) == own.place(header.offset - 1):
+                    raise LogDamaged("the entry is signed by a key that was rotated away")
             except LogDamaged as damage:
                 stretch.cut(index, damage.detail)
                 return
-
-    def _require_signed(self, header: Header, stored: bytes, own: OwnKey) -> None:
-        if header.key_id != own.key_id:
-            self._key_of(header)
-            raise LogDamaged("the entry is signed by a key that is not this node's")
-        if not is_signed_by(stored, own.public_key):
-            raise LogDamaged("the signature does not verify")
+            is_rotated = ROTATED in stored
 
     def _check_items(self, stretch: Stretch, evidence: Evidence | None) -> None:
         """Items against commitments, and by `evidence` what is signed inside them."""
@@ -430,7 +432,7 @@ class LogCheck:
         # n leaves, and one inner hash for each of the n - popcount(n) times that two of a size met.
         if self._count("tree") != 2 * n - n.bit_count():
             yield "the tree has rows that belong to no entry"
-        own = [bytes.fromhex(self._known_key().key_id)] if n else []
+        own = list(map(bytes.fromhex, self._own_keys(n).key_ids)) if n else []
         yield from (
             f"the table of keys has a row that belongs to no entry: {key.hex()}"
             for key, _ in self._rows("keys", b"")
@@ -471,3 +473,14 @@ class LogCheck:
         rows = self._rows("items", OFFSET_KEY.pack(offset) if offset else b"")
         items = items_of((header,), rows, self._is_erased)
         return read_items(header, next(items))[1]
+
+
+def _require_signed(header: Header, stored: bytes, own: OwnKeys) -> None:
+    """The entry must be by the key of its place: a key that was rotated away before it signs nothing any more."""
+    place = own.place(header.offset)
+    if header.key_id != own.key_ids[place]:
+        is_former = header.key_id in own.key_ids
+        words = "not current there" if is_former else "not this node's"
+        raise LogDamaged(f"the entry is signed by a key that is {words}")
+    if not is_signed_by(stored, own.chain[place].public_key):
+        raise LogDamaged("the signature does not verify")

@@ -96,6 +96,16 @@ class PeerLogForked(Event, tag="peer.log_forked.1"):
     hashes: tuple[str, ...]
 
 
+class PeerKeyForked(Event, tag="peer.key_forked.1"):
+    """One key of the peer's named two successors (PROTOCOL §11): `held` and `shown` are the rotations, both signed by that key."""
+
+    parts: ClassVar[tuple[str, ...]] = ("held", "shown")
+    peer_id: str
+    node_id: str
+    held: bytes
+    shown: bytes
+
+
 class PeerCheckpointAccepted(Event, tag="peer.checkpoint_accepted.1"):
     """An admin took the line that a forked log showed: `checkpoint` is held from here on, and all is read again."""
 

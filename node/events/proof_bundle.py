@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.errors import LogDamaged, MalformedJson
 from node.events.checkpoint import Checkpoint, is_name_of, open_checkpoint, stated_origin
@@ -20,6 +20,7 @@ from node.events.entry import SALT_BYTES, SIGNATURE_BYTES, Header, Item, is_sign
 from node.events.evidence import FACT_ITEMS
 from node.events.facts import Fact
 from node.events.log import Log
+from node.events.rotations import MAX_ROTATIONS, RotationEvent, chain_of, open_rotation
 from node.events.signed_note import MAX_NOTE_BYTES, strict_b64decode
 from node.events.tree import (
     EMPTY_ROOT,
@@ -40,6 +41,7 @@ MAX_BUNDLE_BYTES = 1 << 24
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 Hashes = Annotated[tuple[Hash, ...], Meta(max_length=64)]
 Number = Annotated[int, Meta(ge=0, le=2**53)]
+Rotations = Annotated[tuple[RotationEvent, ...], Meta(max_length=MAX_ROTATIONS)]
 NoteText = Annotated[str, Meta(max_length=MAX_NOTE_BYTES)]
 
 
@@ -52,7 +54,10 @@ class Consistency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Bundle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Members as PROTOCOL §10.2 names them. Those of an entry stand together or not at all, and so do those of an item."""
+    """Members as PROTOCOL §10.2 names them. Those of an entry stand together or not at all, and so do those of an item.
+
+    `rotations` lead from the log's first key to the one that signed the checkpoint, where that is another.
+    """
 
     log_index: Number
     leaf_hash: Hash
@@ -66,6 +71,7 @@ class Bundle(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     item: str | UnsetType = UNSET
     item_salt: str | UnsetType = UNSET
     consistency: Consistency | UnsetType = UNSET
+    rotations: Rotations | UnsetType = UNSET
 
 
 class LogKey(Struct, frozen=True, kw_only=True):
@@ -122,6 +128,7 @@ def make_bundle(
     *,
     item: int | None = None,
     goes_on_from: int | None = None,
+    rotations: Sequence[RotationEvent] = (),
 ) -> Bundle:
     """The bundle of the entry at `offset` in the tree that `note` signs, with one item of it and an older size where asked.
 
@@ -149,17 +156,22 @@ def make_bundle(
         item=UNSET if part is None else _b64(part.content),
         item_salt=UNSET if part is None else _b64(part.salt),
         consistency=older,
+        rotations=tuple(rotations) or UNSET,
     )
 
 
 def check_bundle(bundle: Bundle, key: LogKey) -> Proven:
-    """What the bundle proves under that key. ValueError, in words, at the first thing that does not hold."""
-    header = _checked_entry(bundle, key)
+    """What the bundle proves under that key. ValueError, in words, at the first thing that does not hold.
+
+    With rotations the key may be any that they name: an older one vouches for the next, and the newest for the whole tree.
+    """
+    keys = _checked_keys(bundle, key)
+    header = _checked_entry(bundle, keys)
     leaf = bytes.fromhex(bundle.leaf_hash)
     root = root_from_inclusion(leaf, bundle.log_index, bundle.tree_size, _raw(bundle.hashes))
     if root is None or root.hex() != bundle.root_hash:
         raise ValueError("the path does not lead from the leaf to the root")
-    checkpoint = check_note(bundle.checkpoint, key)
+    checkpoint = check_note(bundle.checkpoint, structs.replace(key, public_key=keys[-1]))
     if (checkpoint.size, checkpoint.root) != (bundle.tree_size, root):
         raise ValueError("the checkpoint names another size or root")
     index, item = _checked_item(bundle, header)
@@ -213,7 +225,21 @@ def fact_in(event_type: str, item: bytes) -> Fact | None:
         return None
 
 
-def _checked_entry(bundle: Bundle, key: LogKey) -> Header | None:
+def _checked_keys(bundle: Bundle, key: LogKey) -> list[bytes]:
+    """The log's keys, oldest first, as far as the bundle shows them: the last one signs its checkpoint."""
+    if bundle.rotations is UNSET:
+        return [key.public_key]
+    rotations = [open_rotation(msgspec.to_builtins(event)) for event in bundle.rotations]
+    if not rotations or rotations[0].entity_uri is None or rotations[0].old_public_key is None:
+        raise ValueError("the rotations do not begin with a key")
+    chain = chain_of(rotations[0].entity_uri, rotations[-1].new_public_key, rotations, ())
+    keys = [link.public_key for link in chain]
+    if key.public_key not in keys:
+        raise ValueError("the rotations do not lead to or from the log's key")
+    return keys
+
+
+def _checked_entry(bundle: Bundle, keys: Sequence[bytes]) -> Header | None:
     members = (bundle.entry, bundle.log_id, bundle.integrated_time)
     if all(member is UNSET for member in members):
         return None
@@ -223,9 +249,10 @@ def _checked_entry(bundle: Bundle, key: LogKey) -> Header | None:
     header = _header_of(stored)
     if leaf_hash(stored).hex() != bundle.leaf_hash:
         raise ValueError("the leaf hash is not the entry's")
-    if not key_id_of(key.public_key) == bundle.log_id == header.key_id:
+    signer = next((key for key in keys if key_id_of(key) == header.key_id), None)
+    if signer is None or bundle.log_id != header.key_id:
         raise ValueError("the entry is signed by another key than the log's")
-    if not is_signed_by(stored, key.public_key):
+    if not is_signed_by(stored, signer):
         raise ValueError("the entry's signature does not verify")
     if header.offset != bundle.log_index:
         raise ValueError(f"the entry stands at {header.offset}, not at {bundle.log_index}")

@@ -20,7 +20,8 @@ from node.events.cosignature import check_cosignature, witness_name
 from node.events.event import ERASED, Event, type_of
 from node.events.facts import Fact, FactAsserted, Seal, body_of, sealed_bytes
 from node.events.gardens import FactQuarantined
-from node.events.identity import ManifestPublished, NodeRestored
+from node.events.identity import KeyRotated, ManifestPublished, NodeRestored
+from node.events.own_keys import OwnKeys, require_rotation
 from node.events.peers import (
     AttestationSigned,
     BatchReceived,
@@ -28,11 +29,13 @@ from node.events.peers import (
     ManifestIntroduced,
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
+    PeerKeyForked,
     PeerLogForked,
     PeerVerified,
     PushReceived,
     Receipt,
 )
+from node.events.rotations import chain_of, first_key, is_signed_by_old, read_rotation, rotations_in
 from node.events.tombstones import (
     EntityTombstoned,
     PeerTombstoned,
@@ -41,7 +44,7 @@ from node.events.tombstones import (
     signed_revocation,
     signed_tombstone,
 )
-from node.keys import verify
+from node.keys import key_id_of, verify
 from node.uris import authority_of
 
 EventsOf = Callable[[int, int, frozenset[str]], Iterator[tuple[int, Event]]]
@@ -54,18 +57,13 @@ class KnownKeys:
     Keys are never forgotten: a seal holds for ever under the key that was its signer's then.
     """
 
-    def __init__(self, node_id: str, own_key: bytes, events: EventsOf) -> None:
-        self._own = (node_id, own_key)
+    def __init__(self, own: OwnKeys, events: EventsOf) -> None:
+        self.own = own
         self._events = events
         self._read_to = 0
         self._pinned: dict[str, list[bytes]] = {}
         self._introduced: dict[str, list[bytes]] = {}
         self._names: list[tuple[int, str]] = []
-
-    @property
-    def own(self) -> tuple[str, list[bytes]]:
-        """This node and its keys: one until keys can be rotated."""
-        return self._own[0], [self._own[1]]
 
     def sealing(self, origin: str, offset: int) -> list[bytes]:
         """The keys that seals of `origin` may be under in the entry at `offset`."""
@@ -74,23 +72,23 @@ class KnownKeys:
     def vouching(self, node_id: str, offset: int) -> list[bytes]:
         """The keys of a node that is known at first hand: this one, and peers whose key is pinned."""
         self._read_on(offset)
-        return self.own[1] if node_id == self.own[0] else self._pinned.get(node_id, [])
+        return self.own.up_to(offset) if node_id == self.own.node_id else self._pinned.get(node_id, [])
 
     def log_name(self, size: int, offset: int) -> str:
         """What this log was called at a size, as the entry at `offset` may know it."""
         self._read_on(offset)
         names = [origin for at, origin in self._names if at < size]
-        return names[-1] if names else origin_of(self.own[0])
+        return names[-1] if names else origin_of(self.own.node_id)
 
     def _read_on(self, offset: int) -> None:
         if offset < self._read_to:
             self._read_to, self._pinned, self._introduced, self._names = 0, {}, {}, []
         for at, event in self._events(self._read_to, offset, _NAMING):
             match event:
-                case PeerVerified(node_id=node_id, public_key=key):
-                    self._pinned.setdefault(node_id, []).append(b64url_decode(key))
-                case ManifestIntroduced(entity_uri=entity_uri, public_key=key):
-                    self._introduced.setdefault(entity_uri, []).append(b64url_decode(key))
+                case PeerVerified(node_id=node_id, public_key=key, manifest=manifest):
+                    _add(self._pinned.setdefault(node_id, []), node_id, key, manifest)
+                case ManifestIntroduced(entity_uri=entity_uri, public_key=key, manifest=manifest):
+                    _add(self._introduced.setdefault(entity_uri, []), entity_uri, key, manifest)
                 case NodeRestored(origin=origin):
                     self._names.append((at, origin))
         self._read_to = offset
@@ -122,7 +120,7 @@ class Evidence:
                     if receipt is not ERASED:
                         self._check_receipt(offset, node_id, receipt)
             case ManifestPublished(manifest=manifest):
-                _check_manifest(manifest, self._keys.own[0], self._keys.own[1])
+                _check_manifest(manifest, self._keys.own.node_id, [self._keys.own.at(offset)])
             case PeerVerified() as verified:
                 _check_verified(verified)
             case ManifestIntroduced(manifest=manifest, entity_uri=entity_uri, public_key=key):
@@ -130,7 +128,7 @@ class Evidence:
             case AttestationSigned(fact_body=body, fact_hash=stated) if body is not ERASED:
                 _require(fact_hash(body) == stated, "the fact body is not the one whose hash was signed for")
             case EntityTombstoned(tombstone=tombstone):
-                _check_tombstone(tombstone, None, self._keys.own[1])
+                _check_tombstone(tombstone, None, [self._keys.own.at(offset)])
             case PeerTombstoned(node_id=node_id, tombstone=tombstone, revocation=revocation):
                 _check_tombstone(tombstone, revocation, self._keys.vouching(node_id, offset))
             case _:
@@ -146,12 +144,16 @@ class Evidence:
                 self._check_notes(offset, node_id, held, shown)
             case CheckpointCosigned() as cosigned:
                 self._check_cosigned(offset, cosigned)
+            case PeerKeyForked() as forked:
+                self._check_key_fork(offset, forked)
+            case KeyRotated() as rotated:
+                require_rotation(rotated, self._keys.own.node_id, self._keys.own.at(offset))
             case _:
                 pass  # no other event holds anything signed
 
     def _check_own_fact(self, offset: int, fact: Fact) -> None:
         if fact.seal is not None:
-            _check_seal(fact, self._keys.own[1])
+            _check_seal(fact, [self._keys.own.at(offset)])
         self._check_attestations(offset, fact)
 
     def _check_receipt(self, offset: int, sender: str, receipt: Receipt) -> None:
@@ -179,6 +181,13 @@ class Evidence:
     def _check_notes(self, offset: int, node_id: str, *notes: str) -> None:
         for note in notes:
             _check_note(note, node_id, self._keys.vouching(node_id, offset))
+
+    def _check_key_fork(self, offset: int, forked: PeerKeyForked) -> None:
+        held, shown = read_rotation(forked.held), read_rotation(forked.shown)
+        is_fork = held.old_key_id == shown.old_key_id and held.new_public_key != shown.new_public_key
+        keys = [key for key in self._keys.vouching(forked.node_id, offset) if key_id_of(key) == held.old_key_id]
+        is_signed = any(is_signed_by_old(held, key) and is_signed_by_old(shown, key) for key in keys)
+        _require(is_fork and is_signed, f"the rotations are not two successors of one key of {forked.node_id}")
 
     def _check_cosigned(self, offset: int, cosigned: CheckpointCosigned) -> None:
         _require(0 < cosigned.size <= offset, "a checkpoint is cosigned that the log had not reached")
@@ -227,6 +236,17 @@ def _check_manifest(manifest: bytes, node_id: str, keys: list[bytes]) -> None:
     unversioned = {name: value for name, value in members.items() if name != "manifest_version"}
     is_signed = any(_is_signed(canonical_json(form), signature, keys) for form in (members, unversioned))
     _require(is_signed, f"the manifest is not signed by the key of {node_id}")
+    chain_of(node_id, b64url_decode(str(members.get("public_key"))), rotations_in(manifest), ())
+
+
+def _add(keys: list[bytes], entity_uri: str, public_key: str, manifest: bytes) -> None:
+    """The keys that a manifest tells of: the one that it is signed with, and those that its chain leads back to."""
+    try:
+        chain = chain_of(entity_uri, b64url_decode(public_key), rotations_in(manifest) if manifest else [], ())
+    except ValueError:
+        # The entry does not hold, and is named by itself; its own key is what it says.
+        chain = first_key(b64url_decode(public_key))
+    keys += [link.public_key for link in chain if link.public_key not in keys]
 
 
 def _check_tombstone(tombstone: Tombstone, revocation: Revocation | None, keys: list[bytes]) -> None:

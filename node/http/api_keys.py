@@ -132,6 +132,11 @@ async def create_key(request: web.Request) -> web.Response:
         # Under an idempotency key it may have to be told again, and it is kept nowhere.
         return f"sk_{request.app[TURNS].secret_of(key_id)}" if HEADER in request.headers else new_key
 
+    def made(key_id: str, key_hash: str) -> str:
+        """What was made of it, also where the node's key was rotated since."""
+        told = [f"sk_{secret}" for secret in request.app[TURNS].secrets_of(key_id)]
+        return next(raw for raw in (raw_key_of(key_id), *told) if node.api_key_hash(raw) == key_hash)
+
     def command(principal: Principal) -> CreateApiKey:
         key_id = node.clock.new_id()
         raw_key = raw_key_of(key_id)
@@ -152,7 +157,9 @@ async def create_key(request: web.Request) -> web.Response:
 
     def answer(entries: Sequence[Entry], view: View) -> web.Response:
         shown = _shown(key_made_by(entries[0]), "active")
-        return json_response(NewKey(**structs.asdict(shown), raw_key=raw_key_of(shown.key_id)), 201)
+        return json_response(
+            NewKey(**structs.asdict(shown), raw_key=made(shown.key_id, entries[0].event.key_hash)), 201
+        )
 
     return await carry_out(request, raw, command, answer)
 

@@ -27,6 +27,7 @@ from node.http import (
     peers,
     provenance,
     quarantine,
+    rotations,
     settings,
     tokens,
     trust,
@@ -34,8 +35,9 @@ from node.http import (
 from node.http.body import ROOM, BodyRoom
 from node.http.errors import answer_refusals
 from node.http.idempotency import TURNS, Turns
-from node.http.keys import COUNTERSIGNER, DOCUMENT, LARGE_BODIES, NODE, PEERS, SYNC, Document, PullNow
+from node.http.keys import COUNTERSIGNER, DOCUMENT, FOLLOWER, LARGE_BODIES, NODE, PEERS, SYNC, Document, PullNow
 from node.http.openapi import document_of
+from node.key_following import KeyFollower
 from node.peer_client import PeerClient
 from node.runtime import Node
 
@@ -58,6 +60,7 @@ ROUTES = (
     web.get("/v1/admin/config", settings.get_settings),
     web.patch("/v1/admin/config", settings.patch_settings),
     web.post("/v1/admin/restore/confirm", settings.confirm_restore),
+    web.post("/v1/admin/keys/rotate", rotations.rotate_key),
     web.get("/v1/admin/audit-log", audit.audit_log),
     web.post("/v1/facts", facts.assert_fact),
     web.get("/v1/facts", facts.list_facts),
@@ -114,8 +117,9 @@ def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Applicatio
     guards = [] if node.config.auth_required else [guard_open_node]
     app = web.Application(middlewares=[answer_refusals, *guards], client_max_size=0)
     app[NODE], app[PEERS], app[SYNC] = node, client, sync
-    app[TURNS], app[LARGE_BODIES] = Turns(node.signer), asyncio.Lock()
+    app[TURNS], app[LARGE_BODIES] = Turns(lambda: node.secrets), asyncio.Lock()
     app[ROOM] = BodyRoom()
+    app[FOLLOWER] = KeyFollower(node, client)
     app[COUNTERSIGNER], app[DOCUMENT] = Countersigner(node, client), own_document
     for route in ROUTES:
         options = {**route.kwargs, "expect_handler": _accept_expect}

@@ -14,16 +14,17 @@ from node.commands.api_keys import check_key
 from node.commands.capabilities import check_token, parse_token
 from node.commands.decision import Principal
 from node.commands.gardens import require_operator
-from node.commands.peer_tokens import Claims, authenticate, parse_peer_token
+from node.commands.peer_tokens import Claims, PeerToken, authenticate, parse_peer_token
 from node.commands.reading import require_reader
 from node.errors import (
     AuthenticationRequired,
     Forbidden,
     InvalidCredentials,
+    InvalidSignature,
     MalformedJson,
     TokenMalformed,
 )
-from node.http.keys import NODE, PRINCIPAL
+from node.http.keys import FOLLOWER, NODE, PRINCIPAL
 from node.http.quotas import charge
 from node.runtime import Node
 from node.strict_json import scan_json
@@ -59,17 +60,35 @@ def reader_of(request: web.Request) -> Principal:
     return principal
 
 
-def peer_claims(request: web.Request) -> Claims:
-    """The claims of a peer token whose signature holds; what follows is checked where its nonce is taken."""
+async def peer_claims(request: web.Request) -> Claims:
+    """The claims of a peer token whose signature holds; what follows is checked where its nonce is taken.
+
+    A key that is not known may be what the peer's was rotated to (PROTOCOL §11): what it says of it is asked for once.
+    """
     bearer, node = bearer_of(request), request.app[NODE]
     if bearer is None:
         raise AuthenticationRequired("a peer token is required")
     token = parse_peer_token(bearer)
-    with node.view() as view:
-        claims = authenticate(token, view, node.clock.at_ms())
+    try:
+        claims = _authenticated(token, node)
+    except InvalidSignature:
+        if not await _has_rotated(token.claims.iss, request):
+            raise
+        claims = _authenticated(token, node)
     # Before its nonce is taken: the peer comes again with the same page in mind, and nothing was done for it.
     charge(request, Principal(via="peer", entity=claims.iss))
     return claims
+
+
+def _authenticated(token: PeerToken, node: Node) -> Claims:
+    with node.view() as view:
+        return authenticate(token, view, node.clock.at_ms())
+
+
+async def _has_rotated(node_id: str, request: web.Request) -> bool:
+    with request.app[NODE].view() as view:
+        known = view.peers.of_node(node_id).public_key
+    return await request.app[FOLLOWER].follow(node_id, known) is not None
 
 
 def is_capability_write(request: web.Request) -> bool:

@@ -279,7 +279,7 @@ async def _peer(request: web.Request) -> Claims:
     node = request.app[NODE]
     if not node.config.federation_enabled:
         raise FederationDisabled("STIGMEM_FEDERATION_ENABLED is off")
-    claims = peer_claims(request)
+    claims = await peer_claims(request)
     if node.config.tls_client_ca_file is not None:
         refusal = _certificate_refusal(request, claims)
         if refusal is not None:

@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from node.canonical import b64url_decode
-from node.commands.attestations import holds, known_key
+from node.commands.attestations import holds, known_keys
 from node.commands.decision import Principal
-from node.commands.introductions import sealing_key
+from node.commands.introductions import sealing_chain
+from node.commands.manifests import parse_stored
 from node.commands.reading import readable_by
 from node.commands.seals import seal_holds
 from node.errors import ManifestConflict, Unavailable
@@ -23,6 +23,7 @@ from node.events.evidence import FACT_ITEMS
 from node.events.facts import Fact, body_of
 from node.events.gardens import FactPromoted
 from node.events.proof_bundle import Bundle, make_bundle
+from node.events.rotations import RotationEvent
 from node.events.tree import root_at
 from node.http.keys import NODE
 from node.http.moments import asked_moment
@@ -35,7 +36,7 @@ from node.projections.fates import What, fates_of
 from node.projections.told_facts import is_told
 from node.projections.view import View
 from node.runtime import Node
-from node.times import format_ms
+from node.times import format_ms, parse_rfc3339
 
 Read = TypeVar("Read")
 
@@ -132,8 +133,8 @@ class FactReader:
         for signature, issuer, verified in zip(
             fact.attestation_chain, fact.attestation_chain_issuers, fact.attestation_verified, strict=True
         ):
-            key = known_key(issuer, self.view, context)
-            holds_now = None if key is None else holds(body, signature, key)
+            keys = known_keys(issuer, self.view, context, dated_ms=parse_rfc3339(fact.timestamp))
+            holds_now = holds(body, signature, keys) if keys else None
             shown.append(
                 AttestationShown(issuer=issuer, signature=signature, verified=verified, verified_now=holds_now)
             )
@@ -143,10 +144,10 @@ class FactReader:
         if fact.seal is None:
             return None
         try:
-            key = sealing_key(fact.origin, self.view, self.node.context())
+            chain = sealing_chain(fact.origin, self.view, self.node.context())
         except ManifestConflict:
-            key = None
-        holds_now = None if key is None else seal_holds(fact, b64url_decode(key))
+            chain = ()
+        holds_now = seal_holds(fact, chain) if chain else None
         return SealShown(origin=fact.origin, seal=fact.seal, verified_now=holds_now)
 
     def log_proof(self, row: FactRow) -> Bundle | None:
@@ -167,7 +168,12 @@ class FactReader:
         log, (offset, index) = self.node.log, place
         first, _ = FACT_ITEMS[open_header(log.stored(offset)).type]
         item = first + index if self._may_read_item(offset, first + index) else None
-        return make_bundle(log, offset, checkpoint, sign_checkpoint(checkpoint, self.node.signer), item=item)
+        note = sign_checkpoint(checkpoint, self.node.signer)
+        return make_bundle(log, offset, checkpoint, note, item=item, rotations=self._rotations())
+
+    def _rotations(self) -> tuple[RotationEvent, ...]:
+        own = self.view.identity.manifest()
+        return () if own is None else parse_stored(own.manifest).rotation_events
 
     def _root(self, size: int) -> bytes:
         with self.node.log.tree() as read:

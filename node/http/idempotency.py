@@ -23,15 +23,14 @@ from node.errors import InvalidField
 from node.events.entry import Entry
 from node.http.body import encoded_response
 from node.http.keys import NODE, PRINCIPAL
-from node.keys import Signer, keyed_hash
+from node.kept_secrets import KeptSecrets
+from node.keys import keyed_hash
 from node.projections.idempotency import Taken
 from node.projections.view import View
 from node.strict_json import scan_json
 
 HEADER = "Idempotency-Key"
 TAKES_KEY = {HEADER: "1 to 255 printable ASCII characters: the request is carried out once, however often it is sent"}
-_PURPOSE = "idempotency"
-_TOLD_PURPOSE = "secrets-told-again"
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 # Makes the answer of the entries that a request made: the same whenever it is asked, whatever the view has learnt since.
@@ -46,19 +45,23 @@ class _Turn(Struct):
 class Turns:
     """The turns of requests under one key, and what follows from the node's own: hashes of what was asked, secrets told again."""
 
-    def __init__(self, signer: Signer) -> None:
-        self._secret = signer.derive_secret(_PURPOSE)
-        self._told_secret = signer.derive_secret(_TOLD_PURPOSE)
+    def __init__(self, secrets: Callable[[], KeptSecrets]) -> None:
+        # Asked for each time: a rotation of the node's key brings others.
+        self._secrets = secrets
         self._turns: dict[bytes, _Turn] = {}
 
     def request_hash(self, path: str, content: object) -> str:
         """Of what is asked, not of how it is spelled: the order of members and the space between them do not count."""
         asked = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return keyed_hash(self._secret, f"{path}\n{asked}")
+        return keyed_hash(self._secrets().idempotency, f"{path}\n{asked}")
 
     def secret_of(self, name: str) -> str:
         """32 bytes, base64url, that follow from a name and the node's own key: told again whenever asked, and kept nowhere."""
-        return b64url_encode(bytes.fromhex(keyed_hash(self._told_secret, name)))
+        return self.secrets_of(name)[0]
+
+    def secrets_of(self, name: str) -> list[str]:
+        """The same, and what it was under the node's keys before, newest first."""
+        return [b64url_encode(bytes.fromhex(keyed_hash(told, name))) for told in self._secrets().told]
 
     @asynccontextmanager
     async def of(self, claim: Claim) -> AsyncIterator[None]:

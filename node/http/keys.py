@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from node.commands.decision import Principal
 from node.countersign import Countersigner
+from node.key_following import KeyFollower
 from node.peer_client import PeerClient
 from node.runtime import Node
 
@@ -46,6 +47,7 @@ class Document(Struct, frozen=True):
 NODE: web.AppKey[Node] = web.AppKey("node", Node)
 PEERS: web.AppKey[PeerClient] = web.AppKey("peers", PeerClient)
 SYNC: web.AppKey[PullNow] = web.AppKey("sync", PullNow)
+FOLLOWER: web.AppKey[KeyFollower] = web.AppKey("follower", KeyFollower)
 COUNTERSIGNER: web.AppKey[Countersigner] = web.AppKey("countersigner", Countersigner)
 # Held while a body of megabytes is scanned.
 LARGE_BODIES: web.AppKey[asyncio.Lock] = web.AppKey("large_bodies", asyncio.Lock)

@@ -8,10 +8,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from node.commands.identity import PublishManifest
 from node.commands.introductions import held_manifest
-from node.commands.manifests import Manifest, RotationEvent, parse_stored
+from node.commands.manifests import Manifest, parse_stored
 from node.errors import (
     EntityNotOwned,
     InvalidUri,
+    KeyForked,
     KeyIdMismatch,
     KeyMismatch,
     ManifestEntityForeign,
@@ -25,6 +26,7 @@ from node.errors import (
     WeakKey,
 )
 from node.events.manifest_proof import LogEntry, manifest_log_entry
+from node.events.rotations import RotationEvent
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, PUBLIC, describes
@@ -90,6 +92,7 @@ async def own_manifest_proof(request: web.Request) -> web.Response:
     answers={200: PublishedManifest},
     refuses=(
         EntityNotOwned,
+        KeyForked,
         KeyIdMismatch,
         KeyMismatch,
         ManifestEntityForeign,

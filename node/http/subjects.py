@@ -23,6 +23,7 @@ from node.events.gardens import (
 from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
+    KeyRotated,
     ManifestPublished,
     NodeCreated,
     NodeRestored,
@@ -42,6 +43,7 @@ from node.events.peers import (
     PeerChanged,
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
+    PeerKeyForked,
     PeerLogForked,
     PeerPinned,
     PeerRegistered,
@@ -52,6 +54,7 @@ from node.events.peers import (
     PeerVerified,
     PushReceived,
 )
+from node.events.rotations import read_rotation
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked
 from node.events.tombstones import (
     EntityErased,
@@ -61,6 +64,7 @@ from node.events.tombstones import (
     TombstoneRevoked,
     TombstonesServed,
 )
+from node.keys import key_id_of
 
 
 class Subject(Struct, frozen=True):
@@ -84,6 +88,7 @@ _SUBJECTS: dict[type[Event], Rule] = {
     NodeCreated: ("node", lambda event: event.node_id),
     NodeRestored: ("node", lambda event: event.origin),
     RestoreConfirmed: ("node", lambda event: str(event.offset)),
+    KeyRotated: ("node_key", lambda event: key_id_of(read_rotation(event.rotation).new_public_key)),
     AdminKeyCreated: ("admin_key", lambda event: "admin"),
     ApiKeyCreated: ("api_key", lambda event: event.grant.key_id),
     ApiKeyRevoked: ("api_key", lambda event: event.key_id),
@@ -116,6 +121,7 @@ _SUBJECTS: dict[type[Event], Rule] = {
     PeerTermsApproved: _PEER,
     PeerCheckpointSeen: _PEER,
     PeerLogForked: _PEER,
+    PeerKeyForked: _PEER,
     PeerCheckpointAccepted: _PEER,
     PageServed: _PEER,
     BatchReceived: _PEER,

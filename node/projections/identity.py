@@ -1,15 +1,17 @@
-"""The node itself: whose log this is, its manifest, its settings, the hash of an admin key it made, and when it was restored
-(PROTOCOL §3, §4, §6.2, §12)."""
+"""The node itself: whose log this is, its keys, its manifest, its settings, the hash of an admin key it made, and when it was
+restored (PROTOCOL §3, §4, §6.2, §12)."""
 
 import struct
 from typing import ClassVar
 
 from msgspec import Struct
 
+from node.canonical import b64url_decode
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.identity import (
     AdminKeyCreated,
+    KeyRotated,
     ManifestPublished,
     NodeCreated,
     NodeRestored,
@@ -18,6 +20,7 @@ from node.events.identity import (
     TrustSettings,
     TrustSettingsChanged,
 )
+from node.events.rotations import KeyChain, first_key, read_rotation, rotated
 from node.projections.base import Projection, TableSpec
 from node.projections.manifest_dates import dates_of
 from node.projections.trust_lists import TrustLists, lists_of, settings_of
@@ -51,6 +54,13 @@ class OwnManifest(Struct, frozen=True, array_like=True):
     expires_ms: int
 
 
+class OwnChain(Struct, frozen=True, array_like=True):
+    """This node's keys, oldest first, and what followed from the former ones and lives on, sealed (`KeyRotated.kept`)."""
+
+    keys: KeyChain
+    kept: str
+
+
 class Restore(Struct, frozen=True, array_like=True):
     """The log went on from a snapshot at `offset`, under the name `origin`; `is_confirmed` once an admin stood in for it."""
 
@@ -65,6 +75,7 @@ _MANIFEST = TableSpec("identity/manifest", OwnManifest)
 _SETTINGS = TableSpec("identity/settings", TrustSettings)
 _ADMIN_KEY = TableSpec("identity/admin_key", str)
 _RESTORES = TableSpec("identity/restores", Restore)
+_KEYS = TableSpec("identity/keys", OwnChain)
 _ONLY = b"only"
 _OFFSET = struct.Struct(">Q")
 _AFTER_ALL = b"\xff" * 9
@@ -81,8 +92,9 @@ class Identity(Projection):
         AdminKeyCreated,
         NodeRestored,
         RestoreConfirmed,
+        KeyRotated,
     )
-    tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY, _RESTORES)
+    tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY, _RESTORES, _KEYS)
 
     def __init__(self, txn: object, handles: dict[str, object]) -> None:
         super().__init__(txn, handles)
@@ -90,9 +102,17 @@ class Identity(Projection):
         self._settings: TrustSettings | None = None
         self._trust_lists: TrustLists | None = None
         self._has_manifest: bool | None = None
+        self._chain: KeyChain | None = None
 
     def birth(self) -> Birth | None:
         return self.table(_BIRTH).get(_ONLY)
+
+    def keys(self) -> KeyChain:
+        """This node's own keys, oldest first; none before its first entry."""
+        if self._chain is None:
+            row = self.table(_KEYS).get(_ONLY)
+            self._chain = () if row is None else row.keys
+        return self._chain
 
     def manifest(self) -> OwnManifest | None:
         return self.table(_MANIFEST).get(_ONLY)
@@ -127,6 +147,9 @@ class Identity(Projection):
         match entry.event:
             case NodeCreated(node_id=node_id, public_key=public_key):
                 self.table(_BIRTH).put(_ONLY, Birth(node_id, public_key, entry.leaf[:8]))
+                self._keep_chain(first_key(b64url_decode(public_key)), "")
+            case KeyRotated(rotation=rotation, kept=kept):
+                self._keep_chain(rotated(self.keys(), read_rotation(rotation)), kept)
             case ManifestPublished(manifest_id=manifest_id, manifest=manifest):
                 dates = dates_of(manifest)
                 row = OwnManifest(entry.offset, manifest_id, manifest, entry.at_ms, *dates)
@@ -147,3 +170,7 @@ class Identity(Projection):
                 self.table(_ADMIN_KEY).put(_ONLY, key_hash)
             case _:
                 pass  # no other event is about the node itself
+
+    def _keep_chain(self, chain: KeyChain, kept: str) -> None:
+        self._chain = chain
+        self.table(_KEYS).put(_ONLY, OwnChain(chain, kept))

@@ -8,21 +8,24 @@ from typing import ClassVar
 
 from msgspec import Struct
 
+from node.canonical import b64url_decode
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.peers import ManifestIntroduced, PeerStatusSet, PeerVerified
+from node.events.rotations import KeyChain, chain_of, rotations_in
 from node.projections.base import Projection, TableSpec, text_key
 from node.projections.manifest_dates import dates_of
 
 
 class Introduction(Struct, frozen=True, array_like=True):
-    """What one introducer says of an organisation; `expires_ms` (epoch) is its manifest's end."""
+    """What one introducer says of an organisation; `expires_ms` (epoch) is its manifest's end, `keys` all it told, oldest first."""
 
     entity_uri: str
     introducer: str
     public_key: str
     expires_ms: int
     manifest: bytes
+    keys: KeyChain
 
 
 _BY_ENTITY = TableSpec("introductions/by_entity", Introduction)
@@ -31,7 +34,7 @@ _BY_INTRODUCER = TableSpec("introductions/by_introducer", bytes)
 
 class Introductions(Projection):
     name: ClassVar[str] = "introductions"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     events: ClassVar[tuple[type[Event], ...]] = (ManifestIntroduced, PeerStatusSet, PeerVerified)
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ENTITY, _BY_INTRODUCER)
 
@@ -69,12 +72,19 @@ class Introductions(Projection):
 
     def _add(self, introduced: ManifestIntroduced) -> None:
         entity, introducer = text_key(introduced.entity_uri), text_key(introduced.introducer)
+        held = self.table(_BY_ENTITY).get(entity + introducer)
         row = Introduction(
             introduced.entity_uri,
             introduced.introducer,
             introduced.public_key,
             dates_of(introduced.manifest)[1],
             introduced.manifest,
+            chain_of(
+                introduced.entity_uri,
+                b64url_decode(introduced.public_key),
+                rotations_in(introduced.manifest),
+                () if held is None else held.keys,
+            ),
         )
         self.table(_BY_ENTITY).put(entity + introducer, row)
         self.table(_BY_INTRODUCER).put(introducer + entity, b"")

@@ -1,6 +1,6 @@
 """Peers: where they are, what is exchanged with them, which key is theirs, and how far each exchange has come (PROTOCOL §5).
 
-Always: a verified peer's key is pinned; only the removal of the peer takes the pin away.
+Always: a verified peer's key is pinned; only its own rotations move the pin, and only the removal of the peer takes it away.
 Always: the cursor into a peer's log is stored by the event that brought the facts before it.
 Always: what became of a peer is kept under the place where it did, so a reader can ask for any point of the log.
 Always: the checkpoint that a peer's log is measured against only moves on, unless an admin takes another line (PROTOCOL §10.3).
@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from msgspec import Struct, structs
 
+from node.canonical import b64url_decode
 from node.events.entry import Entry
 from node.events.event import ERASED, Event
 from node.events.facts import Scope
@@ -25,6 +26,7 @@ from node.events.peers import (
     PeerChanged,
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
+    PeerKeyForked,
     PeerLogForked,
     PeerPinned,
     PeerRegistered,
@@ -36,6 +38,7 @@ from node.events.peers import (
     PushReceived,
     Receipt,
 )
+from node.events.rotations import KeyChain, chain_of, rotations_in
 from node.events.tombstones import EntityErased
 from node.projections.base import Projection, TableSpec, place_key, text_key
 from node.projections.fact_rows import FactRow
@@ -75,6 +78,7 @@ class Peer(Struct, frozen=True, array_like=True):
     Counts are of facts, but for `pages_served`; `refused` counts those of pulled pages, what was pushed is in the audit.
     `asked_scope` and `asked_cursor` are those of the last page it asked for; `tls_pins` fingerprints of the certificates that
     count for it (hex), empty where its CA and names do.
+    `keys` are all that are known of it, oldest first: `public_key` is the last one, the pin.
     `checkpoint` is the note its proof rested on, `seen_checkpoint` the last one that went on from it.
     """
 
@@ -112,6 +116,7 @@ class Peer(Struct, frozen=True, array_like=True):
     asked_scope: str | None
     asked_cursor: str | None
     tls_pins: tuple[str, ...]
+    keys: KeyChain
 
 
 class PastPeer(Struct, frozen=True, array_like=True):
@@ -137,6 +142,7 @@ class PastPeer(Struct, frozen=True, array_like=True):
 
 _ASKS_FOR_OTHER = "its declaration asks for other scopes or another URL"
 _FORKED = "it signed two logs that cannot both be its own"
+_KEY_FORKED = "one key of it named two successors"
 _BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
 _BY_PEER_ID = TableSpec("peers/by_peer_id", str)
 _PAST = TableSpec("peers/past", PastPeer)
@@ -151,6 +157,7 @@ _TOLD_OF = (
     PeerTermsApproved,
     PeerCheckpointSeen,
     PeerLogForked,
+    PeerKeyForked,
     PeerCheckpointAccepted,
     CheckpointCosigned,
     PeerPinned,
@@ -159,7 +166,7 @@ _TOLD_OF = (
 
 class Peers(Projection):
     name: ClassVar[str] = "peers"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     events: ClassVar[tuple[type[Event], ...]] = (
         *_TOLD_OF,
         PageServed,
@@ -219,7 +226,13 @@ class Peers(Projection):
                 self._propose(proposed)
             case PeerTermsApproved(node_id=node_id):
                 self._approve(entry, node_id)
-            case PeerCheckpointSeen() | PeerLogForked() | PeerCheckpointAccepted() | CheckpointCosigned():
+            case (
+                PeerCheckpointSeen()
+                | PeerLogForked()
+                | PeerKeyForked()
+                | PeerCheckpointAccepted()
+                | CheckpointCosigned()
+            ):
                 self._witness(entry)
             case PageServed() as served:
                 self._count_served(entry, served)
@@ -272,6 +285,7 @@ class Peers(Projection):
             asked_scope=old.asked_scope if old else None,
             asked_cursor=old.asked_cursor if old else None,
             tls_pins=old.tls_pins if keeps_pin else (),
+            keys=old.keys if keeps_pin else (),
         )
         self.table(_BY_NODE_ID).put(text_key(peer.node_id), peer)
         self.table(_BY_PEER_ID).put(text_key(peer.peer_id), peer.node_id)
@@ -332,6 +346,8 @@ class Peers(Projection):
             case PeerLogForked(node_id=node_id, held=held, shown=shown):
                 fork = Fork(held=held, shown=shown)
                 self._change(node_id, status="revoked", reason="log_forked", detail=_FORKED, fork=fork)
+            case PeerKeyForked(node_id=node_id):
+                self._change(node_id, status="revoked", reason="key_forked", detail=_KEY_FORKED)
             case PeerCheckpointAccepted(node_id=node_id, checkpoint=note):
                 self._take_line(entry, node_id, note)
             case CheckpointCosigned(node_id=node_id, size=size, cosignature=line):
@@ -361,12 +377,19 @@ class Peers(Projection):
             detail="",
             verified_at=format_ms(entry.at_ms),
             public_key=verified.public_key,
+            keys=self._chain(verified),
             manifest=verified.manifest or None,
             manifest_expires_ms=dates_of(verified.manifest)[1] if verified.manifest else 0,
             is_manifest_proven=verified.is_manifest_proven,
             checkpoint=verified.checkpoint,
             warnings=verified.warnings,
         )
+
+    def _chain(self, verified: PeerVerified) -> KeyChain:
+        peer = self.of_node(verified.node_id)
+        held = () if peer is None else peer.keys
+        rotations = rotations_in(verified.manifest) if verified.manifest else []
+        return chain_of(verified.node_id, b64url_decode(verified.public_key), rotations, held)
 
     def _count_served(self, entry: Entry, served: PageServed) -> None:
         peer = self.of_node(served.node_id)

@@ -220,7 +220,7 @@ def _row(name: str, manifest: Manifest) -> dict[str, object]:
         "created_at": manifest.created_at,
         "signed_by": manifest.signed_by,
         "key_id": key_id_of(b64url_decode(manifest.signed_by)),
-        "is_log_key": manifest.signed_by == manifest.log_key,
+        "is_log_key": manifest.signed_by in (manifest.log_key, *manifest.keys),
         "continues": None if manifest.continues is None else msgspec.to_builtins(manifest.continues),
     }
 

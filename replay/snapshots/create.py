@@ -219,7 +219,7 @@ def _write_chunk(file: BinaryIO, index: int, first: int, packed: list[bytes]) ->
 
 def _manifest(reading: Reading, chunks: tuple[Chunk, ...], signer: Signer) -> Manifest:
     head, origin, checkpoint = reading.head, reading.origin(), None
-    if signer.public_key == reading.log_key:
+    if signer.public_key == reading.current_key:
         said = Checkpoint(origin=origin, size=head.size, root=head.root)
         checkpoint = sign_checkpoint(said, signer)
     return Manifest(

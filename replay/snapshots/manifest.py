@@ -63,7 +63,8 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a snapshot holds: the entries [first, size) of one log, in chunks.
 
     `log_key` is the key that the log's first entry names, `signed_by` the manifest's; `continues` is None for a snapshot
-    from the beginning. `checkpoint` is the signed note of (size, root), or None where another key signed the manifest.
+    from the beginning. `checkpoint` is the signed note of (size, root), or None where another key than the log's last one signed
+    the manifest.
     """
 
     format: Literal["stigmem-snapshot/1"]
@@ -107,13 +108,14 @@ def open_manifest(raw: bytes, signature: bytes) -> Manifest:
 def require_trusted(manifest: Manifest, trusted: Collection[str]) -> None:
     """Raise NotTrusted unless the signer is one that was named, or, where none was, the log's own key.
 
-    `trusted` are public keys (base64url) or their key_ids (hex).
+    `trusted` are public keys (base64url) or their key_ids (hex). The log's own keys are the one that its first entry names and
+    those that it was rotated to: which they are the manifest says, and the log itself whether that is so (see restore.py).
     """
     key_id = key_id_of(_sound_key(manifest.signed_by))
     if trusted:
         if not {manifest.signed_by, key_id} & set(trusted):
             raise NotTrusted(f"the snapshot is signed by {manifest.signed_by} (key_id {key_id}), no key that was named")
-    elif manifest.signed_by != manifest.log_key:
+    elif manifest.signed_by != manifest.log_key and manifest.signed_by not in manifest.keys:
         raise NotTrusted(
             f"the snapshot is signed by {manifest.signed_by}, not by the log's own key: "
             "`stigmem snapshot verify --trust-key` takes its word"

@@ -9,13 +9,13 @@ Does not check signatures: that is for whoever takes the snapshot's word (see re
 
 from collections.abc import Iterator
 
-from node.canonical import b64url_decode
 from node.errors import LogDamaged
 from node.events.checkpoint import origin_of
 from node.events.entry import Item, is_signed_by, open_header
 from node.events.event import type_of
-from node.events.identity import NodeCreated, NodeRestored
+from node.events.identity import NodeRestored
 from node.events.log import CLEAR, Log
+from node.events.own_keys import own_keys_of
 from node.events.tree import Frontier, leaf_hash, root_at
 from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
@@ -36,10 +36,12 @@ class Reading:
         self.first = since if isinstance(since, int) else since.size
         if self.first >= self.head.size:
             raise NotASnapshot(f"the log has {self.head.size} entries, none at offset {self.first} or behind")
-        birth = log.read(0, 1)[0]
-        if not isinstance(birth.event, NodeCreated):
-            raise LogDamaged("offset 0: the first entry does not say whose log it is", offset=0)
-        self.node_id, self.log_key = birth.event.node_id, b64url_decode(birth.event.public_key)
+        keys = own_keys_of(log)
+        self.node_id, self.log_key, self.current_key = (
+            keys.node_id,
+            keys.chain[0].public_key,
+            keys.at(self.head.size - 1),
+        )
         with log.tree() as read:
             self._frontier = Frontier.load(self.first, read)
             root, self._leaf = root_at(self.first, read), read(0, self.first - 1) if self.first else bytes(32)
@@ -110,7 +112,7 @@ class Reading:
             self._restored_at = offset
         if self._frontier.size == self.head.size:
             # Through the chain it is a signature over every entry before it.
-            if not is_signed_by(stored, self.log_key):
+            if not is_signed_by(stored, self.current_key):
                 raise Damaged(offset, "the signature does not verify")
             if self._frontier.root() != self.head.root:
                 raise Damaged(None, "the entries do not lead to the root that the log's tree has")

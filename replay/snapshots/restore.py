@@ -19,8 +19,9 @@ from node.canonical import b64url_decode
 from node.errors import LogDamaged, StorageFailed
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
 from node.events.event import type_of
-from node.events.identity import NodeCreated, NodeRestored
+from node.events.identity import NodeRestored
 from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, TABLES, Log
+from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, leaf_hash
 from node.folder_lock import FolderLock
@@ -28,7 +29,7 @@ from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
 from replay.snapshots.container import SnapshotFile
 from replay.snapshots.create import sync_folder
-from replay.snapshots.manifest import Head, Manifest, NotASnapshot, require_trusted
+from replay.snapshots.manifest import Head, Manifest, NotASnapshot, NotTrusted, require_trusted
 from replay.snapshots.rows import unpack_rows
 from replay.verify import SizeAndRoot, verify
 
@@ -171,7 +172,7 @@ def _scratch(snapshots: Sequence[SnapshotFile], trusted: Collection[str]) -> Ite
         require_trusted(snapshot.manifest, trusted)
     with tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
         restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
-        _require_said(snapshots, Path(scratch) / "log", restored_at)
+        _require_said(snapshots, Path(scratch) / "log", restored_at, trusted)
         yield Path(scratch)
 
 
@@ -191,32 +192,46 @@ def _require_chain(snapshots: Sequence[SnapshotFile]) -> None:
         before = manifest
 
 
-def _require_said(snapshots: Sequence[SnapshotFile], log_dir: Path, restored_at: int | None) -> None:
-    """Raise Damaged where the log is not the one that its manifests speak of."""
+def _require_said(
+    snapshots: Sequence[SnapshotFile], log_dir: Path, restored_at: int | None, trusted: Collection[str]
+) -> None:
+    """Raise Damaged where the log is not the one that its manifests speak of, NotTrusted where none of its keys signed one."""
     try:
         log = Log(log_dir, is_readonly=True)
         try:
-            birth = log.read(0, 1)[0].event
+            keys = own_keys_of(log)
             restored = None if restored_at is None else log.read(restored_at, 1)[0].event
         finally:
             log.close()
     except LogDamaged as damage:
         raise damage_of(damage) from damage
     last = snapshots[-1].manifest
-    if not isinstance(birth, NodeCreated) or (birth.node_id, birth.public_key) != (last.node_id, last.log_key):
+    if (keys.node_id, keys.chain[0].public_key) != (last.node_id, b64url_decode(last.log_key)):
         raise Damaged(0, f"{snapshots[-1].path}: the manifest speaks of another node than the log's first entry")
     origin = restored.origin if isinstance(restored, NodeRestored) else origin_of(last.node_id)
     if last.origin != origin:
         raise Damaged(None, f"{snapshots[-1].path}: the manifest gives the log another name than the log itself")
+    for snapshot in () if trusted else snapshots:
+        _require_own_key(snapshot, keys)
     if last.checkpoint is not None:
-        _require_checkpoint(snapshots[-1], last.checkpoint)
+        _require_checkpoint(snapshots[-1], last.checkpoint, keys.at(last.size - 1))
 
 
-def _require_checkpoint(snapshot: SnapshotFile, note: str) -> None:
+def _require_own_key(snapshot: SnapshotFile, keys: OwnKeys) -> None:
+    """Raise NotTrusted unless the key signed it that was the log's when it ended there: one rotated away before may be stolen."""
+    signed_by = b64url_decode(snapshot.manifest.signed_by)
+    if signed_by != keys.at(snapshot.manifest.size - 1):
+        raise NotTrusted(
+            f"{snapshot.path}: it is not signed by the key that the log had then: "
+            "`stigmem snapshot verify --trust-key` takes another's word"
+        )
+
+
+def _require_checkpoint(snapshot: SnapshotFile, note: str, public_key: bytes) -> None:
     manifest = snapshot.manifest
     expected = Checkpoint(origin=manifest.origin, size=manifest.size, root=bytes.fromhex(manifest.root))
     try:
-        said = open_checkpoint(note, origin=manifest.origin, public_key=b64url_decode(manifest.log_key))
+        said = open_checkpoint(note, origin=manifest.origin, public_key=public_key)
     except ValueError as error:
         raise Damaged(None, f"{snapshot.path}: the checkpoint does not hold: {error}") from error
     if said != expected:

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from node.commands.introductions import IntroduceManifest
 from node.commands.peers import Declaration, RecordPeerCheck, RegisterPeer
-from node.errors import Refusal
+from node.errors import ManifestConflict, Refusal
 from node.projections.access import EVERYTHING, may_read
 from node.projections.conflicts import At
 from node.projections.told_facts import told_by_id
@@ -129,8 +129,8 @@ async def test_a_relay_does_not_change_the_key_it_introduced_somebody_with(http,
     await introduce(http, org_b, org_c)
     size, digests = http.size, await http.digests()
 
-    # It is known from this relay, so nothing more is asked or taken.
-    await introduce(http, org_b, impostor)
+    with pytest.raises(ManifestConflict):
+        await introduce(http, org_b, impostor)
 
     assert http.size == size and await http.digests() == digests
 

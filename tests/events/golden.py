@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from node.events.entry import Entry, Item, open_entry
+from node.events.entry import Entry, Item, open_entry, open_header
 from node.events.log import Head, Log
 from node.projections.views import Views
 from tests.clocks import fixed_clock
 from tests.events.logs import signed
-from tests.events.samples import SIGNER, samples
+from tests.events.samples import SIGNER, SUCCESSOR, samples
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "golden-log"
 ENTRIES, HEAD, DIGESTS = FOLDER / "entries.jsonl", FOLDER / "head.json", FOLDER / "digests.json"
@@ -65,7 +65,9 @@ def write(*, is_log_too: bool) -> None:
 def _entry_of(line: str) -> Entry:
     row = json.loads(line)
     items = tuple(Item(bytes.fromhex(salt), content.encode()) for salt, content in row["items"])
-    return open_entry(bytes.fromhex(row["stored"]), items, SIGNER.public_key)
+    stored = bytes.fromhex(row["stored"])
+    named = open_header(stored).key_id
+    return open_entry(stored, items, next(s.public_key for s in (SIGNER, SUCCESSOR) if s.key_id == named))
 
 
 def _write_json(path: Path, document: object) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from node.clock import Clock
 from node.events.entry import Entry, salt_bytes_for, sign_entry
 from node.events.event import NODE_ITSELF, Actor, Event
+from node.events.identity import KeyRotated
 from node.events.log import Head, Log
+from node.events.rotations import read_rotation
 from node.keys import Signer
 from tests.clocks import fixed_clock
-from tests.events.samples import NODE_ID, SIGNER
+from tests.events.samples import NODE_ID, SIGNER, SUCCESSOR
 
 ADMIN = Actor(
     principal=NODE_ID,
@@ -36,6 +38,8 @@ def signed(events: Iterable[Event], head: Head | None = None, *, clock: Clock, s
             salts=clock.random_bytes(salt_bytes_for(event)),
         )
         entries.append(entry)
+        if isinstance(event, KeyRotated) and read_rotation(event.rotation).new_public_key == SUCCESSOR.public_key:
+            signer = SUCCESSOR
         offset, prev = offset + 1, entry.leaf
     return entries
 

@@ -4,6 +4,8 @@ Always: a list in an event has more than one element somewhere, and text is not 
 works for the plain case does not pass.
 """
 
+import json
+
 from msgspec import structs
 
 from node.canonical import b64url_encode, canonical_json
@@ -26,6 +28,7 @@ from node.events.idempotency import IdempotencyKeyTaken
 from node.events.identity import (
     AdminKeyCreated,
     BlockedSource,
+    KeyRotated,
     ManifestPublished,
     NodeCreated,
     NodeRestored,
@@ -49,6 +52,7 @@ from node.events.peers import (
     PeerChanged,
     PeerCheckpointAccepted,
     PeerCheckpointSeen,
+    PeerKeyForked,
     PeerLogForked,
     PeerPinned,
     PeerRegistered,
@@ -61,6 +65,7 @@ from node.events.peers import (
     Receipt,
     Receipts,
 )
+from node.events.rotations import sign_rotation
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked, Grant, Revocation
 from node.events.tombstones import (
     EntityErased,
@@ -75,12 +80,16 @@ from node.events.tombstones import (
     signed_revocation,
     signed_tombstone,
 )
+from node.kept_secrets import first_secrets
 from node.keys import Signer
 
 NODE_ID = "stigmem://org-a.example"
 PEER_NODE_ID = "stigmem://org-b.example"
 SIGNER = Signer.from_seed(bytes(range(32)))
 PEER_SIGNER = Signer.from_seed(bytes(range(1, 33)))
+# The key that the node is rotated to, near the end.
+SUCCESSOR_SEED = bytes(range(2, 34))
+SUCCESSOR = Signer.from_seed(SUCCESSOR_SEED)
 AT = "2026-05-04T12:00:00.000Z"
 FORGET_MS = 1_777_896_600_000
 QUARANTINE_ID = "018f0000-0000-7000-8000-0000000000a1"
@@ -154,6 +163,7 @@ def samples() -> list[Event]:
         *_of_trust(),
         *_of_tombstones(),
         *_of_tls(),
+        *_of_rotation(),
     ]
     missing = EVENT_TYPES.keys() - {type_of(event) for event in events}
     if missing:
@@ -566,19 +576,47 @@ def _of_tls() -> list[Event]:
     ]
 
 
+def _of_rotation() -> list[Event]:
+    """A peer's key forks; then this node's own is rotated: what comes behind is signed by SUCCESSOR."""
+    held, shown = (
+        sign_rotation(
+            PEER_SIGNER,
+            Signer.from_seed(bytes([number]) * 32).public_key,
+            entity_uri=PEER_NODE_ID,
+            rotated_ms=1_777_896_000_000 + number,
+            compromised_since_ms=None,
+        )
+        for number in (71, 72)
+    )
+    rotation = sign_rotation(
+        SIGNER,
+        SUCCESSOR.public_key,
+        entity_uri=NODE_ID,
+        rotated_ms=1_777_896_000_000,
+        compromised_since_ms=1_777_892_400_000,
+    )
+    return [
+        PeerKeyForked(peer_id="peer-1", node_id=PEER_NODE_ID, held=held, shown=shown),
+        KeyRotated(kept=first_secrets(SIGNER).sealed_for(SUCCESSOR, bytes(range(24))), rotation=rotation),
+        ManifestPublished(
+            manifest_id="01890000-0000-7000-8000-0000000000b1", manifest=_manifest(NODE_ID, SUCCESSOR, (rotation,))
+        ),
+    ]
+
+
 def _note(size: int, root: bytes) -> str:
     checkpoint = Checkpoint(origin=origin_of(PEER_NODE_ID), size=size, root=root * 32)
     return sign_checkpoint(checkpoint, PEER_SIGNER)
 
 
-def _manifest(node_id: str, signer: Signer) -> bytes:
+def _manifest(node_id: str, signer: Signer, rotations: tuple[bytes, ...] = ()) -> bytes:
     members = {
         "manifest_version": 1,
         "entity_uri": node_id,
         "public_key": signer.public_key_b64,
         "key_id": signer.key_id,
         "entities": [node_id],
-        "rotation_events": [],
+        "rotation_events": [json.loads(rotation) for rotation in rotations],
         "issued_at": AT,
         "expires_at": "2027-05-04T12:00:00.000Z",
     }

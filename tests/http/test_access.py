@@ -271,6 +271,7 @@ WRITES = {
     "DELETE /v1/auth/keys/{key_id}",
     "PATCH /v1/admin/config",
     "POST /v1/admin/restore/confirm",
+    "POST /v1/admin/keys/rotate",
     "POST /v1/facts",
     "POST /v1/facts/batch",
     "POST /v1/conflicts/{conflict_id}/resolve",

@@ -9,6 +9,7 @@ import pytest
 from node.events import EVENT_TYPES
 from replay.things import Kind
 from tests.api_keys import bearer_for, make_key
+from tests.events.samples import SUCCESSOR_SEED
 from tests.organisations import Organisation, issue
 from tests.replay.folders import make_folder
 from tests.served import ADMIN_KEY, NODE_ID, Served, fact
@@ -205,8 +206,8 @@ async def test_every_event_is_told_newest_first_with_who_caused_it(http: Served,
 
 
 async def test_every_type_of_event_is_told_with_what_it_is_about_and_can_be_asked_for(serve, tmp_path: Path):
-    entries = make_folder(tmp_path / "node-0")
-    http = await serve()
+    entries = make_folder(tmp_path / "node-0", is_rotated=True)
+    http = await serve(seed=SUCCESSOR_SEED)
 
     lines = {line["seq"]: line for line in await told(http, LOG, limit=1000)}
 
@@ -228,8 +229,8 @@ async def test_every_type_of_event_is_told_with_what_it_is_about_and_can_be_aske
 
 
 async def test_no_value_no_document_and_no_secret_is_told(serve, tmp_path: Path):
-    make_folder(tmp_path / "node-0")
-    http = await serve()
+    make_folder(tmp_path / "node-0", is_rotated=True)
+    http = await serve(seed=SUCCESSOR_SEED)
     await http.write(value={"type": "text", "v": "what only the fact says"})
     logged = {entry.type: entry.event for entry in http.entries(0)}
 

@@ -107,6 +107,7 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
         },
         1 << 16,
     ),
+    "POST /v1/admin/keys/rotate": ({"compromised": True, "since": "2026-05-04T12:00:00Z"}, 1 << 12),
     "POST /v1/federation/capability-tokens/verify": ({"token_json": "{}"}, 1 << 16),
     "POST /v1/federation/capability-tokens/{token_id}/revoke": ({"reason": "gone"}, 1 << 16),
 }

@@ -144,6 +144,7 @@ MAKERS: dict[str, Callable[[Served, Organisation], Awaitable[Request]]] = {
 WITHOUT_KEY = {
     "/v1/facts/{fact_id}/verify-cid",
     "/v1/admin/restore/confirm",
+    "/v1/admin/keys/rotate",
     "/v1/federation/declaration",
     "/v1/federation/peers/{peer_id}/check",
     "/v1/federation/peers/{peer_id}/approve",
@@ -452,7 +453,7 @@ async def test_a_peer_whose_registration_was_interrupted_is_checked_then_and_nam
 ):
     asked, start = await _peer(http, org_b), http.size
     principal = structs.replace(http.admin, idempotency_key="k-1")
-    request_hash = Turns(http.signer).request_hash(PEERS, asked.body)
+    request_hash = Turns(lambda: http.node.secrets).request_hash(PEERS, asked.body)
     command = RegisterPeer(
         principal=principal,
         node_id=org_b.node_id,

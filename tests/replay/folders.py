@@ -42,9 +42,12 @@ def replay(command: str, data_dir: Path, *more: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def make_folder(data_dir: Path) -> list[Entry]:
-    """A sound data folder: a log with one of each event, soundly signed, and live views at its head, closed cleanly."""
-    entries = write_log(data_dir, sound_events())
+def make_folder(data_dir: Path, *, is_rotated: bool = False) -> list[Entry]:
+    """A sound data folder: a log with one of each event, soundly signed, and live views at its head, closed cleanly.
+
+    The rotation of the node's key is among them where it is asked for.
+    """
+    entries = write_log(data_dir, sound_events(is_rotated=is_rotated))
     fold(data_dir, len(entries))
     return entries
 

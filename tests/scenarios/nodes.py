@@ -137,7 +137,7 @@ class RunningNode:
         self.output = folder / "stdout.txt"
         self.errors = folder / "stderr.txt"
         self.process: subprocess.Popen[bytes] | None = None
-        self._launcher = list(launcher)
+        self.launcher = list(launcher)
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> "RunningNode":
@@ -148,7 +148,7 @@ class RunningNode:
         """Starts the process and does not wait, so two can start side by side; its output replaces the last one's."""
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [*self._launcher, STIGMEM, "serve"],
+                [*self.launcher, STIGMEM, "serve"],
                 cwd=self.folder,
                 env=environment(self.settings),
                 stdin=subprocess.DEVNULL,

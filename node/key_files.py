@@ -1,0 +1,64 @@
+"""The node's key file and its replacement: NAME, NAME.next while a rotation is under way, NAME.KEYID12 for each key before.
+
+Always: which of two keys is the node's is said by its log, never by what files are there: `settle` makes the files follow it,
+however far it came before. A key is deleted only where the log never knew it.
+"""
+
+import os
+from pathlib import Path
+
+from node.keys import KeyFileError, Signer, create_key_file, is_encrypted_key_file, load_signer, sync_folder
+
+
+class KeyFile:
+    """One key file. `passphrase` opens it where it is encrypted; its successor is encrypted where it is."""
+
+    def __init__(self, path: str | os.PathLike[str], passphrase: str | None) -> None:
+        # Behind a symbolic link a rename would leave the old key in place.
+        self._path = Path(path).resolve()
+        self._next = self._path.with_name(f"{self._path.name}.next")
+        self._passphrase = passphrase
+
+    def load(self) -> Signer:
+        """Raises KeyFileError."""
+        return load_signer(self._path, self._passphrase)
+
+    def write_successor(self, seed: bytes) -> Signer:
+        """Write a new key beside the old one, in the place of one that never came into use. Raises KeyFileError."""
+        self._discard()
+        passphrase = self._passphrase if is_encrypted_key_file(self._path) else None
+        return create_key_file(self._next, seed, passphrase)
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether a rotation is under way, or was cut off."""
+        return self._next.exists()
+
+    def settle(self, current: bytes) -> Signer:
+        """The signer of the node's key, in NAME from here on, where either file has it; else that of NAME. Raises KeyFileError."""
+        signer = self.load()
+        if not self.has_successor:
+            return signer
+        successor = load_signer(self._next, self._passphrase)
+        if successor.public_key != current:
+            self._discard()
+            return signer
+        self._take(signer)
+        return successor
+
+    def _take(self, old: Signer) -> None:
+        kept = self._path.with_name(f"{self._path.name}.{old.key_id[:12]}")
+        try:
+            if not kept.exists():
+                os.link(self._path, kept)
+                sync_folder(self._path.parent)
+            os.replace(self._next, self._path)
+            sync_folder(self._path.parent)
+        except OSError as error:
+            raise KeyFileError(f"key file {self._path}: cannot be replaced ({error.strerror})") from error
+
+    def _discard(self) -> None:
+        try:
+            self._next.unlink(missing_ok=True)
+        except OSError as error:
+            raise KeyFileError(f"key file {self._next}: cannot be deleted ({error.strerror})") from error
