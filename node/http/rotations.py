@@ -12,7 +12,7 @@ from node.http.keys import NODE
 from node.strict_json import decode
 from node.times import parse_rfc3339
 
-MAX_BYTES = 1 << 12
+MAX_BYTES = 1 << 16
 
 
 class RotateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -107,7 +107,7 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
         },
         1 << 16,
     ),
-    "POST /v1/admin/keys/rotate": ({"compromised": True, "since": "2026-05-04T12:00:00Z"}, 1 << 12),
+    "POST /v1/admin/keys/rotate": ({"compromised": True, "since": "2026-05-04T12:00:00Z"}, 1 << 16),
     "POST /v1/federation/capability-tokens/verify": ({"token_json": "{}"}, 1 << 16),
     "POST /v1/federation/capability-tokens/{token_id}/revoke": ({"reason": "gone"}, 1 << 16),
 }
@@ -124,6 +124,7 @@ REQUIRED = {
     "POST /v1/federation/declaration": (),
     "POST /v1/federation/peers": ("peer_url", "peer_entity_uri"),
     "POST /v1/auth/keys": ("entity_uri", "permissions"),
+    "POST /v1/admin/keys/rotate": (),
     "POST /v1/federation/capability-tokens": ("issuer", "subject", "verb", "object"),
     "POST /v1/federation/capability-tokens/verify": ("token_json",),
 }
@@ -705,7 +706,8 @@ async def test_a_mutated_body_is_carried_out_or_refused_and_a_refused_one_leaves
 
     answer = await send(http, name, json.dumps(body).encode())
 
-    assert answer.status < 500 or answer.json["error"] == "peer_unreachable", answer
+    # Nodes of these tests keep their keys in no file.
+    assert answer.status < 500 or answer.json["error"] in ("peer_unreachable", "key_file_unwritable"), answer
     answer.assert_well_formed()
     if answer.status >= 400:
         assert {entry.type for entry in http.entries(size)} <= {"request.refused.1"}

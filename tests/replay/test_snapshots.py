@@ -31,9 +31,9 @@ from tests.clocks import fixed_clock
 from tests.events.logs import signed
 from tests.events.samples import NODE_ID, PEER_SIGNER, SIGNER, fact, samples
 from tests.replay.folders import edit, files_of, flip, key, make_folder, replay, stigmem
-from tests.replay.sound import sound_fact
+from tests.replay.sound import sound_events, sound_fact
 
-SIZE = len(samples())
+SIZE = len(sound_events())
 
 
 @dataclass(frozen=True)
