@@ -35,7 +35,7 @@ from node.events.peers import (
     PushReceived,
     Receipt,
 )
-from node.events.rotations import chain_of, first_key, is_signed_by_old, read_rotation, rotations_in
+from node.events.rotations import ChainBroken, chain_of, first_key, is_signed_by_old, read_rotation, rotations_in
 from node.events.tombstones import (
     EntityTombstoned,
     PeerTombstoned,
@@ -108,6 +108,8 @@ class Evidence:
             self._check(offset, event)
         except Refusal as refusal:
             raise LogDamaged(refusal.detail) from refusal
+        except ChainBroken as broken:
+            raise LogDamaged(str(broken)) from broken
         except (ValueError, LookupError, ArithmeticError, RecursionError) as error:
             raise LogDamaged(f"what is signed in it cannot be read: {error}") from error
 

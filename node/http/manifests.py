@@ -26,7 +26,6 @@ from node.errors import (
     WeakKey,
 )
 from node.events.manifest_proof import LogEntry, manifest_log_entry
-from node.events.rotations import RotationEvent
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, PUBLIC, describes
@@ -64,7 +63,7 @@ class HeldManifest(Struct, frozen=True, kw_only=True):
     public_key: Base64Url
     key_id: Sha256
     entities: list[str]
-    rotation_events: list[RotationEvent]
+    rotation_events: list[dict[str, object]]
     issued_at: Time
     expires_at: Time
     signature: Base64Url

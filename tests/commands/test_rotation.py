@@ -21,7 +21,7 @@ from tests.events.logs import signed
 from tests.organisations import issue
 from tests.served import SEED, Served, fact
 
-ROTATE = "/v1/admin/keys/rotate"
+ROTATE, TOKENS = "/v1/admin/keys/rotate", "/v1/federation/capability-tokens"
 DAY_MS = 86_400_000
 OLD = Signer.from_seed(SEED)
 
@@ -118,7 +118,9 @@ async def test_credentials_outlive_rotations_and_restarts(node):
     once = {"Idempotency-Key": "once"}
     body = {"entity_uri": "agent:y", "permissions": ["read"]}
     told = (await node.send("POST", "/v1/auth/keys", body, headers=once)).expect(201)
-    token = await issue(node, f"{node.node.node_id}/agent/z", verb="read")
+    asked = {"issuer": node.node.node_id, "subject": f"{node.node.node_id}/agent/z", "verb": "read", "object": "*"}
+    asked |= {"ttl_seconds": 3600}
+    token = (await node.send("POST", TOKENS, asked, headers=once)).expect(201)["token_json"]
 
     for _ in range(3):
         await rotate(node)
@@ -126,6 +128,9 @@ async def test_credentials_outlive_rotations_and_restarts(node):
         for bearer in (made["raw_key"], told["raw_key"], token):
             (await node.send("GET", "/v1/facts", bearer=bearer)).expect(200)
         assert (await node.send("POST", "/v1/auth/keys", body, headers=once)).expect(201) == told
+        # Told again it is signed again, by the key that is current now.
+        again = (await node.send("POST", TOKENS, asked, headers=once)).expect(201)["token_json"]
+        (await node.send("GET", "/v1/facts", bearer=again)).expect(200)
 
 
 async def test_a_token_of_the_old_key_holds_for_ninety_days_and_not_longer(node, clock):

@@ -10,7 +10,7 @@ from node.events.peers import PeerKeyForked
 from node.events.rotations import sign_rotation
 from node.keys import Signer
 from tests.organisations import SEED as SEED_B
-from tests.organisations import Organisation, jwt
+from tests.organisations import Organisation, b64url, jwt, seal_message
 from tests.served import Served
 
 PULL = "/v1/federation/facts"
@@ -126,8 +126,6 @@ async def test_a_seal_of_the_old_key_proves_nothing_dated_later(http, peer, cloc
     (await pulled_with(http, peer.token(http))).expect(200)
 
     async def taken(number: int, wall_ms: int) -> list[str]:
-        from tests.organisations import b64url, seal_message
-
         fact = peer.served_fact(number=number, hlc=f"{wall_ms}.000")
         fact["seal"] = b64url(OLD.sign(seal_message(fact)))
         outcome = await peer.receive(http, fact, cursor=f"c{number}")
@@ -186,13 +184,15 @@ async def test_a_rotation_from_the_future_is_not_followed(http, peer, clock):
     assert (await looked_at(peer, http, **forged(peer, THIEF, ahead))).reason == "manifest_rotation_chain_invalid"
 
 
-async def test_strangers_have_us_look_once_in_a_while_only(http, peer, monkeypatch):
-    size = http.size
-    for _ in range(3):
-        junk = jwt(THIEF, peer.claims(http))
-        (await pulled_with(http, junk)).refused(401, "invalid_signature")
+async def test_strangers_have_us_look_once_in_a_while_only(http, peer):
+    size, held = http.size, peer.peer_at(http)
+    (await pulled_with(http, jwt(THIEF, peer.claims(http)))).refused(401, "invalid_signature")
+    await rotate(peer)
 
-    assert http.size == size
+    for _ in range(3):
+        (await pulled_with(http, jwt(THIEF, peer.claims(http)))).refused(401, "invalid_signature")
+
+    assert http.size == size and peer.peer_at(http) == held
 
 
 async def test_a_relayed_organisation_may_rotate_too(http, serve, peer):
