@@ -31,17 +31,14 @@ class Certificate(Struct, frozen=True, kw_only=True):
 
 def certificate_of(der: bytes) -> Certificate:
     """Raises ValueError for what is no certificate, or has names that cannot be read."""
-    parsed = x509.load_der_x509_certificate(der)
     try:
-        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
-        uris = []
-    except x509.DuplicateExtension as error:
-        raise ValueError("an extension twice") from error
+        parsed = x509.load_der_x509_certificate(der)
+        uris = _uris(parsed)
+    except (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise ValueError(str(error)) from error
     return Certificate(
         fingerprint=hashlib.sha256(der).hexdigest(),
-        uris=tuple(uris),
+        uris=uris,
         not_before_ms=_ms(parsed.not_valid_before_utc),
         not_after_ms=_ms(parsed.not_valid_after_utc),
     )
@@ -58,6 +55,14 @@ def fingerprint_of(text: str) -> str:
     if match is None:
         raise ValueError("no SHA-256 fingerprint of a certificate: 64 hex digits, or 32 pairs with colons between")
     return match[1].replace(":", "").lower()
+
+
+def _uris(parsed: x509.Certificate) -> tuple[str, ...]:
+    try:
+        names = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
 
 
 def _ms(moment: datetime) -> int:

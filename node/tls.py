@@ -225,8 +225,6 @@ def _server(config: Config) -> ssl.SSLContext:
     if config.tls_client_ca_file is not None:
         # Agents have none: it is asked for, and where one is shown it has to hold.
         context.verify_mode = ssl.CERT_OPTIONAL
-        # What the operator put into the file is trusted as it is, be it a CA or one peer's certificate.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         _trust(context, "STIGMEM_TLS_CLIENT_CA_FILE", config.tls_client_ca_file)
     return context
 
@@ -274,6 +272,8 @@ def _no_passphrase() -> str:
 
 
 def _trust(context: ssl.SSLContext, variable: str, path: str) -> None:
+    """What the operator put into the file is trusted as it is, be it a root, a CA below one, or one peer's certificate."""
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     _read(variable, path)
     try:
         context.load_verify_locations(cafile=path)

@@ -1,6 +1,9 @@
 """The files of certificates and keys: what is read of them, and the one line that says why one cannot be used."""
 
+import random
+import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,7 +57,20 @@ def test_bytes_that_are_no_certificate_are_a_value_error(der):
         certificate_of(der)
 
 
-def test_a_node_without_files_reads_none(tmp_path):
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_certificate_with_bytes_changed_is_read_or_a_value_error(own):
+    der, chance = ssl.PEM_cert_to_DER_cert(own.certificate.read_text()), random.Random(4)
+    read = 0
+    for _ in range(4000):
+        changed = bytearray(der)
+        for _ in range(chance.randint(1, 3)):
+            changed[chance.randrange(len(der))] = chance.randrange(256)
+        with suppress(ValueError):
+            read += bool(certificate_of(bytes(changed)).fingerprint)
+    assert 0 < read < 4000
+
+
+def test_a_node_without_files_reads_none():
     assert not Tls.opened(Config()).has_files
 
 
