@@ -16,7 +16,7 @@ import uvloop
 
 from node import VERSION, client
 from node.clock import Clock
-from node.config import SETTINGS, Config, ConfigError, from_environ
+from node.config import SECRETS, SETTINGS, Config, ConfigError, from_environ
 from node.errors import Refusal
 from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
@@ -25,6 +25,7 @@ from node.key_console import add_key_commands
 from node.keys import KeyFileError
 from node.logging import configure_logging
 from node.peer_console import Console
+from node.private_files import is_open_to_others, leave_no_core
 from node.runtime import StartupError
 from node.serve import open_signer, serve
 from node.tls import TlsFileError
@@ -55,6 +56,7 @@ _CANNOT_START = (ConfigError, KeyFileError, TlsFileError, StartupError, FolderIn
 def main() -> int:
     # Everything a node writes is its operator's alone.
     os.umask(0o077)
+    leave_no_core()
     arguments = _parser(os.environ, sys.argv[1:]).parse_args()
     client.CA_FILE.set(os.environ.get("STIGMEM_CA_FILE") or None)
     if arguments.command == "serve":
@@ -100,10 +102,21 @@ def _add_offline(commands: argparse._SubParsersAction, environ: Mapping[str, str
 def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("serve", help="run a node")
     for setting in SETTINGS:
+        if setting.name in SECRETS:
+            parser.add_argument(setting.flag, dest=setting.name, action=_NoSecret, help=argparse.SUPPRESS)
+            continue
         parser.add_argument(
             setting.flag, dest=setting.name, metavar="VALUE", help=f"{setting.help} ({setting.variable})"
         )
     parser.set_defaults(handler=_serve)
+
+
+class _NoSecret(argparse.Action):
+    """A secret on a command line stands in the list of processes, for everybody on the machine."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        variable = f"STIGMEM_{self.dest.upper()}"
+        parser.error(f"a secret does not go on a command line: set {variable}, or {self.dest} in stigmem.toml")
 
 
 def _add_facts(commands: argparse._SubParsersAction) -> None:
@@ -236,7 +249,11 @@ def _config(flags: dict[str, str]) -> tuple[Config, list[str]]:
         toml = tomllib.loads(path.read_text()) if path.exists() else None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return from_environ(os.environ, toml, flags)
+    config, warnings = from_environ(os.environ, toml, flags)
+    named = {key.lower().replace("-", "_").removeprefix("stigmem_") for key in toml or {}}
+    if named & SECRETS and is_open_to_others(path):
+        warnings.append(f"{path}: it holds a secret, and anybody on this machine may read it: chmod 600")
+    return config, warnings
 
 
 def _assert_fact(arguments: argparse.Namespace) -> int:

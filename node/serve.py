@@ -29,6 +29,7 @@ from node.http.tls_door import BACKLOG, TlsSite
 from node.key_files import KeyFile
 from node.keys import Signer, create_key_file, load_signer
 from node.peer_client import PeerClient
+from node.private_files import Exposed, close_to_others, is_open_to_others
 from node.runtime import Node, StartupError
 from node.sync import Sync
 from node.times import format_ms
@@ -94,10 +95,12 @@ def key_file_of(config: Config) -> KeyFile:
 def open_signer(config: Config, clock: Clock) -> Signer:
     """The node's key: the file that is configured, else DATA_DIR/node.key, made at the first start."""
     if config.node_private_key_file is not None:
-        return load_signer(config.node_private_key_file, config.node_private_key_passphrase)
+        return _signer_of_operator(Path(config.node_private_key_file), config.node_private_key_passphrase)
     folder = Path(config.data_dir)
     path = folder / "node.key"
     if path.exists():
+        if close_to_others(path):
+            _log.warning("key_file_closed", path=str(path), reason="others than its owner could read it")
         return load_signer(path, config.node_private_key_passphrase)
     if (folder / "log").exists():
         # A new key could never open this log: say what is missing rather than what then does not fit.
@@ -105,6 +108,14 @@ def open_signer(config: Config, clock: Clock) -> Signer:
             f"{path} is missing, and the log beside it was signed with it: restore it or name the key file"
         )
     return create_key_file(path, clock.random_bytes(32))
+
+
+def _signer_of_operator(path: Path, passphrase: str | None) -> Signer:
+    signer = load_signer(path, passphrase)
+    if is_open_to_others(path):
+        # Not closed: it is not ours, and where secrets are mounted their owner and mode are the platform's.
+        _log.warning("key_file_open", path=str(path), reason="anybody on this machine may read it: chmod 600")
+    return signer
 
 
 async def _has_begun(node: Node, stop: asyncio.Event) -> bool:
@@ -140,6 +151,10 @@ def _take_open_files() -> None:
 def _make_data_folder(folder: Path) -> None:
     try:
         make_folder(folder)
+        if close_to_others(folder):
+            _log.warning("data_folder_closed", path=str(folder), reason="others than its owner could use it")
+    except Exposed as error:
+        raise StartupError(f"STIGMEM_DATA_DIR: {error}") from error
     except OSError as error:
         raise StartupError(f"STIGMEM_DATA_DIR: cannot make the folder {folder}: {error.strerror}") from error
 

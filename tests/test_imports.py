@@ -23,6 +23,7 @@ FOUNDATION = (
     "certificates",
     "key_files",
     "kept_secrets",
+    "private_files",
 )
 FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
 EVENTS = FIRST_LINE | {"node.events"}

@@ -38,6 +38,7 @@ from node.http.forms import AsOf, Count, Time, Uuid
 from node.http.idempotency import HEADER, TAKES_KEY, TURNS, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
+from node.keys import equal_secrets
 from node.projections.access import ALL_SCOPES
 from node.projections.api_keys import ApiKey, key_made_by
 from node.projections.view import View
@@ -135,7 +136,7 @@ async def create_key(request: web.Request) -> web.Response:
     def made(key_id: str, key_hash: str) -> str:
         """What was made of it, also where the node's key was rotated since."""
         told = [f"sk_{secret}" for secret in request.app[TURNS].secrets_of(key_id)]
-        return next(raw for raw in (raw_key_of(key_id), *told) if node.api_key_hash(raw) == key_hash)
+        return next(raw for raw in (raw_key_of(key_id), *told) if equal_secrets(node.api_key_hash(raw), key_hash))
 
     def command(principal: Principal) -> CreateApiKey:
         key_id = node.clock.new_id()

@@ -1,17 +1,23 @@
-"""Everything two nodes keep and say, searched for the secrets they were given: in no file of theirs and in no log line.
+"""Everything two nodes keep and say, searched for the secrets they were given: in no file of theirs, no log line, no refusal, no
+audit, no list of processes, and nothing that a crash leaves.
 
 Always: each secret searched for was really used, and the search is known to find what is there.
 """
 
 import base64
 import json
+import os
+import resource
+import signal
 import socket
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.scenarios.nodes import RunningNode
-from tests.scenarios.organisations import Organisation, federate, openssl, start_together
+from tests.scenarios.nodes import ADMIN_KEY, STIGMEM, STOP_DEADLINE_S, Answer, RunningNode, environment, eventually
+from tests.scenarios.organisations import Organisation, federate, openssl, peer_token, start_together
 
 PASSPHRASE = "correct horse battery staple"
 UNKNOWN_BEARER = "sk_of-which-nobody-here-has-heard-0123456789"
@@ -20,13 +26,23 @@ REVOKED_KEY = "a-key-that-somebody-left-on-a-train-0123456789"
 BAD_KEY = "a key that is none 0123456789 0123456789"
 MISPLACED = "a-secret-in-a-field-that-does-not-exist"
 BROKEN_HTTP = "a-secret-in-bytes-that-are-no-request"
+IDEMPOTENCY_KEY = "an-idempotency-key-that-nobody-else-may-guess"
 STATED = "a text that is no secret"
+AUDITS = ("/v1/admin/audit-log?limit=1000", "/v1/federation/audit?limit=500")
 
 
 @pytest.fixture
 def orgs(make_organisation) -> tuple[Organisation, Organisation]:
     """Org A, whose key file is encrypted, and its peer org B; both log as much as a node ever does."""
     org_a, org_b = (make_organisation(name, LOG_LEVEL="debug") for name in ("org-a", "org-b"))
+    for org in (org_a, org_b):
+        # What a crash says then is all that Python can say of it.
+        org.node.launcher = ["env", "PYTHONFAULTHANDLER=1"]
+        record_answers(org.node)
+        # As some other hand made them.
+        org.node.data_dir.mkdir()
+        org.node.data_dir.chmod(0o777)
+        org.key.private.chmod(0o644)
     encrypted = org_a.node.folder / "encrypted.key"
     openssl("pkey", "-in", org_a.key.private, "-aes-256-cbc", "-passout", f"pass:{PASSPHRASE}", "-out", encrypted)
     org_a.node.settings |= {"NODE_PRIVATE_KEY_FILE": "encrypted.key", "NODE_PRIVATE_KEY_PASSPHRASE": PASSPHRASE}
@@ -35,6 +51,18 @@ def orgs(make_organisation) -> tuple[Organisation, Organisation]:
     for org in (org_a, org_b):
         org.hold_inbound_facts()
     return org_a, org_b
+
+
+def record_answers(node: RunningNode) -> None:
+    """Keep what the node answers under `answers`, by what was asked."""
+    send, node.answers = node.send, []
+
+    def recorded(method: str, path: str, body: object = None, bearer: str | None = ADMIN_KEY) -> Answer:
+        answer = send(method, path, body, bearer)
+        node.answers.append((f"{method} {path}", answer))
+        return answer
+
+    node.send = recorded
 
 
 def private_key_of(org: Organisation) -> dict[str, bytes]:
@@ -76,7 +104,17 @@ def use_everything(org_a: Organisation, org_b: Organisation) -> dict[str, bytes]
     made = node.post("/v1/auth/keys", {"entity_uri": "agent:x", "permissions": ["read"]}).expect(201)
     made_key = made["raw_key"]
     node.get("/v1/facts", bearer=made_key).expect(200)
+    keyed = fact | {"source": org_a.assistant, "idempotency_key": IDEMPOTENCY_KEY}
+    node.post("/v1/facts", keyed).expect(201)
+    node.post("/v1/facts", keyed | {"confidence": 0.1}).refused(409, "idempotency_key_reused")
+    spent, foreign = peer_token(org_b, org_a), peer_token(org_b, org_b)
+    node.get("/v1/federation/facts", bearer=spent).expect(200)
+    node.get("/v1/federation/facts", bearer=spent).refused(401, "nonce_already_seen")
+    node.get("/v1/federation/facts", bearer=foreign).refused(401, "invalid_sub")
     return private_key_of(org_a) | {
+        "spent peer token": spent.encode(),
+        "spent peer token's signature": spent.rpartition(".")[2].encode(),
+        "foreign peer token's signature": foreign.rpartition(".")[2].encode(),
         "given key": GIVEN_KEY.encode(),
         "revoked key": REVOKED_KEY.encode(),
         "bad key": BAD_KEY.encode(),
@@ -95,17 +133,81 @@ def files_with(content: bytes, node: RunningNode) -> list[Path]:
     return [path for path in files if content in path.read_bytes()]
 
 
-def test_no_secret_is_in_a_file_of_the_data_folder_or_in_a_log_line(orgs):
-    secrets = use_everything(*orgs)
-    for org in orgs:
-        org.node.stop()
+def tells(org: Organisation, secrets: dict[str, bytes], what: str, content: bytes) -> list[str]:
+    return [f"{org.name} {what}: {name}" for name, secret in secrets.items() if secret in content]
 
-    assert files_with(STATED.encode(), orgs[0].node)
+
+def refuse_and_audit(org: Organisation, secrets: dict[str, bytes]) -> list[str]:
+    """Where a refusal, an audit, a list or a metric tells a secret."""
+    for path in (*AUDITS, "/v1/auth/keys", "/v1/federation/peers", "/v1/admin/config", "/metrics", "/readyz"):
+        org.node.get(path)
+    # Whoever makes a key or a token is given it, this once.
+    made = ("POST /v1/auth/keys", "POST /v1/federation/capability-tokens")
+    told = [(asked, answer) for asked, answer in org.node.answers if answer.status >= 300 or asked not in made]
+    assert {asked for asked, _ in told} >= {f"GET {path}" for path in AUDITS}
+    # A field that no route knows is named to whoever sent it.
+    searched = {name: secret for name, secret in secrets.items() if name != "misplaced secret"}
+    return [leak for asked, answer in told for leak in tells(org, searched, asked, answer.body)]
+
+
+def starve_of_descriptors(org: Organisation, other: Organisation) -> None:
+    """Leave a node no file descriptor while it has a peer to ask and somebody knocks: real errors, with a key in every hand."""
+    pid, client = org.node.process.pid, org.node.client()
+    peer_id = client.send("GET", "/v1/federation/peers").expect(200)["peers"][0]["peer_id"]
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), limits[1]))
+    client.send("POST", f"/v1/federation/peers/{peer_id}/pull", {})
+    client.close()
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    eventually(lambda: org.node.get("/readyz").status == 200, within_s=10, what="it takes connections again")
+
+
+def processes_of(org: Organisation) -> bytes:
+    """The list of processes while the node serves and a command waits for its input."""
+    command = subprocess.Popen(
+        [STIGMEM, "facts", "batch", "-"],
+        env=environment({"URL": org.node.url, "API_KEY": ADMIN_KEY}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        return b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (org.node.process.pid, command.pid))
+    finally:
+        command.stdin.close()
+        command.wait(STOP_DEADLINE_S)
+
+
+def crash(node: RunningNode) -> None:
+    # What the kernel would leave of it holds every key.
+    assert resource.prlimit(node.process.pid, resource.RLIMIT_CORE) == (0, 0)
+    node.process.send_signal(signal.SIGABRT)
+    assert node.process.wait(STOP_DEADLINE_S) == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in node.said()
+
+
+def open_to_others(node: RunningNode) -> list[Path]:
+    kept = [node.data_dir, *(path for path in node.data_dir.rglob("*") if path.is_file())]
+    return [path for path in kept if stat.S_IMODE(path.stat().st_mode) & 0o077]
+
+
+def test_no_secret_is_in_a_file_a_log_line_a_refusal_an_audit_a_list_of_processes_or_a_crash(orgs):
+    secrets = use_everything(*orgs)
+    shown = secrets | {"idempotency key": IDEMPOTENCY_KEY.encode()}
+    starve_of_descriptors(*orgs)
+    leaks = [leak for org in orgs for leak in refuse_and_audit(org, shown)]
+    leaks += [leak for org in orgs for leak in tells(org, shown, "list of processes", processes_of(org))]
+
+    leaks += [f"{path} is open to others" for org in orgs for path in open_to_others(org.node)]
+
+    for org in orgs:
+        crash(org.node)
+
+    leaks += [leak for org in orgs for leak in tells(org, shown, "output", org.node.said().encode())]
+    # An idempotency key is part of the log: it says under which name a write was carried out once (docs/idempotency.md).
     kept = [(org.name, name) for org in orgs for name, secret in secrets.items() if files_with(secret, org.node)]
-    logged = [
-        (org.name, name) for org in orgs for name, secret in secrets.items() if secret in org.node.said().encode()
-    ]
-    assert (kept, logged) == ([], [])
+    assert files_with(STATED.encode(), orgs[0].node)
+    assert (kept, leaks) == ([], [])
 
 
 def test_every_log_line_is_one_json_object_whatever_strangers_send(orgs):
@@ -115,5 +217,7 @@ def test_every_log_line_is_one_json_object_whatever_strangers_send(orgs):
 
     logged = [json.loads(line) for org in orgs for line in org.node.said().splitlines()]
 
-    assert {"serving", "stopping", "malformed_http"} <= {line["event"] for line in logged}
+    assert {"serving", "stopping", "malformed_http", "data_folder_closed", "key_file_open"} <= {
+        line["event"] for line in logged
+    }
     assert [line for line in logged if not {"event", "level", "logger", "timestamp"} <= line.keys()] == []

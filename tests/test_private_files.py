@@ -1,0 +1,79 @@
+"""What only the node's own user may read: closed whatever the umask and whatever was there before."""
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from node.events.store import make_folder
+from node.keys import create_key_file
+from node.private_files import close_to_others, is_open_to_others
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o027], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_folder_and_a_key_are_their_owner_s_alone_whatever_the_umask(tmp_path: Path, umask: int):
+    folder = tmp_path / "data"
+
+    make_folder(folder)
+    assert close_to_others(folder) is False
+    create_key_file(folder / "node.key", bytes(32))
+
+    assert (mode_of(folder), mode_of(folder / "node.key")) == (0o700, 0o600)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701, 0o777, 0o2750])
+def test_a_folder_that_was_there_is_closed_and_its_owner_s_rights_stay(tmp_path: Path, mode: int):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+
+    assert close_to_others(folder) is True
+    assert mode_of(folder) == mode & 0o7700
+    assert close_to_others(folder) is False
+
+
+def test_a_file_is_closed_and_keeps_what_its_owner_may_do(tmp_path: Path):
+    key = tmp_path / "node.key"
+    key.touch()
+    key.chmod(0o444)
+
+    assert is_open_to_others(key)
+    assert close_to_others(key) is True
+    assert mode_of(key) == 0o400 and not is_open_to_others(key)
+
+
+def test_what_cannot_be_closed_is_told_in_one_line_that_says_what_to_do():
+    said = as_nobody(lambda: close_to_others(Path("/")))
+
+    assert re.fullmatch(r"Exposed: /: others may use it \(mode [0-7]{4}\), .*: the node makes it", said)
+
+
+def as_nobody(act: Callable[[], object]) -> str:
+    """What an act of somebody without rights raises: in a process of its own, because there is no way back."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(65534 if os.getuid() == 0 else os.getuid())
+            act()
+        except Exception as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        said = told.read()
+    os.waitpid(child, 0)
+    return said
