@@ -18,7 +18,14 @@ URL_NAMESPACE = bytes.fromhex("6ba7b8119dad11d180b400c04fd430c8")
 _SCHEME = "stigmem://"
 # C0, DEL, C1; then what is invisible or turns the direction of writing, so that one name passes for another; then lone
 # surrogates, which UTF-8 cannot hold.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff]")
+_CONTROL = "\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ud800-\udfff"
+_CONTROLS = re.compile(f"[{_CONTROL}]")
+# What else shows nothing in a line: the soft hyphen, joiners, fillers, separators of lines and paragraphs, old marks of direction,
+# variation selectors, notes between lines, music's format characters, tags. Logs hold such names, so only new ones are refused.
+_INVISIBLE = re.compile(
+    f"[{_CONTROL}\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2028\u2029\u2065\u206a-\u206f\u3164\ufe00-\ufe0f\uffa0"
+    "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 _LABEL = r"[a-z0-9]+(?:-+[a-z0-9]+)*"
 _PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -169,6 +176,15 @@ def named_uuid(namespace: bytes, name: str) -> bytes:
 def check_plain(text: str, field: str) -> None:
     """InvalidField where a text that people read as a name holds what they cannot see."""
     if _CONTROLS.search(text):
+        raise InvalidField(f"{field}: control and invisible characters are refused")
+
+
+def check_visible(text: str, field: str) -> None:
+    """InvalidField where a name that is new here would look like another: `check_plain`, and all that shows nothing.
+
+    Not for what folds: names that were taken in before stay what they are.
+    """
+    if _INVISIBLE.search(text):
         raise InvalidField(f"{field}: control and invisible characters are refused")
 
 

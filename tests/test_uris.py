@@ -1,5 +1,7 @@
 """One spelling per name, and no spelling that reaches another's names or the node's own."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from node.uris import (
     RESERVED_SOURCE,
     authority_of,
     check_plain,
+    check_visible,
     has_prefix,
     is_informal,
     is_normal,
@@ -273,6 +276,39 @@ def test_no_spelling_of_the_nodes_own_source_passes(source):
 
 
 CONTROLS = "\x00\x09\x0a\x1f\x7f\x80\x9f\u200b\u200f\u202a\u202e\u2060\u2064\u2066\u2069\ufeff"
+
+
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u180e\u2028\u2029\u2065\u206a\u3164\ufe0f\uffa0\ufff9\U0001d173\U000e0041"
+)
+
+
+@pytest.mark.parametrize("character", CONTROLS + INVISIBLE, ids=ascii)
+def test_a_new_name_holds_no_character_that_shows_nothing(character):
+    with pytest.raises(InvalidField, match="entity: control"):
+        check_visible(f"user:ali{character}ce", "entity")
+
+
+def test_whatever_unicode_counts_as_a_format_character_or_a_control_is_refused_in_a_new_name():
+    """But for those that do show: marks around digits in Arabic, Syriac and Kaithi, and Egyptian joiners."""
+    shown = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13456)}
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) in ("Cc", "Cf", "Zl", "Zp") and code not in shown:
+            with pytest.raises(InvalidField):
+                check_visible(chr(code), "entity")
+
+
+@pytest.mark.parametrize("character", INVISIBLE, ids=ascii)
+def test_a_name_that_was_taken_in_before_is_still_one(character):
+    assert is_normal(f"user:ali{character}ce")
+    assert normal_uri(f"user:ali{character}ce") == f"user:ali{character}ce"
+
+
+@pytest.mark.parametrize(
+    "name", ["user:älice", "Δ:λ", "用户:爱丽丝", "user:😀", "user:a b", "stigmem://org-a.example/user/x"]
+)
+def test_a_name_in_any_script_is_visible(name):
+    check_visible(name, "entity")
 
 
 @pytest.mark.parametrize("character", CONTROLS, ids=ascii)

@@ -20,7 +20,7 @@ from node.errors import (
 from node.events.facts import Interpretation, Scope, Value, ValueType
 from node.times import format_ms, parse_rfc3339
 from node.uris import (
-    check_plain,
+    check_visible,
     has_prefix,
     is_informal,
     is_normal,
@@ -102,7 +102,7 @@ def check_name(field: str, text: str) -> None:
     # A string of n characters has at most 4n bytes: the short ones, nearly all, need no encoding.
     if len(text) > NAME_BYTES // 4 and len(text.encode()) > NAME_BYTES:
         raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes")
-    check_plain(text, field)
+    check_visible(text, field)
 
 
 def principal_name(field: str, text: str) -> str:
