@@ -17,7 +17,8 @@ from node.errors import LogDamaged, Refusal
 from node.events.evidence import damage_at
 from node.events.log import Log
 from node.events.log_check import Checked, Damage, LogCheck
-from node.events.log_file import DATA_FILE, startup_problem
+from node.events.log_file import DATA_FILE, fill_up, startup_problem
+from node.events.store import storage_errors
 
 # What every start looks at, and how far behind the log views may stand that are folded on: as far as was looked at.
 RECENT_ENTRIES = 1000
@@ -37,6 +38,8 @@ def require_file(log_dir: Path) -> None:
     problem = startup_problem(log_dir)
     if problem is not None:
         raise damage_at(None, f"the file in {log_dir} is damaged: {problem}")
+    with storage_errors():
+        fill_up(log_dir)
 
 
 def recent_damage(log: Log) -> LogDamaged | None:

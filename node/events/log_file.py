@@ -1,11 +1,12 @@
 """The file that LMDB keeps an environment in, looked at before LMDB itself opens it: what a torn file holds can end the process.
 
-Always: read as bytes, by Python alone. Nobody else writes the file meanwhile.
+Always: looked at as bytes, by Python alone. Nobody else writes the file meanwhile.
 
 Does not know what lies in the tables (see log_check.py).
 """
 
 import mmap
+import os
 import struct
 from pathlib import Path
 
@@ -62,16 +63,36 @@ def startup_problem(folder: Path) -> str | None:
         return _glance(file.read(META_BYTES), size)
 
 
+def fill_up(folder: Path) -> None:
+    """Make a file in which nothing was found as long as its pages say, with zeros for the last ones where those are not there.
+
+    Nobody misses pages that were never written. But where they are gone, to read them ends the process, and zeros are an error.
+    """
+    path = folder / DATA_FILE
+    with path.open("rb") as file:
+        whole_bytes = _pages(_metas(file.read(META_BYTES))) * mmap.PAGESIZE
+    if path.stat().st_size < whole_bytes:
+        os.truncate(path, whole_bytes)
+
+
 def _glance(head: bytes, size: int) -> str | None:
     """Whether both meta pages can be believed, and the file is as long as the newer one says."""
-    metas = [_Meta(*_META.unpack_from(head, start)) for start in (0, mmap.PAGESIZE)]
+    metas = _metas(head)
     for number, meta in enumerate(metas):
         if not _is_sane(meta, number):
             return f"meta page {number} is not one of an LMDB file"
-    pages = max(metas, key=lambda meta: meta.transaction).last_page + 1
+    pages = _pages(metas)
     if size < (pages - _UNWRITTEN_PAGES) * mmap.PAGESIZE:
         return f"the file has {size // mmap.PAGESIZE} pages of {pages}"
     return None
+
+
+def _metas(head: bytes) -> list[_Meta]:
+    return [_Meta(*_META.unpack_from(head, start)) for start in (0, mmap.PAGESIZE)]
+
+
+def _pages(metas: list[_Meta]) -> int:
+    return max(metas, key=lambda meta: meta.transaction).last_page + 1
 
 
 def _is_sane(meta: _Meta, number: int) -> bool:

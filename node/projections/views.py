@@ -21,7 +21,7 @@ from msgspec import Struct
 from node.errors import LogDamaged, NotReady
 from node.events.evidence import damage_at
 from node.events.log import Log
-from node.events.log_file import DATA_FILE, startup_problem
+from node.events.log_file import DATA_FILE, fill_up, startup_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors, sync_folder
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, portion, read_checkpoint
@@ -297,6 +297,8 @@ def _checkpoint_of(folder: Path) -> Checkpoint | None:
     if not (folder / DATA_FILE).exists() or startup_problem(folder) is not None:
         return None
     try:
+        with storage_errors():
+            fill_up(folder)
         with closing(Views(folder)) as views:
             return views.checkpoint()
     except (LogDamaged, struct.error):  # a checkpoint that is none
