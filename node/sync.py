@@ -52,6 +52,8 @@ from node.times import format_ms
 PAGE_BYTES = 8 << 20
 # No more often than this, or a pull interval, does a sign of life cut a backoff short.
 SIGN_REST_S = 60.0
+# How long a peer waits to be looked at again when this node itself could not write or read.
+OWN_FAULT_REST_S = 2.0
 MAX_CURSOR_CHARS = 1024
 # Pages in a row with nothing for us: after so many the next ones can wait for the next cycle.
 MAX_BARREN_PAGES = 20
@@ -215,10 +217,16 @@ class Sync:
 
     async def _supervise(self) -> None:
         """Give each peer its task, and wake it when the log says that something about it has changed."""
-        start = self._node.log.announced().size
-        self._wake_all()
-        async for _ in self._node.log.follow(start, types=_FEDERATION_TYPES):
-            self._wake_all()
+        while True:
+            try:
+                start = self._node.log.announced().size
+                self._wake_all()
+                async for _ in self._node.log.follow(start, types=_FEDERATION_TYPES):
+                    self._wake_all()
+            except Refusal as refusal:
+                # Its own disk gives no answer just now; what was missed meanwhile is in the views.
+                _log.warning("peers_not_followed", code=refusal.code, detail=refusal.detail)
+                await asyncio.sleep(OWN_FAULT_REST_S)
 
     def _wake_all(self) -> None:
         with self._node.view() as view:
@@ -239,16 +247,25 @@ class Sync:
         state = self.state_of(node_id)
         while True:
             state.news.clear()
-            with self._node.view() as view:
-                peer = view.peers.of_node(node_id)
-            if peer.status in ("revoked", "rejected") or peer.reason == "awaiting_approval":
-                # Nothing more is to come of it: what it brought waits for nothing.
-                state.missing_from_ms = None
-                await state.news.wait()
-            elif peer.status == "pending_verification":
-                await self._check(peer, state)
-            else:
-                await self._pull(peer, state)
+            try:
+                await self._attend(node_id, state)
+            except Refusal as refusal:
+                # Not the peer's doing: this node's own disk takes nothing, and does again when it can.
+                state.note(refusal)
+                _log.warning("peer_not_attended", peer=node_id, reason=state.last_error)
+                await self._rest(state, OWN_FAULT_REST_S)
+
+    async def _attend(self, node_id: str, state: PeerState) -> None:
+        with self._node.view() as view:
+            peer = view.peers.of_node(node_id)
+        if peer.status in ("revoked", "rejected") or peer.reason == "awaiting_approval":
+            # Nothing more is to come of it: what it brought waits for nothing.
+            state.missing_from_ms = None
+            await state.news.wait()
+        elif peer.status == "pending_verification":
+            await self._check(peer, state)
+        else:
+            await self._pull(peer, state)
 
     async def _check(self, peer: Peer, state: PeerState) -> None:
         await check_peer(self._node, self._client, peer)

@@ -28,6 +28,7 @@ from tests.scenarios.faults import (
     small_disk,
 )
 from tests.scenarios.nodes import Answer, Client, RunningNode, eventually, run_stigmem
+from tests.scenarios.organisations import await_active
 from tests.scenarios.test_startup import FACT, serve_in_vain
 
 ORG_A = "stigmem://org-a.example"
@@ -207,7 +208,8 @@ def test_commands_that_find_the_disk_full_leave_nothing_half_done(disk, tmp_path
     create = ("snapshot", "create", "--data-dir", data_dir, "--out")
     restore = ("snapshot", "restore", "--data-dir", str(restored), str(snapshot))
     rebuild = ("replay", "rebuild", "--data-dir", data_dir)
-    succeed(tmp_path, *create, str(snapshot))
+    made = run_stigmem(*create, str(snapshot), folder=tmp_path)
+    assert made.returncode == 0, made.stderr
 
     with filled(disk, leave_bytes=100_000):
         for command in ((*create, str(disk / "half.snapshot")), restore, rebuild):
@@ -217,15 +219,10 @@ def test_commands_that_find_the_disk_full_leave_nothing_half_done(disk, tmp_path
 
     assert not (restored / "log").exists()
     assert [path.name for path in disk.iterdir() if path.suffix == ".snapshot"] == []
-    succeed(tmp_path, *restore)
+    done = run_stigmem(*restore, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     node.start()
-    writer.assert_nothing_lost()
-    node.kill()
-
-
-def succeed(folder: Path, *command: str) -> None:
-    done = run_stigmem(*command, folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    writer.assert_sound()
 
 
 def test_a_folder_that_cannot_be_written_stops_the_start_and_is_left_alone(disk, tmp_path):
@@ -300,6 +297,20 @@ def test_a_folder_that_is_moved_away_takes_no_writes_until_it_is_back(writer, tm
     away.rename(node.data_dir)
     node.start()
     writer.assert_sound()
+
+
+def test_a_peer_that_could_not_be_taken_up_for_a_failing_disk_is_taken_up_later(make_organisation):
+    org_a, org_b = (make_organisation(name, FEDERATION_PULL_INTERVAL_S="1") for name in ("org-a", "org-b"))
+    org_a.node.start()
+    org_a.publish()
+    org_a.register(org_b)
+    with failing_calls(org_a.node, org_a.node.data_dir / "log" / "data.mdb", SYNCING_CALLS, "error=EIO"):
+        org_b.node.start()
+        org_b.publish()
+        eventually(
+            lambda: said_with(org_a.node, "peer_not_attended"), within_s=20, what="the peer was looked at in vain"
+        )
+    await_active((org_a, org_b), within_s=20)
 
 
 class ClockedNode(RunningNode):
