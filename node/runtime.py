@@ -25,7 +25,7 @@ from node.commands.restores import RecordRestore
 from node.commands.rotations import RotateKey
 from node.commands.seals import SealFacts
 from node.config import Config
-from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal
+from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.checkpoint import origin_of
 from node.events.entry import Entry
 from node.events.evidence import damage_at
@@ -407,6 +407,16 @@ class Node:
             if stale is not None:
                 stale.retire()
 
+    async def _kept_views(self) -> Views:
+        """The views, after the disk failed: made anew where it did not keep them; the old ones are read until then."""
+        try:
+            await asyncio.to_thread(self._views.require_kept)
+        except StorageFailed as failure:
+            _log.warning("making_views", log_size=self.log.head().size, reason=failure.detail)
+            # Whoever still reads the old ones keeps them open.
+            self._views = await asyncio.to_thread(self._made_anew)
+        return self._views
+
     def _made_anew(self) -> Views:
         require_chain(self.log, lambda: self._note_folded(0))
         return rebuild(self._folder / "views", self.log, self._note_folded)
@@ -435,7 +445,9 @@ class Node:
             pass  # each turn seals one batch of what was written while federation was off
         if self._is_manifest_due():
             await self.execute(RenewManifest())
-        self._storage_watch = StorageWatch(self.log, self._writer, self.note_damage)
+        self._storage_watch = StorageWatch(
+            self.log, self._writer, kept_views=self._kept_views, note_damage=self.note_damage
+        )
 
     def _note_folded(self, size: int) -> None:
         # On the folding thread, between two of its transactions.

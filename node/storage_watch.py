@@ -1,19 +1,21 @@
 """Whether the disk takes writes and the folder lies where it was opened: asked once a second, so that a node recovers by itself.
 
 Always: after a failure of the disk nothing is written before a commit went through that tried all an append needs, and the last
-entries were found sound, as at a start. What fails is told once, and again when its words change.
+entries were found sound, as at a start. Views that the disk did not keep whole are made anew, beside those that are read meanwhile.
+What fails is told once, and again when its words change.
 
 Does not know how an append fails (see writer.py, events/store.py).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from node.errors import LogDamaged, Refusal
 from node.events.log import Log
 from node.log_watch import recent_damage
+from node.projections.views import Views
 from node.writer import Writer
 
 LOOK_EVERY_S = 1.0
@@ -24,8 +26,16 @@ _log = structlog.get_logger("stigmem.storage_watch")
 class StorageWatch:
     """Looks after a writer's storage until it is closed, or the log is found damaged."""
 
-    def __init__(self, log: Log, writer: Writer, note_damage: Callable[[LogDamaged], None]) -> None:
-        self._log, self._writer, self._note_damage = log, writer, note_damage
+    def __init__(
+        self,
+        log: Log,
+        writer: Writer,
+        *,
+        kept_views: Callable[[], Awaitable[Views]],
+        note_damage: Callable[[LogDamaged], None],
+    ) -> None:
+        """`kept_views` gives the node's views, made anew where the disk did not keep them."""
+        self._log, self._writer, self._kept_views, self._note_damage = log, writer, kept_views, note_damage
         self._told: str | None = None
         self._task = asyncio.create_task(self._run(), name="stigmem-storage-watch")
 
@@ -50,7 +60,8 @@ class StorageWatch:
             await asyncio.to_thread(self._log.store.require_in_place)
             return
         self._tell(self._writer.storage_failure)
-        await self._writer.try_storage(self._require_sound)
+        await self._writer.try_log(self._require_sound)
+        await self._writer.resume(await self._kept_views())
         self._told = None
         _log.info("storage_recovered", log_size=self._log.head().size)
 

@@ -92,7 +92,7 @@ class Writer:
         self._log, self._views, self._clock, self._key = log, views, clock, key
         self._config, self._node_id = config, node_id
         self._refusals, self._attestations = refusals, attestations
-        # Why the disk took nothing the last time, until `try_storage` finds that it does again.
+        # Why the disk took nothing the last time, until `resume`.
         self.storage_failure: Refusal | None = None
         # Not asyncio.Queue: its bookkeeping for many takers costs as much as a lookup, and there is one.
         self._waiting: deque[_Waiting] = deque()
@@ -113,18 +113,17 @@ class Writer:
         self._news.set()
         return answer
 
-    async def try_storage(self, look: Callable[[], None]) -> None:
-        """After the disk failed: take writes again, or raise why that does not go yet.
-
-        Once commits go through, `look` may find what stands against it, on the log's thread. Then what the log really holds is
-        read again, and folded, before anything is decided.
-        """
+    async def try_log(self, look: Callable[[], None]) -> None:
+        """After the disk failed: raise why the log takes no commits yet, or what `look` then finds, on the log's thread."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._log_thread, self._log.require_writable)
         await loop.run_in_executor(self._log_thread, look)
+
+    async def resume(self, views: Views) -> None:
+        """Take writes again, with these views: once they stand at the head that the log really has. Raises why that does not go."""
         await self._idle.wait()
+        self._views = views
         with storage_errors():
-            self._views.mend()
             self._catch_up()
         self.storage_failure = None
 

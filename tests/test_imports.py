@@ -57,7 +57,7 @@ ALLOWED = {
     "node.projections": PROJECTIONS,
     "node.commands": COMMANDS | {"node.refusals"},
     "node.log_watch": EVENTS,
-    "node.storage_watch": EVENTS | {"node.log_watch", "node.writer"},
+    "node.storage_watch": PROJECTIONS | {"node.log_watch", "node.writer"},
     "node.writer": COMMANDS | {"node.refusals"},
     "node.runtime": RUNTIME,
     "node.peer_checks": OUTGOING,

@@ -86,10 +86,13 @@ class Views:
             if self.checkpoint().size == start:
                 raise LogDamaged(f"offset {start}: the log ends before its head")
 
-    def mend(self) -> None:
-        """Open them again where LMDB has given them up. Raises StorageFailed where that does not go yet."""
-        self._store.mend()
-        self.handles.update((name, self._store.table(name)) for name in self.handles)
+    def require_kept(self) -> None:
+        """Raise StorageFailed where LMDB has given them up, or the disk has not kept all that was written to them.
+
+        It says so once: the pages it lost then count as written, and are read back as they were before.
+        """
+        with storage_errors(), self.begin():
+            self._store.sync()
 
     def close(self) -> None:
         try:
@@ -234,9 +237,13 @@ def point_at(folder: Path, *, is_closed: bool) -> None:
 
 
 def close_current(views_dir: Path, views: Views) -> None:
-    """Flush and close the live views, and note that this was done."""
+    """Flush and close the live views, and note that this was done; those that the disk did not keep are forgotten."""
     current = read_current(views_dir)
-    views.close()
+    try:
+        views.close()
+    except lmdb.Error:
+        (views_dir / "CURRENT").unlink(missing_ok=True)
+        raise
     if current is not None:
         _write_current(views_dir, current.folder, is_closed=True)
 

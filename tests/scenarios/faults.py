@@ -11,7 +11,7 @@ import re
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +25,11 @@ SYNCING_CALLS = "fdatasync,fsync"
 
 
 @contextmanager
-def failing_calls(node: RunningNode, file: Path, calls: str, how: str) -> Iterator[None]:
-    """These system calls of the node on this file fail as `strace` puts it: `error=EIO`, or `error=EIO:when=2`."""
-    command = ["strace", "-f", "-p", str(node.process.pid), "-P", str(file.resolve()), "-o", os.devnull]
+def failing_calls(node: RunningNode, files: Path | Sequence[Path], calls: str, how: str) -> Iterator[None]:
+    """These system calls of the node on this file, or these, fail as `strace` puts it: `error=EIO`, or `error=EIO:when=2`."""
+    command = ["strace", "-f", "-p", str(node.process.pid), "-o", os.devnull]
+    for file in [files] if isinstance(files, Path) else files:
+        command += ["-P", str(file.resolve())]
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:{how}"]
     try:
         tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

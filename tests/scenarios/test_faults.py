@@ -162,6 +162,21 @@ def test_views_that_cannot_be_written_are_folded_on_when_they_can(writer):
     writer.assert_sound()
 
 
+def test_views_that_the_disk_did_not_keep_are_made_anew_while_the_old_ones_are_read(writer):
+    node = writer.node
+    (views_file,) = node.data_dir.glob("views/*/data.mdb")
+    for _ in range(20):
+        writer.write().expect(201)
+    # Of the log's file only what it writes fails, so that it recovers first and the views are asked.
+    with failing_calls(node, [node.data_dir / "log" / "data.mdb", views_file], SYNCING_CALLS, "error=EIO:when=1"):
+        writer.assert_refused("storage_failed")
+        eventually(lambda: said_with(node, "making_views"), within_s=10, what="the views are made anew")
+        writer.assert_recovered()
+
+    assert not views_file.exists()
+    writer.assert_sound()
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", "24m") as folder:
