@@ -9,12 +9,15 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import structlog
 import uvloop
 
 from node import VERSION, client
+from node.at_rest import AtRestError, Secret, lies_within, node_secret, secret_of
 from node.clock import Clock
 from node.config import SECRETS, SETTINGS, Config, ConfigError, from_environ
 from node.errors import Refusal
@@ -22,7 +25,7 @@ from node.events.log import UnknownFormat
 from node.folder_lock import FolderInUse
 from node.garden_console import add_garden_commands
 from node.key_console import add_key_commands
-from node.keys import KeyFileError
+from node.keys import KeyFileError, Signer, load_signer
 from node.logging import configure_logging
 from node.peer_console import Console
 from node.private_files import is_open_to_others, leave_no_core
@@ -50,7 +53,19 @@ _PEER_VERBS = {
 }
 _SCOPE_FLAGS, _SCOPE_HELP = ("--scope", "--scopes"), "what is exchanged: with commas between, or once for each (public)"
 _PIN_HELP = "fingerprint of a certificate, as `openssl x509 -fingerprint -sha256` prints it"
-_CANNOT_START = (ConfigError, KeyFileError, TlsFileError, StartupError, FolderInUse, UnknownFormat, Refusal, OSError)
+# Commands that read what may be encrypted.
+_UNLOCKED = frozenset({"replay", "log", "snapshot"})
+_CANNOT_START = (
+    AtRestError,
+    ConfigError,
+    KeyFileError,
+    TlsFileError,
+    StartupError,
+    FolderInUse,
+    UnknownFormat,
+    Refusal,
+    OSError,
+)
 
 
 def main() -> int:
@@ -61,7 +76,40 @@ def main() -> int:
     client.CA_FILE.set(os.environ.get("STIGMEM_CA_FILE") or None)
     if arguments.command == "serve":
         return arguments.handler(arguments)
-    return ended(lambda: arguments.handler(arguments))
+    return ended(lambda: _run_unlocked(arguments))
+
+
+def _run_unlocked(arguments: argparse.Namespace) -> int:
+    """Run a command; one about a data folder or a snapshot with the keys that the settings name, where it is encrypted."""
+    data_dir = getattr(arguments, "data_dir", None)
+    try:
+        with ExitStack() as stack:
+            if arguments.command in _UNLOCKED:
+                from replay.opening import unlocked, unlocked_folder
+
+                folder = Path(data_dir) if data_dir is not None else None
+                secret = partial(_secret_for, folder)
+                stack.enter_context(unlocked(secret) if folder is None else unlocked_folder(folder, secret))
+            return arguments.handler(arguments)
+    except (AtRestError, ConfigError, KeyFileError) as error:
+        return _fail(error)
+
+
+def _secret_for(folder: Path | None) -> Secret | None:
+    """What the settings name as the key of a folder, or of a snapshot; None where encryption is off."""
+    config = _config({} if folder is None else {"data_dir": str(folder)})[0]
+    return secret_of(config, lambda: _signer_of(config))
+
+
+def _node_secret_for(folder: Path) -> Secret:
+    config = _config({"data_dir": str(folder)})[0]
+    if config.node_private_key_file is None or lies_within(config.node_private_key_file, folder):
+        raise AtRestError("--new-node-key: set STIGMEM_NODE_PRIVATE_KEY_FILE to a file outside the data folder")
+    return node_secret(_signer_of(config))
+
+
+def _signer_of(config: Config) -> Signer:
+    return load_signer(config.node_private_key_file or "", config.node_private_key_passphrase)
 
 
 def _parser(environ: Mapping[str, str], asked: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -89,6 +137,7 @@ def _add_offline(commands: argparse._SubParsersAction, environ: Mapping[str, str
     from replay.cli import add_replay_commands
     from replay.log_cli import add_log_commands
     from replay.snapshots.cli import Defaults, add_snapshot_commands
+    from replay.storage_cli import Sources, add_storage_commands
 
     data_dir = environ.get("STIGMEM_DATA_DIR")
     passphrase = environ.get("STIGMEM_NODE_PRIVATE_KEY_PASSPHRASE")
@@ -96,6 +145,15 @@ def _add_offline(commands: argparse._SubParsersAction, environ: Mapping[str, str
     key_file = environ.get("STIGMEM_NODE_PRIVATE_KEY_FILE")
     add_replay_commands(commands, data_dir)
     add_log_commands(commands, lambda: NodeLog(url=url, bearer=bearer), passphrase)
+    add_storage_commands(
+        commands,
+        Sources(
+            data_dir=data_dir,
+            secret_of=_secret_for,
+            node_secret_of=_node_secret_for,
+            variable=environ.get,
+        ),
+    )
     add_snapshot_commands(commands, Defaults(data_dir=data_dir, key_file=key_file, passphrase=passphrase))
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 PREFIX = "STIGMEM_"
 DEFAULT_PORT = 8765
-SECRETS = frozenset({"admin_key", "node_private_key_passphrase"})
+SECRETS = frozenset({"admin_key", "node_private_key_passphrase", "at_rest_passphrase"})
 
 
 class ConfigError(Exception):
@@ -37,6 +37,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     node_private_key_file: str | None = None
     node_private_key_passphrase: str | None = None
     from_snapshot: str | None = None
+    # Off: whoever loses the key loses the memory, so that is for the operator to take up.
+    at_rest_encryption: bool = False
+    at_rest_key_file: str | None = None
+    at_rest_key_passphrase_env: str | None = None
+    # What stands in the variable of that name.
+    at_rest_passphrase: str | None = None
     admin_key: str | None = None
     auth_required: bool = True
     # A key that is forgotten somewhere stops working by itself.
@@ -102,7 +108,17 @@ def from_environ(
     _refuse_unsupported(given)
     warnings = [_unknown(name) for name in given if name not in _KNOWN and name not in _UNSUPPORTED]
     values = {s.name: _parse(s, given[s.variable]) for s in SETTINGS if s.variable in given}
+    if "at_rest_key_passphrase_env" in values:
+        values["at_rest_passphrase"] = _passphrase_in(environ, str(values["at_rest_key_passphrase_env"]))
     return _complete(values), warnings
+
+
+def _passphrase_in(environ: Mapping[str, str], name: str) -> str:
+    # The name alone is in the settings: a passphrase in stigmem.toml or among the flags would be read by others.
+    passphrase = environ.get(name)
+    if not passphrase:
+        raise ConfigError(f"STIGMEM_AT_REST_KEY_PASSPHRASE_ENV: the variable {name} is not set, or empty")
+    return passphrase
 
 
 def is_loopback_host(host: str) -> bool:
@@ -125,8 +141,14 @@ def _complete(values: dict[str, object]) -> Config:
     on_loopback = is_loopback_host(urlsplit(str(values["node_url"])).hostname or "")
     # A node that peers beyond this machine can reach signs for nobody unless its operator took that up (PROTOCOL §9).
     values.setdefault("attestation_policy", "peers" if on_loopback else "accepted")
+    if "at_rest_key_file" in values and "at_rest_passphrase" in values:
+        raise ConfigError(
+            "STIGMEM_AT_REST_KEY_FILE, STIGMEM_AT_REST_KEY_PASSPHRASE_ENV: both are set; the key can come from one"
+        )
     config = Config(**values)
     _check_transport(config, on_loopback=on_loopback)
+    if not config.at_rest_encryption:
+        _refuse_keys_without_encryption(values)
     if not config.auth_required and not (on_loopback and is_loopback_host(config.host)):
         raise ConfigError("STIGMEM_AUTH_REQUIRED: false only where STIGMEM_HOST and STIGMEM_NODE_URL are loopback")
     return config
@@ -150,6 +172,12 @@ def _check_transport(config: Config, *, on_loopback: bool) -> None:
         )
 
 
+def _refuse_keys_without_encryption(values: Mapping[str, object]) -> None:
+    for name in ("at_rest_key_file", "at_rest_key_passphrase_env"):
+        if name in values:
+            raise ConfigError(f"{PREFIX}{name.upper()}: it is set, and STIGMEM_AT_REST_ENCRYPTION is not on")
+
+
 def _variable_of(key: str) -> str:
     name = key.removeprefix("--").replace("-", "_").upper()
     return name if name.startswith(PREFIX) else PREFIX + name
@@ -157,7 +185,9 @@ def _variable_of(key: str) -> str:
 
 def _refuse_unsupported(given: Mapping[str, object]) -> None:
     for variable, value in given.items():
-        is_unsupported = variable in _UNSUPPORTED or variable.startswith("STIGMEM_AT_REST_")
+        is_unsupported = variable in _UNSUPPORTED or (
+            variable.startswith("STIGMEM_AT_REST_") and variable not in _KNOWN
+        )
         if is_unsupported and str(value).strip().lower() not in _UNSUPPORTED.get(variable, ("",)):
             raise ConfigError(f"{variable}: this version does not support it and refuses to start")
 
@@ -189,6 +219,11 @@ def _boolean(value: object) -> bool:
         return known[str(value).strip().lower()]
     except KeyError:
         raise ValueError("must be true or false") from None
+
+
+def _switch(value: object) -> bool:
+    """A boolean of which a variable that is set to nothing asks for nothing."""
+    return value != "" and _boolean(value)
 
 
 def _whole(least: int, most: int) -> Callable[[object], int]:
@@ -256,6 +291,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(name="node_private_key_file", parse=_text, help="Ed25519 key in PEM; default: made in the data folder"),
     Setting(name="node_private_key_passphrase", parse=_text, help="passphrase of an encrypted key file"),
     Setting(name="from_snapshot", parse=_text, help="a snapshot to begin from, where the data folder is empty"),
+    Setting(name="at_rest_encryption", parse=_switch, help="encrypt what is stored: log items, views, keys"),
+    Setting(
+        name="at_rest_key_file",
+        parse=_text,
+        help="64 hex digits, mode 0600, outside the data folder; default: derived from the node key",
+    ),
+    Setting(name="at_rest_key_passphrase_env", parse=_text, help="or the name of the variable that holds a passphrase"),
     Setting(name="admin_key", parse=_text, help="bearer of the operator; default: made and shown once at first start"),
     Setting(name="auth_required", parse=_boolean, help="false only where host and node_url are loopback"),
     Setting(
@@ -309,9 +351,7 @@ SETTINGS: tuple[Setting, ...] = (
 _OF_COMMANDS = {"STIGMEM_URL", "STIGMEM_API_KEY", "STIGMEM_PEER_API_KEY", "STIGMEM_CA_FILE"}
 _KNOWN = frozenset({setting.variable for setting in SETTINGS} | _OF_COMMANDS)
 
-_OFF = ("", "off", "false", "no", "0")
 # Each with the values that ask for nothing.
 _UNSUPPORTED: dict[str, tuple[str, ...]] = {
-    "STIGMEM_AT_REST_ENCRYPTION": _OFF,
     "STIGMEM_SANITIZER_MODE": ("",),
 }

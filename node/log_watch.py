@@ -47,7 +47,7 @@ def recent_damage(log: Log) -> LogDamaged | None:
 
     What others signed inside the items is left to `LogWatch`: the keys for it stand anywhere before.
     """
-    check, size = LogCheck(log.store), log.head().size
+    check, size = LogCheck(log.store, log.items), log.head().size
     found = _first_damage(check.check_own, max(0, size - RECENT_ENTRIES), size) if size else None
     return found or _told(check.check_rest(None))
 
@@ -57,7 +57,7 @@ def require_chain(log: Log, go_on: Callable[[], None]) -> None:
 
     `go_on` is called from time to time; what it raises ends the looking.
     """
-    check, size = LogCheck(log.store), log.head().size
+    check, size = LogCheck(log.store, log.items), log.head().size
     for first in range(0, size, _QUICK_STRETCH):
         go_on()
         damage = _first_damage(check.check_quickly, first, min(first + _QUICK_STRETCH, size))
@@ -93,7 +93,7 @@ class LogWatch:
             _log.info("log_checked", log_size=self._size)
 
     def _damage(self) -> LogDamaged | None:
-        check = LogCheck(self._log.store)
+        check = LogCheck(self._log.store, self._log.items)
         for first in range(0, self._size, _STRETCH):
             began = time.monotonic()
             damage = _first_damage(check.check, first, min(first + _STRETCH, self._size))

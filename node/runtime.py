@@ -16,6 +16,7 @@ from typing import TypeVar
 import structlog
 from msgspec import Struct
 
+from node.at_rest import Secret, node_secret, secret_of
 from node.clock import Clock
 from node.commands.decision import Context, Principal
 from node.commands.gardens import require_operator
@@ -26,9 +27,11 @@ from node.commands.rotations import RotateKey
 from node.commands.seals import SealFacts
 from node.config import Config
 from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal, StorageFailed
+from node.events.at_rest_folder import finish_change, found_keys, is_changing, keys_for, require_as_said
 from node.events.checkpoint import origin_of
 from node.events.entry import Entry
 from node.events.evidence import damage_at
+from node.events.key_file import FileKey, add_secret, keep_only
 from node.events.log import Log
 from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.rotations import RotationEvent
@@ -71,6 +74,10 @@ class Node:
         self._folder = Path(config.data_dir)
         self._refusals = RefusalLimiter()
         self._lock: FolderLock
+        # What the folder is encrypted under; None for one in clear.
+        self._secret: Secret | None = None
+        self._file_keys: tuple[FileKey, ...] = ()
+        self._file_key: FileKey | None = None
         self.log: Log
         # None while they are being made anew; then `_stale` holds what can be read meanwhile, if anything can.
         self._views: Views | None = None
@@ -104,8 +111,8 @@ class Node:
 
         `key_file` is where `signer` came from: a rotation that was cut off is finished there. Without it no key is rotated.
 
-        A node whose last entries do not hold comes up and takes no writes. Raises StartupError, FolderInUse, UnknownFormat, or
-        LogDamaged where it cannot even do that: the file, its first entry or its last one is not to be read.
+        A node whose last entries do not hold comes up and takes no writes. Raises StartupError, AtRestError, FolderInUse,
+        UnknownFormat, or LogDamaged where it cannot even do that: the file, its first entry or its last one is not to be read.
         """
         node = cls(
             config=config,
@@ -114,10 +121,16 @@ class Node:
             node_id=config.entity_uri or f"stigmem://node-{signer.key_id[:12]}",
             key_file=key_file,
         )
+        secret = secret_of(config, lambda: signer)
+        if not is_changing(node._folder):
+            # Before the folder is touched at all: a key that does not fit is to leave no trace.
+            keys_for(node._folder, secret)
         make_folder(node._folder)
         node._lock = FolderLock(node._folder / "lock")
         node._lock.acquire()
         try:
+            node._secret = secret
+            node._unlock()
             node._open_storage(log_map_bytes)
             node._begun = asyncio.create_task(node._begin(), name="stigmem-begin")
             if node._views is not None or node._damage is not None:
@@ -348,17 +361,24 @@ class Node:
             # Nothing is lost: they are looked at by the next start as those of a node that was killed.
             _log.error("views_not_closed", code=refusal.code, detail=refusal.detail)
 
+    def _unlock(self) -> None:
+        if is_changing(self._folder):
+            require_file(self._folder / "log")
+            finish_change(self._folder)
+        self._file_keys = found_keys(self._folder, self._secret, keys_for(self._folder, self._secret))
+
     def _open_storage(self, log_map_bytes: int) -> None:
         require_file(self._folder / "log")
         try:
-            self.log = Log(self._folder / "log", map_bytes=log_map_bytes)
+            self.log = Log(self._folder / "log", map_bytes=log_map_bytes, file_keys=self._file_keys)
+            self._file_key = require_as_said(self.log, self._file_keys)
             self._open_log()
         except LogDamaged as damage:
             raise damage_at(damage.data.get("offset"), damage.detail) from damage
         views_dir, size = self._folder / "views", self.log.head().size
         # Nothing is folded that was not looked at: views that stand far behind are made anew, once the whole chain holds.
         max_behind = RECENT_ENTRIES if self._damage is None else 0
-        self._views = open_live(views_dir, self.log, max_behind) if size else None
+        self._views = open_live(views_dir, self.log, max_behind, self._file_key) if size else None
         if self._views is not None:
             return
         told = entries_missing(views_dir, self.log)
@@ -366,9 +386,9 @@ class Node:
             # Going on would be a second line of what peers may have seen. `stigmem replay rebuild` says that this is meant.
             self.note_damage(damage_at(size, f"the entry is missing: the views hold {told} entries, the log {size}"))
         elif size:
-            self._stale = open_stale(views_dir, self.log)
+            self._stale = open_stale(views_dir, self.log, self._file_key)
         else:
-            self._views = rebuild(views_dir, self.log)
+            self._views = rebuild(views_dir, self.log, file_key=self._file_key)
 
     def _open_log(self) -> None:
         """Raises LogDamaged where the node cannot run: what says whose log it is, or where it stands, is not to be read."""
@@ -419,7 +439,7 @@ class Node:
 
     def _made_anew(self) -> Views:
         require_chain(self.log, lambda: self._note_folded(0))
-        return rebuild(self._folder / "views", self.log, self._note_folded)
+        return rebuild(self._folder / "views", self.log, self._note_folded, self._file_key)
 
     async def _take_writes(self) -> None:
         self._writer = Writer(
@@ -477,6 +497,7 @@ class Node:
             raise StartupError(f"STIGMEM_ENTITY_URI: {self.node_id} is not {own.node_id}, whose log this is")
         if own.current == self.signer.public_key:
             self._secrets = {self.signer.key_id: self._kept_secrets(own)}
+            self._lock_for_signer_alone()
 
     def _finish_rotation(self, own: OwnKeys) -> None:
         """Take the key that the log was rotated to before the files followed. Raises StartupError where it is nowhere."""
@@ -507,9 +528,27 @@ class Node:
         if not self._writer.is_in_step:
             raise NotReady("it is not known yet what the log holds")
         try:
-            return await asyncio.to_thread(key_file.write_successor, self.clock.random_bytes(32))
-        except KeyFileError as error:
+            successor = await asyncio.to_thread(key_file.write_successor, self.clock.random_bytes(32))
+            await asyncio.to_thread(self._lock_for, successor)
+        except (KeyFileError, OSError) as error:
             raise KeyFileUnwritable(str(error)) from error
+        return successor
+
+    def _lock_for(self, successor: Signer) -> None:
+        """Let the folder be opened with what is derived from the next node key too, where it is from this one."""
+        if self._secret is not None and self._secret.source == "node_key":
+            add_secret(self._folder, self._secret, node_secret(successor))
+
+    def _lock_for_signer_alone(self) -> None:
+        """And with what is derived from another no longer: the node key's file holds this one now."""
+        if self._secret is None or self._secret.source != "node_key":
+            return
+        self._secret = node_secret(self.signer)
+        try:
+            keep_only(self._folder, self._secret)
+        except OSError as error:
+            # It opens with either, and the next start tries again.
+            _log.error("old_key_still_opens", detail=str(error))
 
     async def _settle_key_file(self) -> None:
         """Have the key file hold the key that is current, once that is known."""
@@ -517,6 +556,7 @@ class Node:
             return
         try:
             await asyncio.to_thread(self._key_file.settle, self.signer.public_key)
+            await asyncio.to_thread(self._lock_for_signer_alone)
         except KeyFileError as error:
             # The log goes on under the new key, which lies beside; the next turn or start tries again.
             _log.error("key_file_not_replaced", detail=str(error))

@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from node import VERSION
+from node.at_rest import require_source
 from node.clock import Clock
 from node.config import Config, is_loopback_host
 from node.errors import Refusal
@@ -46,6 +47,7 @@ _log = structlog.get_logger("stigmem.serve")
 async def serve(config: Config) -> None:
     """Run a node until SIGTERM or SIGINT. Raises StartupError and its kin before anything is served."""
     stop = _stop_on_signals()
+    require_source(config)
     _take_open_files()
     tls = Tls.opened(config)
     _make_data_folder(Path(config.data_dir))

@@ -329,7 +329,7 @@ class Writer:
             return
         move_checkpoint(txn, self._views.handles, entries[-1])
         append = asyncio.get_running_loop().run_in_executor(
-            self._log_thread, self._log.append, entries[0].offset, entries
+            self._log_thread, self._log.append, entries[0].offset, entries, self._log.lay(entries)
         )
         try:
             # What needs no disk is done while the disk is busy.

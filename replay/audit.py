@@ -20,11 +20,11 @@ from node.events.entry import Entry
 from node.projections.base import text_key
 from node.projections.gardens import Gardens
 from node.projections.view import View
-from node.projections.views import Views
 from node.times import format_ms
 from node.uris import normal_uri
 from replay.acts import Act, act_of
 from replay.checked_log import Evidence, folded
+from replay.opening import open_views
 from replay.shown import Output
 from replay.things import Thing
 
@@ -55,7 +55,7 @@ class Writer(Protocol):
 def audit(evidence: Evidence, filters: Filters, writer: Writer) -> None:
     """Tell the log, as far as it passes the filters."""
     writer.begin()
-    views = Views(evidence.scratch / "views")
+    views = open_views(evidence.scratch / "views")
     try:
         with closing(folded(views, evidence, filters.end)) as steps:
             for entry, view in steps:

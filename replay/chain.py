@@ -6,9 +6,10 @@ Does not check anything but the format (see `node/events/log_check.py`).
 from pathlib import Path
 
 from node.errors import LogDamaged
-from node.events.log import FORMAT, TABLES
+from node.events.log import FORMAT, open_store
 from node.events.log_check import LogCheck
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from replay.opening import open_items
 
 
 class Damaged(Exception):
@@ -33,7 +34,8 @@ def damage_of(refusal: LogDamaged) -> Damaged:
 
 def log_check(log_dir: Path) -> LogCheck:
     """A look at the log in `log_dir`, which nobody changes meanwhile and this process has not open."""
-    return LogCheck(Store(log_dir, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_readonly=True))
+    store = open_store(log_dir, is_readonly=True)
+    return LogCheck(store, open_items(store))
 
 
 def require_format(log_dir: Path) -> None:

@@ -26,6 +26,7 @@ from node.projections.views import Views
 from node.times import parse_rfc3339
 from replay.chain import Damaged, damage_of
 from replay.copying import copy_environment
+from replay.opening import open_log, require_unlocked
 from replay.verify import check_log, require_log
 
 # Entries in memory at once: a page of a peer's facts is one entry and may have 8 MiB.
@@ -72,6 +73,7 @@ def checked_evidence(data_dir: Path) -> Iterator[Evidence]:
     wrong, also while it is read.
     """
     require_log(data_dir)
+    require_unlocked(data_dir)
     with tempfile.TemporaryDirectory(prefix="stigmem-audit-") as folder:
         scratch = Path(folder)
         copy_environment(data_dir / "log", scratch / "log")
@@ -129,7 +131,7 @@ def proof_of(entry: Entry, evidence: Evidence) -> InclusionProof:
 @contextmanager
 def _opened(scratch: Path) -> Iterator[Evidence]:
     head = check_log(scratch / "log")
-    log = Log(scratch / "log", is_readonly=True)
+    log = open_log(scratch / "log")
     try:
         yield Evidence(log=log, size=head.size, root=head.root, node_id=_whose(log), scratch=scratch)
     finally:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from node.events.tokens import CapabilityAccepted
 from node.projections.api_keys import ApiKey
-from node.projections.base import Projection, Table, TableSpec, place_of
+from node.projections.base import Projection, Table, place_of
 from node.projections.conflicts import At, Conflict
 from node.projections.fact_rows import FactRow
 from node.projections.facts import Withdrawal
@@ -36,6 +36,7 @@ from node.projections.views import Views, table_specs
 from node.times import format_ms
 from replay.checked_log import Evidence, folded
 from replay.consequences import settled_from
+from replay.opening import open_views
 
 Became = Literal["added", "changed", "went"]
 # A fact's states in which it is still there for somebody: a reader, a moderator.
@@ -76,7 +77,7 @@ def ends_of(evidence: Evidence, first: int, end: int) -> Ends:
 
 def changes(evidence: Evidence, ends: Ends) -> Iterator[Change]:
     """What changed between the two places, subject by subject in the order of SUBJECTS."""
-    views = Views(evidence.scratch / "views")
+    views = open_views(evidence.scratch / "views")
     try:
         _fold(views, evidence, ends.first)
         with views.begin() as then:
@@ -101,19 +102,23 @@ class _Walk:
     def differing(self, name: str) -> Iterator[tuple[bytes, object, object]]:
         """Keys whose rows differ, with both rows, None where there is none."""
         spec = next(spec for spec in table_specs() if spec.name == name)
+        rows = self._handles.open(spec, self._then)
         with self._then.cursor(db=self._handles[name]) as old, self._now.cursor(db=self._handles[name]) as new:
             has_old, has_new = old.first(), new.first()
             while has_old or has_new:
                 key = min(cursor.key() for cursor, has in ((old, has_old), (new, has_new)) if has)
                 in_old, in_new = has_old and old.key() == key, has_new and new.key() == key
                 if not (in_old and in_new and old.value() == new.value()):
-                    yield key, _decoded(spec, old, in_old), _decoded(spec, new, in_new)
+                    was, became = _opened(rows, old, in_old), _opened(rows, new, in_new)
+                    # In encrypted views a row that was written again is other bytes.
+                    if was != became:
+                        yield rows.shown_key(key), was, became
                 has_old = old.next() if in_old else has_old
                 has_new = new.next() if in_new else has_new
 
 
-def _decoded(spec: TableSpec, cursor: lmdb.Cursor, is_there: bool) -> object:
-    return spec.decode(cursor.value()) if is_there else None
+def _opened(rows: Table, cursor: lmdb.Cursor, is_there: bool) -> object:
+    return rows.opened(cursor.key(), cursor.value()) if is_there else None
 
 
 # Subjects

@@ -8,8 +8,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from node.projections import PROJECTIONS
-from node.projections.base import Table
 from node.projections.views import Views, table_specs
+from replay.opening import open_views
 from replay.workers import Failed, Gone, NotDone, Tell, Worker
 
 
@@ -67,11 +67,11 @@ def _make_digesting() -> object:
 
 
 def _digests(task: _Tables, _: Tell) -> dict[str, bytes]:
-    views = Views(task.folder, is_readonly=True)
+    views = open_views(task.folder, is_readonly=True)
     try:
         with views.begin() as txn:
             return {
-                spec.name: Table(spec, txn, views.handles[spec.name]).digest(is_fresh=True)
+                spec.name: views.handles.open(spec, txn).digest(is_fresh=True)
                 for spec in table_specs()
                 if spec.name in task.names
             }

@@ -35,6 +35,7 @@ from node.times import format_ms
 from replay.chain import Damaged, damage_of, require_format
 from replay.copying import copy_environment
 from replay.log_source import DoesNotHold, LogHead, LogLine, NotDone, Wanted
+from replay.opening import open_log, require_unlocked
 from replay.verify import require_log
 
 _COSIGNED = ("checkpoint.cosigned.1",)
@@ -67,6 +68,7 @@ class ShownEntry(Struct, frozen=True, kw_only=True):
 def folder_log(data_dir: Path, signer: Signer | None) -> Iterator["FolderLog"]:
     """The log of `data_dir`; `signer` signs its checkpoints. Raises NotALog, CopyFailed, Damaged, NotDone."""
     require_log(data_dir)
+    require_unlocked(data_dir)
     with tempfile.TemporaryDirectory(prefix="stigmem-log-") as scratch:
         copy = Path(scratch) / "log"
         copy_environment(data_dir / "log", copy)
@@ -75,7 +77,7 @@ def folder_log(data_dir: Path, signer: Signer | None) -> Iterator["FolderLog"]:
             raise Damaged(None, f"the file is damaged: {problem}")
         require_format(copy)
         try:
-            log = Log(copy, is_readonly=True)
+            log = open_log(copy)
             try:
                 yield FolderLog(log, signer)
             finally:

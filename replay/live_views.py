@@ -20,6 +20,7 @@ from node.projections.base import Projection
 from node.projections.views import Views
 from replay.chain import Damaged
 from replay.folding import fold_to
+from replay.opening import open_log, open_views
 from replay.workers import Tell
 
 REMEDY = "`stigmem replay rebuild` makes them anew"
@@ -57,7 +58,7 @@ class _ViewsDamaged(Exception):
 
 def fold_and_compare(task: FoldTask, tell: Tell) -> Folded:
     """Fold afresh, and compare with the live views where they stand."""
-    log, fresh = Log(task.log, is_readonly=True), Views(task.fresh)
+    log, fresh = open_log(task.log), open_views(task.fresh)
     try:
         if task.end is not None:
             fold_to(fresh, log, task.end, tell)
@@ -75,7 +76,7 @@ def fold_and_compare(task: FoldTask, tell: Tell) -> Folded:
 
 def standing(task: FoldTask, _: Tell) -> int:
     """How many of the log's entries the live views say that they hold; their file is not checked, and may end the process."""
-    log, live = Log(task.log, is_readonly=True), Views(task.live, is_readonly=True)
+    log, live = open_log(task.log), open_views(task.live, is_readonly=True)
     try:
         return min(live.checkpoint().size, log.head().size)
     finally:
@@ -94,7 +95,7 @@ def _compare(task: FoldTask, fresh: Views, log: Log, tell: Tell) -> str:
     if task.problem is not None:
         raise _ViewsDamaged(None, f"the file of the live views is damaged: {task.problem}; {REMEDY}")
     try:
-        live = Views(task.live, is_readonly=True)
+        live = open_views(task.live, is_readonly=True)
     except (LogDamaged, lmdb.Error) as error:
         raise _ViewsDamaged(None, f"the live views cannot be opened: {error}; {REMEDY}") from error
     try:

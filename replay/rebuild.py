@@ -33,6 +33,7 @@ from replay.digests import Digests
 from replay.folding import fold_portions, fold_to
 from replay.live_views import differing_projections
 from replay.log_run import LogRun, Rest, rest_of, survey
+from replay.opening import open_log, open_views, require_unlocked, views_key
 from replay.portions import Portions
 from replay.progress import Bar
 from replay.verify import FolderCopy, SizeAndRoot, copy_folder, require_log, unless_damage
@@ -61,16 +62,18 @@ def rebuild_views(data_dir: Path, only: str | None = None) -> Rebuilt:
     NotDone where the live views are nothing that the others could be carried over from.
     """
     require_log(data_dir)
+    require_unlocked(data_dir)
     with FolderLock(data_dir / "lock"), Bar() as bar:
         folder = new_folder(data_dir / "views")
         with _structure_first(data_dir / "log"):
             found = _made_anew(data_dir, folder, only, bar)
-        point_at(folder, is_closed=True)
+        point_at(folder, is_closed=True, file_key=views_key())
         return found
 
 
 def try_rebuild(data_dir: Path, only: str | None = None) -> Rebuilt:
     """What a rebuild would change, found on copies: beside a running node too, and nothing in the folder is touched."""
+    require_unlocked(data_dir)
     with tempfile.TemporaryDirectory(prefix="stigmem-rebuild-") as scratch, Bar() as bar:
         copy = copy_folder(data_dir, Path(scratch))
         with _structure_first(copy.log):
@@ -118,7 +121,7 @@ def _fold_ahead(log_dir: Path, folder: Path, bar: Bar) -> Rebuilt:
     expect_many_rows()
     # One that makes ready more than there are cores: while one waits to hand over, no core does.
     with Digests(processes) as digests, Portions(log_dir, size, processes + 1) as ready:
-        views = Views(folder)
+        views = open_views(folder)
         try:
             items = fold_portions(views, iter(ready), bar.advance, has_erasures=lambda: _has_erasures(log_dir))
             digests.begin(views)
@@ -168,12 +171,12 @@ def _make_folding() -> object:
 
 
 def _fold_anew(task: _Folding, tell: Tell) -> Rebuilt | Trouble:
-    log = Log(task.data_dir / "log", is_readonly=True)
+    log = open_log(task.data_dir / "log")
     try:
         carried = None
         if task.only is not None:
             carried = _Carried(task.data_dir / "views", log, _with_what_it_reads(task.only))
-        views = Views(task.folder)
+        views = open_views(task.folder)
         if carried is not None:
             carried.into(views, log, tell)
         found = _folded(views, log, tell)
@@ -207,7 +210,7 @@ def _folded(views: Views, log: Log, tell: Tell) -> Rebuilt:
 
 
 def _try(copy: FolderCopy, only: str | None, bar: Bar) -> Rebuilt:
-    log, fresh = Log(copy.log, is_readonly=True), Views(copy.fresh)
+    log, fresh = open_log(copy.log), open_views(copy.fresh)
     try:
         changes = None if copy.views is None else _changes(copy.views, fresh, log, bar)
         if changes is not None and only is not None:
@@ -225,7 +228,7 @@ def _changes(live_dir: Path, fresh: Views, log: Log, bar: Bar) -> dict[str, bool
     if structural_problem(live_dir) is not None:
         return None
     try:
-        live = Views(live_dir, is_readonly=True)
+        live = open_views(live_dir, is_readonly=True)
     except (LogDamaged, lmdb.Error):
         return None
     try:
@@ -239,7 +242,7 @@ def _changes(live_dir: Path, fresh: Views, log: Log, bar: Bar) -> dict[str, bool
 
 
 def _has_erasures(log_dir: Path) -> bool:
-    log = Log(log_dir, is_readonly=True)
+    log = open_log(log_dir)
     try:
         return log.has_erasures()
     finally:
@@ -257,7 +260,7 @@ class _Carried:
         self._remade = remade
         self._names = [spec.name for kind in PROJECTIONS if kind.name not in remade for spec in kind.tables]
         current = read_current(views_dir)
-        if current is None or not is_trusted(current, but_for=remade):
+        if current is None or not is_trusted(current, views_key(), but_for=remade):
             raise NotDone("there are no live views to carry the others over from: rebuild all, without --only")
         self._store = self._open(views_dir / str(current.folder))
         try:

@@ -23,11 +23,11 @@ from node.projections.fact_rows import FactRow
 from node.projections.facts import Facts
 from node.projections.federation_page import behind_all
 from node.projections.view import View
-from node.projections.views import Views
 from replay.acts import Act, act_of
 from replay.chain import Damaged
 from replay.checked_log import Evidence, entries_of, folded
 from replay.consequences import settled_from, withdrawals
+from replay.opening import open_views
 from replay.trace_pages import served_steps
 from replay.trace_steps import FactRef, Life, Standing, Step, TokenRef, ref_at, ref_of
 
@@ -63,7 +63,7 @@ def lives_of(name: str, evidence: Evidence) -> list[Life]:
 
 def trace(name: str, lives: list[Life], evidence: Evidence, tell: Tell) -> list[Standing | None]:
     """Tell each life's steps in log order; then how each fact stands at the head."""
-    views = Views(evidence.scratch / "views")
+    views = open_views(evidence.scratch / "views")
     try:
         last_ms = 0
         with closing(folded(views, evidence, evidence.size)) as walk:

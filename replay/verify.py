@@ -22,6 +22,7 @@ from replay.chain import Damaged, NotALog
 from replay.copying import copy_environment
 from replay.live_views import FoldTask
 from replay.log_run import LogRun, Rest, rest_of, survey
+from replay.opening import is_locked, views_key
 from replay.probe import first_unreadable_offset
 from replay.progress import Bar
 from replay.workers import NotDone
@@ -70,9 +71,9 @@ def verify(
     NotALog where there is none, NotDone where it could not be checked, NoSuchRange for entries that it does not have.
     """
     with tempfile.TemporaryDirectory(prefix="stigmem-verify-") as scratch, Bar() as bar:
-        copy = copy_folder(data_dir, Path(scratch))
+        copy, locked = copy_folder(data_dir, Path(scratch)), is_locked(data_dir)
         try:
-            return _Verification(copy, expect, note, extent, workers, bar, folds=True).head()
+            return _Verification(copy, expect, note, extent, workers, bar, folds=not locked, is_locked=locked).head()
         except NotDone as error:
             # Of the folder that was asked about, and not of the copy.
             raise NotDone(str(error).replace(str(copy.log), str(data_dir / "log"))) from error
@@ -117,7 +118,7 @@ def _copy_views(views_dir: Path, target: Path) -> tuple[Path | None, str]:
     current = read_current(views_dir)
     if current is None:
         return None, "no live views"
-    if not is_trusted(current):
+    if not is_trusted(current, views_key()):
         return None, "the live views are of another version or went down with the machine: the node will make them anew"
     try:
         copy_environment(views_dir / str(current.folder), target)
@@ -136,6 +137,7 @@ class _Verification(Struct):
     workers: int
     bar: Bar
     folds: bool
+    is_locked: bool = False
 
     def head(self) -> SizeAndRoot:
         is_quick = self.extent.is_quick
@@ -190,7 +192,7 @@ class _Verification(Struct):
     def _tell(self, first: int, end: int, head: SizeAndRoot) -> None:
         what = "chain and tree hold, and the signature of the last"
         if not self.extent.is_quick:
-            what = "chain, signatures, items and tree hold"
+            what = "chain, signatures and tree hold" if self.is_locked else "chain, signatures, items and tree hold"
         elif end != head.size:
             what = "chain and tree hold"
         if (first, end) == (0, head.size):
@@ -200,9 +202,12 @@ class _Verification(Struct):
             self.note(
                 "not checked: the other entries, so the root is what the tree says and no proof; rows of no entry"
             )
+        if self.is_locked:
+            self.note("not checked: items against their commitments, what is signed inside them, the views:")
+            self.note("the log is encrypted, and no key was given")
         if self.extent.is_quick:
             self.note("not checked: each entry's own signature, items, times, the structure of the file, the views")
-        elif (first, end) != (0, head.size):
+        elif (first, end) != (0, head.size) and not self.is_locked:
             self.note("not checked: seals given later, the views")
 
 

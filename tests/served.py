@@ -5,6 +5,7 @@ Always: storage, signatures and HTTP are real; only the clock with its ids and r
 """
 
 import json
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from tests.documented import check_answer
 ADMIN_KEY = "the-admin-key-of-the-tests-0123456789"
 NODE_ID = "stigmem://org-a.example"
 SEED = bytes(range(32))
+# Every node of the tests encrypted at rest: what a test sees must be the same (`make test-encrypted`).
+ENCRYPTED = bool(os.environ.get("STIGMEM_TEST_ENCRYPTED"))
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Served:
     """A node and everything around it that `stigmem serve` would start, except for the pulling tasks."""
 
     def __init__(self, folder: Path, clock: CountedClock, signer: Signer, config: Config) -> None:
-        self.folder, self.clock, self.signer, self.config = folder, clock, signer, config
+        self.folder, self.clock, self.signer = folder, clock, signer
+        self.config = encrypted(config, folder) if ENCRYPTED else config
         self.key_file = KeyFile(folder / "node.key", None)
         self.node: Node
         self.sync: Sync
@@ -209,6 +213,16 @@ class Served:
 def config_for(folder: Path, **settings: object) -> Config:
     given = {"data_dir": str(folder), "entity_uri": NODE_ID, "admin_key": ADMIN_KEY, "federation_enabled": True}
     return Config(**given | settings)
+
+
+def encrypted(config: Config, folder: Path) -> Config:
+    """The same with encryption at rest, under a key file beside the node's folder."""
+    key_file = folder.with_name(f"{folder.name}.at-rest")
+    if not key_file.exists():
+        key_file.parent.mkdir(parents=True, exist_ok=True)
+        key_file.touch(mode=0o600)
+        key_file.write_text("5e" * 32)
+    return structs.replace(config, at_rest_encryption=True, at_rest_key_file=str(key_file))
 
 
 def fact(**fields: object) -> dict[str, object]:

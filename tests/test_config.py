@@ -18,7 +18,10 @@ def test_an_empty_environment_gives_the_defaults_and_no_warning():
 
 
 def test_every_field_of_the_config_is_a_setting_and_every_setting_a_field():
-    assert tuple(setting.name for setting in SETTINGS) == Config.__struct_fields__
+    # The passphrase is what the variable holds that a setting names.
+    fields = tuple(name for name in Config.__struct_fields__ if name != "at_rest_passphrase")
+
+    assert tuple(setting.name for setting in SETTINGS) == fields
 
 
 def test_a_flag_beats_a_variable_beats_the_file_beats_the_default():
@@ -183,9 +186,7 @@ def test_no_authentication_is_allowed_where_host_and_node_url_are_loopback():
 @pytest.mark.parametrize(
     "variable",
     [
-        "STIGMEM_AT_REST_ENCRYPTION",
-        "STIGMEM_AT_REST_KEY_FILE",
-        "STIGMEM_AT_REST_KEY_PASSPHRASE_ENV",
+        "STIGMEM_AT_REST_CIPHER",
         "STIGMEM_SANITIZER_MODE",
     ],
 )
@@ -197,6 +198,32 @@ def test_a_protection_this_version_does_not_have_stops_the_start(variable):
 @pytest.mark.parametrize("text", ["off", "OFF", "false", ""])
 def test_encryption_at_rest_that_is_stated_to_be_off_is_no_obstacle(text):
     assert from_environ({"STIGMEM_AT_REST_ENCRYPTION": text}, None, {}) == (Config(), [])
+
+
+def test_the_passphrase_is_what_the_named_variable_holds():
+    environ = {"STIGMEM_AT_REST_ENCRYPTION": "on", "STIGMEM_AT_REST_KEY_PASSPHRASE_ENV": "OURS", "OURS": "open sesame"}
+
+    config, _ = from_environ(environ, None, {})
+
+    assert config.at_rest_passphrase == "open sesame"
+    assert "sesame" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"STIGMEM_AT_REST_KEY_FILE": "/k", "STIGMEM_AT_REST_KEY_PASSPHRASE_ENV": "OURS", "OURS": "x"}, "both are set"),
+        ({"STIGMEM_AT_REST_KEY_PASSPHRASE_ENV": "OURS"}, "OURS is not set"),
+        (
+            {"STIGMEM_AT_REST_KEY_FILE": "/k", "STIGMEM_AT_REST_ENCRYPTION": "off"},
+            "STIGMEM_AT_REST_KEY_FILE: it is set",
+        ),
+        ({"STIGMEM_AT_REST_KEY_FILE": " "}, "must be a text that is not empty"),
+    ],
+)
+def test_a_source_of_the_key_that_cannot_be_meant_stops_the_start(environ, named):
+    with pytest.raises(ConfigError, match=named):
+        from_environ({"STIGMEM_AT_REST_ENCRYPTION": "on"} | environ, None, {})
 
 
 def test_a_misspelt_name_is_warned_of_with_the_nearest_known_one():

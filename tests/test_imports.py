@@ -24,6 +24,7 @@ FOUNDATION = (
     "key_files",
     "kept_secrets",
     "private_files",
+    "at_rest",
 )
 FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
 EVENTS = FIRST_LINE | {"node.events"}
@@ -46,6 +47,7 @@ ALLOWED = {
     **{f"node.{name}": {"node.errors"} for name in FOUNDATION},
     "node.key_files": {"node.keys"},
     "node.kept_secrets": {"node.canonical", "node.keys"},
+    "node.at_rest": {"node.config", "node.keys"},
     "node": set(),
     "node.refusals": FIRST_LINE,
     "node.quotas": set(),

@@ -5,11 +5,12 @@ Always: what does not hold is a LogDamaged with the words for it; the caller kno
 
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
+from itertools import takewhile
 
 from node.clock import parse_hlc
 from node.errors import LogDamaged
 from node.events.entry import Header, open_header
-from node.events.log import CLEAR, ITEM_KEY, OFFSET_KEY
+from node.events.log import ITEM_KEY, OFFSET_KEY
 from node.times import parse_rfc3339
 
 Row = tuple[bytes, bytes]
@@ -19,9 +20,11 @@ IsErased = Callable[[int, int], bool]
 _NO_ROW = (b"", b"")
 
 
-def items_of(headers: Iterable[Header], rows: Iterator[Row], is_erased: IsErased) -> Iterator[list[bytes | None]]:
+def items_of(
+    headers: Iterable[Header], rows: Iterator[Row], open_row: Callable[[bytes, bytes], bytes], is_erased: IsErased
+) -> Iterator[list[bytes | None]]:
     """The items of consecutive entries, each salt ‖ content or None where it was erased, from rows that begin with those of the
-    first.
+    first, which `open_row` opens under their key.
 
     Raises LogDamaged at an entry unless exactly its own are there, but for those erased, and are what its header commits to.
     """
@@ -34,9 +37,7 @@ def items_of(headers: Iterable[Header], rows: Iterator[Row], is_erased: IsErased
                     items.append(None)
                     continue
                 raise LogDamaged(_missing(header, index, key))
-            if not row.startswith(CLEAR):
-                raise LogDamaged(f"item {index} has a form that this version does not read")
-            item = row[1:]
+            item = open_row(key, row)
             if sha256(item).hexdigest() != commitment:
                 raise LogDamaged(f"item {index} does not match its commitment")
             items.append(item)
@@ -44,6 +45,15 @@ def items_of(headers: Iterable[Header], rows: Iterator[Row], is_erased: IsErased
         if _NO_ROW[0] < key < OFFSET_KEY.pack(offset + 1):
             raise LogDamaged(f"a row of items belongs to no entry: the header commits to {len(items)}")
         yield items
+
+
+def require_rows(header: Header, rows: Iterator[Row], is_erased: IsErased) -> int:
+    """How many rows an entry's items have, of rows that begin with them; they need not open. Raises LogDamaged as above."""
+    keys = [key for key, _ in takewhile(lambda row: row[0] < OFFSET_KEY.pack(header.offset + 1), rows)]
+    there = [index for index in range(len(header.items)) if not is_erased(header.offset, index)]
+    if keys != [ITEM_KEY.pack(header.offset, index) for index in there]:
+        raise LogDamaged(f"{len(keys)} items are stored, the header commits to {len(there)} that were not erased")
+    return len(there)
 
 
 def _missing(header: Header, index: int, key: bytes) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import struct
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.evidence import Evidence
+from node.events.item_keys import CLEAR, ITEM_KEYS, Laid, SealedItems, items_in
+from node.events.key_file import FileKey
 from node.events.log_file import DATA_FILE
 from node.events.store import LOG_MAP_BYTES, Store, make_folder, refusal_of, storage_errors, sync_folder
 from node.events.tombstones import EntityErased
@@ -35,9 +37,9 @@ RESTORED = b"restored"
 # Beside `log/`: what a restore was writing when it was interrupted.
 PARTIAL_FOLDER = "log.partial"
 TABLES = ("meta", "keys", "headers", "items", "tree")
-# The form byte of an item that lies in clear.
-CLEAR = b"\x00"
 _Row = tuple[bytes, bytes]
+# Salt ‖ content of a row, under the key of its place.
+OpenItem = Callable[[lmdb.Transaction, bytes, bytes], bytes]
 # LMDB has no empty keys.
 _NO_ROW: _Row = (b"", b"")
 OFFSET_KEY = struct.Struct(">Q")
@@ -66,14 +68,30 @@ class Head(Struct, frozen=True, kw_only=True):
     leaf: bytes
 
 
+def open_store(path: Path, *, is_readonly: bool = False, map_bytes: int = LOG_MAP_BYTES) -> Store:
+    """The environment of a log."""
+    return Store(path, tables=TABLES, map_bytes=map_bytes, is_readonly=is_readonly, if_there=(ITEM_KEYS,))
+
+
 class Log:
     """The log in one LMDB environment. One process writes, through one thread."""
 
-    def __init__(self, path: Path, *, is_readonly: bool = False, map_bytes: int = LOG_MAP_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        is_readonly: bool = False,
+        map_bytes: int = LOG_MAP_BYTES,
+        file_keys: Sequence[FileKey] = (),
+    ) -> None:
+        """`file_keys` are those that an encrypted log may be under; a new one is encrypted under the first of them."""
         if not is_readonly and not (path / DATA_FILE).exists():
-            _found(path)
-        self._store = Store(path, tables=TABLES, map_bytes=map_bytes, is_readonly=is_readonly)
+            _found(path, file_keys)
+        self._store = open_store(path, is_readonly=is_readonly, map_bytes=map_bytes)
         self._check_format()
+        with storage_errors(), self._store.begin() as txn:
+            self.items = items_in(txn, self._store, file_keys)
+        self._open_item = self.items.open
         self.refresh()
         # Of so many entries: read once an item is missing, and again when the log has grown by an erasure.
         self._erasures: Erasures | None = None
@@ -112,13 +130,23 @@ class Log:
         """The head up to which the views stand: what checkpoints and proofs may speak of."""
         return self._announced
 
-    def append(self, expected_offset: int, entries: Sequence[Entry]) -> Head:
+    def lay(self, entries: Sequence[Entry]) -> Laid | None:
+        """What `append` writes of the items of an encrypted log, made beforehand and on another thread than its own, which would
+        have to wait for the interpreter at every item; None for a log in clear.
+        """
+        if not isinstance(self.items, SealedItems):
+            return None
+        with storage_errors(), self._store.begin() as txn:
+            return self.items.lay(txn, entries, item_key)
+
+    def append(self, expected_offset: int, entries: Sequence[Entry], laid: Laid | None = None) -> Head:
         """Append entries at `expected_offset` in one durable transaction and return the new head.
 
         Raises WrongOffset where the log is not that long, StorageFull where there is no room; either way nothing is written.
         """
         if expected_offset != self._frontier.size:
             raise WrongOffset(f"the log has {self._frontier.size} entries, not {expected_offset}")
+        laid = self.lay(entries) if laid is None else laid
         frontier = self._frontier.copy()
         with storage_errors(), self._store.begin(write=True) as txn:
             if _size(txn, self._store.table("headers")) != expected_offset:
@@ -128,7 +156,9 @@ class Log:
                 if entry.offset != frontier.size:
                     raise WrongOffset(f"the entry of offset {entry.offset} cannot stand at {frontier.size}")
                 closed += frontier.append(entry.leaf)
-            self._put(txn, entries, closed)
+            self._put(txn, entries, laid, closed)
+        if laid is not None:
+            self.items.took(laid)
         if any(isinstance(entry.event, EntityErased) for entry in entries):
             self._erasures = None
         self._keys.update(entry.public_key for entry in entries)
@@ -289,12 +319,12 @@ class Log:
             return self._item(txn, offset, index)
 
     def items_with(self, needle: bytes) -> Iterator[int]:
-        """Offsets of the items that hold these bytes as they lie there, in order. Reads every item: for offline use."""
+        """Offsets of the items that hold these bytes, in order. Reads every item: for offline use."""
         with storage_errors(), self._store.begin() as txn:
             for key, row in txn.cursor(db=self._store.table("items")):
-                if needle in row:
-                    if len(key) != ITEM_KEY.size:
-                        raise LogDamaged("the table of items has a key that is not an offset and an index")
+                if len(key) != ITEM_KEY.size:
+                    raise LogDamaged("the table of items has a key that is not an offset and an index")
+                if needle in self._open_item(txn, key, row):
                     yield ITEM_KEY.unpack(key)[0]
 
     def all_stored(self) -> Iterator[bytes]:
@@ -335,14 +365,18 @@ class Log:
                 "open it with the version that wrote it"
             )
 
-    def _put(self, txn: lmdb.Transaction, entries: Sequence[Entry], closed: list[tuple[int, int, bytes]]) -> None:
+    def _put(
+        self,
+        txn: lmdb.Transaction,
+        entries: Sequence[Entry],
+        laid: Laid | None,
+        closed: list[tuple[int, int, bytes]],
+    ) -> None:
         # One call per table: each call gives up the interpreter, and beside a busy loop it is long in coming back.
         new_keys = {entry.public_key for entry in entries} - self._keys
-        items = [
-            (ITEM_KEY.pack(entry.offset, index), CLEAR + item.salt + item.content)
-            for entry in entries
-            for index, item in enumerate(entry.items)
-        ]
+        items = clear_rows(entries) if laid is None else laid.items
+        if laid is not None:
+            self._put_all(txn, ITEM_KEYS, laid.keys)
         self._put_all(txn, "keys", [(bytes.fromhex(key_id_of(key)), key) for key in new_keys])
         self._put_all(txn, "headers", [(OFFSET_KEY.pack(entry.offset), entry.stored) for entry in entries])
         self._put_all(txn, "items", items)
@@ -374,7 +408,7 @@ class Log:
                     raise LogDamaged("an entry says another offset")
                 if header.key_id not in public_keys:
                     public_keys[header.key_id] = self._public_key(txn, header.key_id)
-                own = tuple([_item_at(offset, index, item_rows) for index in range(len(header.items))])
+                own = tuple([self._item_at(txn, offset, index, item_rows) for index in range(len(header.items))])
                 yield entry_of(header, stored, own, public_keys[header.key_id])
 
     def _open(self, txn: lmdb.Transaction, offset: int) -> Entry:
@@ -392,10 +426,17 @@ class Log:
         return _entry(txn, self._store.table("headers"), offset)
 
     def _item(self, txn: lmdb.Transaction, offset: int, index: int) -> Item | None:
-        row = txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+        key = ITEM_KEY.pack(offset, index)
+        row = txn.get(key, db=self._store.table("items"))
         if row is None and self.is_erased(txn, offset, index):
             return None
-        return _item_of(_in_clear(_there(row, index), index))
+        return _item_of(self._open_item(txn, key, _there(row, index)))
+
+    def _item_at(self, txn: lmdb.Transaction, offset: int, index: int, rows: Iterator[_Row]) -> Item:
+        key, row = next(rows, _NO_ROW)
+        if key != ITEM_KEY.pack(offset, index):
+            raise LogDamaged(f"item {index} is missing")
+        return _item_of(self._open_item(txn, key, row))
 
     def is_erased(self, txn: lmdb.Transaction, offset: int, index: int) -> bool:
         """Whether a later entry says that this item, which a transaction does not find, was erased."""
@@ -415,7 +456,8 @@ class Log:
             found: Erasures = {}
             with txn.cursor(db=headers) as cursor:
                 for erasing in erasing_offsets(cursor.iternext(keys=False, values=True)):
-                    committed = _committed(txn, items, erasing, PLACES_ITEM)
+                    key = ITEM_KEY.pack(erasing, PLACES_ITEM)
+                    committed = self._open_item(txn, key, _there(txn.get(key, db=items), PLACES_ITEM))
                     add_erasures(found, _entry(txn, headers, erasing), committed)
             self._erasures = found
         return self._erasures
@@ -462,23 +504,28 @@ class Reading:
 
     def committed(self, offset: int, index: int) -> bytes:
         """Salt ‖ content of an item. Raises NotReady for one that was erased since the views were asked."""
-        row = self._txn.get(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+        key = ITEM_KEY.pack(offset, index)
+        row = self._txn.get(key, db=self._store.table("items"))
         if row is None and self._log.is_erased(self._txn, offset, index):
             raise NotReady("something of this answer has just been erased: ask again")
-        return _in_clear(_there(row, index), index)
+        return self._log.items.open(self._txn, key, _there(row, index))
 
 
-def _found(path: Path) -> None:
+def _found(path: Path, file_keys: Sequence[FileKey]) -> None:
     """Make an empty log, which is there whole or not at all: a file whose making a power cut breaks off is no LMDB file."""
     draft = path / "new"
     make_folder(path)
     with storage_errors():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        store = Store(draft, tables=TABLES, map_bytes=LOG_MAP_BYTES)
+        store = open_store(draft)
         try:
+            if file_keys:
+                store.make_table(ITEM_KEYS)
             with store.begin(write=True) as txn:
                 txn.put(b"format", FORMAT, db=store.table("meta"))
+                if file_keys:
+                    SealedItems.found(txn, store, file_keys[0])
         finally:
             store.close()
         (draft / DATA_FILE).rename(path / DATA_FILE)
@@ -500,32 +547,29 @@ def _tree_hash(txn: lmdb.Transaction, tree: object, level: int, index: int) -> b
     return node
 
 
-def _committed(txn: lmdb.Transaction, items: object, offset: int, index: int) -> bytes:
-    return _in_clear(_there(txn.get(ITEM_KEY.pack(offset, index), db=items), index), index)
-
-
 def _there(row: bytes | None, index: int) -> bytes:
     if row is None:
         raise LogDamaged(f"item {index} is missing")
     return row
 
 
-def _in_clear(row: bytes, index: int) -> bytes:
-    """Salt ‖ content."""
-    if not row.startswith(CLEAR):
-        raise LogDamaged(f"item {index} has form {row[:1].hex() or 'none'}, which this version does not read")
-    return row[len(CLEAR) :]
+def clear_rows(entries: Sequence[Entry]) -> list[_Row]:
+    """The rows of their items in a log that is not encrypted."""
+    return [
+        (ITEM_KEY.pack(entry.offset, index), CLEAR + item.salt + item.content)
+        for entry in entries
+        for index, item in enumerate(entry.items)
+        if item is not None
+    ]
+
+
+def item_key(offset: int, index: int) -> bytes:
+    """Under what an item lies."""
+    return ITEM_KEY.pack(offset, index)
 
 
 def _item_of(committed: bytes) -> Item:
     return Item(committed[:SALT_BYTES], committed[SALT_BYTES:])
-
-
-def _item_at(offset: int, index: int, rows: Iterator[_Row]) -> Item:
-    key, row = next(rows, _NO_ROW)
-    if key != ITEM_KEY.pack(offset, index):
-        raise LogDamaged(f"item {index} is missing")
-    return _item_of(_in_clear(row, index))
 
 
 def _rows_from(cursor: lmdb.Cursor, key: bytes) -> Iterator[_Row]:

@@ -6,11 +6,13 @@ Always: of a stretch the first bad offset is the one named, whatever else is wro
 any order and by several processes, because each takes from before it what is stored there, and checks only what is in it.
 Always: memory does not grow with the log. Every row of the tables is accounted for: what belongs to no entry is damage.
 
+Of an encrypted log without its key, chain, signatures, times and tree are checked, and that the items are there.
 Does not check the views, nor who may have done what.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 
 import lmdb
@@ -22,9 +24,10 @@ from node.events.entry import FIRST_PREV, Header, is_signed_by, open_header, rea
 from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.event import Event, type_of
 from node.events.identity import NodeCreated, NodeRestored
-from node.events.item_rows import Row, items_of, out_of_place, times_of
-from node.events.log import CLEAR, ITEM_KEY, NODE_KEY, OFFSET_KEY, RESTORED, TABLES
-from node.events.own_keys import ROTATED, OwnKeys, find_own_keys
+from node.events.item_keys import AT_REST, ITEM_KEYS, Items, SealedItems
+from node.events.item_rows import Row, items_of, out_of_place, require_rows, times_of
+from node.events.log import ITEM_KEY, NODE_KEY, OFFSET_KEY, RESTORED, TABLES
+from node.events.own_keys import ROTATED, OwnKeys, find_own_keys, keys_that_signed
 from node.events.signed_inside import Evidence, KnownKeys
 from node.events.store import Store, storage_errors
 from node.events.tree import inner_hash, leaf_hash, root_at
@@ -80,8 +83,8 @@ class LogCheck:
     of a log that is appended to, ask for entries that it has.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, items: Items) -> None:
+        self._store, self._items = store, items
         self._db = {name: store.table(name) for name in TABLES}
         self._txn: lmdb.Transaction
         self._own: OwnKeys | None = None
@@ -190,6 +193,10 @@ class LogCheck:
         """The keys of this log's entries up to `end`; read anew where it has grown, as a key may have been rotated since."""
         if self._own is None or self._own.size < end:
             self._require_birth()
+            if not self._items.is_readable:
+                stored = (stored for _, stored in self._rows("headers", b""))
+                self._own = keys_that_signed(map(open_header, stored), self._key_of)
+                return self._own
             self._own = find_own_keys(self._count("headers"), self._count("keys"), self._stored, self._event_at)
             self._evidence = Evidence(KnownKeys(self._own, self._events), self._root_at)
         return self._own
@@ -203,6 +210,8 @@ class LogCheck:
         public_key = self._key_of(header)
         if not is_signed_by(stored, public_key):
             raise LogDamaged("the signature does not verify")
+        if not self._items.is_readable:
+            return  # whose it is stands in an item
         event = self._event_of(0, header)
         if not isinstance(event, NodeCreated):
             raise LogDamaged(f"the first entry is {header.type}, not node.created.1")
@@ -321,9 +330,16 @@ class LogCheck:
             is_rotated = ROTATED in stored
 
     def _check_items(self, stretch: Stretch, evidence: Evidence | None) -> None:
-        """Items against commitments, and by `evidence` what is signed inside them."""
+        """Items against commitments, and by `evidence` what is signed inside them; of items that cannot be read, that they are
+        there.
+        """
         checked = 0
         try:
+            if not self._items.is_readable:
+                for header in stretch.headers:
+                    stretch.items += require_rows(header, self._item_rows(header.offset), self._is_erased)
+                    checked += 1
+                return
             for header, items in zip(stretch.headers, self._items_of(stretch), strict=True):
                 _, event = read_items(header, items)
                 if evidence is not None:
@@ -346,8 +362,12 @@ class LogCheck:
             stretch.cut(len(stretch.committed), damage.detail)
 
     def _items_of(self, stretch: Stretch) -> Iterator[list[bytes]]:
-        rows = self._rows("items", OFFSET_KEY.pack(stretch.first) if stretch.first else b"")
-        return items_of(stretch.headers, rows, self._is_erased)
+        return items_of(
+            stretch.headers, self._item_rows(stretch.first), partial(self._items.open, self._txn), self._is_erased
+        )
+
+    def _item_rows(self, offset: int) -> Iterator[Row]:
+        return self._rows("items", OFFSET_KEY.pack(offset) if offset else b"")
 
     def _is_erased(self, offset: int, index: int) -> bool:
         """Whether a later entry says that this item, which is missing, was erased."""
@@ -360,12 +380,13 @@ class LogCheck:
         return is_erased(self._erasures, offset, index)
 
     def _add_erasures(self, found: Erasures, erasing: int) -> None:
-        row = self._txn.get(ITEM_KEY.pack(erasing, PLACES_ITEM), db=self._db["items"])
+        key = ITEM_KEY.pack(erasing, PLACES_ITEM)
+        row = self._txn.get(key, db=self._db["items"])
         stored = self._txn.get(OFFSET_KEY.pack(erasing), db=self._db["headers"])
-        if row is None or stored is None or not row.startswith(CLEAR):
+        if row is None or stored is None:
             return  # it erases nothing that can be told; that it is damaged is said when it is looked at itself
         try:
-            add_erasures(found, stored, row[len(CLEAR) :])
+            add_erasures(found, stored, self._items.open(self._txn, key, row))
         except LogDamaged:
             return
 
@@ -441,12 +462,23 @@ class LogCheck:
         yield from (
             f"the table meta has a row that no log has: {key!r}"
             for key, _ in self._rows("meta", b"")
-            if key not in (b"format", RESTORED)
+            if key not in (b"format", RESTORED, AT_REST)
         )
+        yield from self._key_table_problems()
         if not self._knows_of_its_restore(n):
             yield "the table meta tells of a restore that the log does not"
-        tables = {name.encode() for name in TABLES}
+        tables = {name.encode() for name in (*TABLES, *([ITEM_KEYS] if self._is_encrypted() else []))}
         yield from (f"a log has no table {name!r}" for name, _ in self._txn.cursor() if name not in tables)
+
+    def _is_encrypted(self) -> bool:
+        return self._txn.get(AT_REST, db=self._db["meta"]) is not None
+
+    def _key_table_problems(self) -> Iterator[str]:
+        if isinstance(self._items, SealedItems):
+            try:
+                self._items.check(self._txn)
+            except LogDamaged as damage:
+                yield damage.detail
 
     def _knows_of_its_restore(self, size: int) -> bool:
         """Whether the entry behind a restore says so; a log that no node has opened since says nothing yet."""
@@ -470,8 +502,7 @@ class LogCheck:
                     continue
 
     def _event_of(self, offset: int, header: Header) -> Event:
-        rows = self._rows("items", OFFSET_KEY.pack(offset) if offset else b"")
-        items = items_of((header,), rows, self._is_erased)
+        items = items_of((header,), self._item_rows(offset), partial(self._items.open, self._txn), self._is_erased)
         return read_items(header, next(items))[1]
 
 

@@ -8,13 +8,13 @@ account for every key that is stored, it looks at every entry. Whether each is s
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
 from node.canonical import b64url_decode
 from node.errors import LogDamaged
-from node.events.entry import is_signed_by
+from node.events.entry import Header, is_signed_by
 from node.events.event import Event, type_of
 from node.events.identity import KeyRotated, NodeCreated
 from node.events.log import Log
@@ -84,6 +84,23 @@ def find_own_keys(size: int, keys: int, stored_at: Stored, event_at: EventAt) ->
     # One that was rotated away may have signed the last entry, or one in between.
     is_complete = signed == keys and search.names(size - 1, found.key_ids[signed - 1])
     return found if is_complete else search.follow(key, search.one_by_one)
+
+
+def keys_that_signed(headers: Iterable[Header], key_of: Callable[[Header], bytes]) -> OwnKeys:
+    """As far as headers tell of an encrypted log without its key: each key that they name, from where it is first named. That the
+    one before named it in a rotation stands in an item; that it signs nothing once another did is seen here.
+    """
+    chain: KeyChain = ()
+    key_ids: list[str] = []
+    firsts: list[int] = []
+    size = 0
+    for header in headers:
+        if header.key_id not in key_ids:
+            chain = (*chain, *first_key(key_of(header)))
+            key_ids.append(header.key_id)
+            firsts.append(header.offset)
+        size += 1
+    return OwnKeys(node_id="", chain=chain, key_ids=tuple(key_ids), firsts=tuple(firsts), rotations=(), size=size)
 
 
 class _Search(Struct):

@@ -1,6 +1,6 @@
 """LMDB environments: opening them, their named tables, and what their failures mean.
 
-Always: every table is opened at start, and nothing is opened inside a transaction afterwards.
+Always: every table is opened at start, or made before anything is written; nothing is opened inside a transaction.
 Always: map sizes are set once, large and sparse; a full map or disk is a refusal, never a resize under live readers.
 
 Does not know what lies in a table.
@@ -11,6 +11,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -41,11 +42,19 @@ class Store:
     """One LMDB environment with its tables, by name."""
 
     def __init__(
-        self, path: Path, *, tables: Iterable[str], map_bytes: int, is_synced: bool = True, is_readonly: bool = False
+        self,
+        path: Path,
+        *,
+        tables: Iterable[str],
+        map_bytes: int,
+        is_synced: bool = True,
+        is_readonly: bool = False,
+        if_there: Iterable[str] = (),
     ) -> None:
+        """Tables `if_there` are opened where the environment has them, and made by `make_table` alone."""
         self.path = path
         self._map_bytes, self._is_synced, self._is_readonly = map_bytes, is_synced, is_readonly
-        self._names = sorted(tables)
+        self._names, self._others = sorted(tables), sorted(if_there)
         self._tables: dict[str, object] = {}
         self._is_open, self._is_mending = False, False
         with storage_errors():
@@ -54,6 +63,15 @@ class Store:
     def table(self, name: str) -> object:
         """The LMDB handle of a table."""
         return self._tables[name]
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a table."""
+        return name in self._tables
+
+    def make_table(self, name: str) -> None:
+        """Make one of `if_there`; outside of transactions."""
+        with storage_errors():
+            self._tables[name] = self._env.open_db(name.encode())
 
     def begin(self, *, write: bool = False) -> lmdb.Transaction:
         """A transaction; a write transaction must end on the thread that began it."""
@@ -130,7 +148,7 @@ class Store:
             # As bytes: a folder's name need not be text in any encoding.
             os.fsencode(self.path),
             map_size=self._map_bytes,
-            max_dbs=len(self._names) + 1,
+            max_dbs=len(self._names) + len(self._others) + 1,
             sync=self._is_synced,
             readonly=self._is_readonly,
             create=not self._is_readonly,
@@ -139,6 +157,9 @@ class Store:
         )
         for name in self._names:
             self._tables[name] = self._env.open_db(name.encode(), create=not self._is_readonly)
+        for name in self._others:
+            with suppress(lmdb.NotFoundError):
+                self._tables[name] = self._env.open_db(name.encode(), create=False)
         self._file = _identity(self.path)
         self._is_open = True
 

@@ -48,8 +48,8 @@ def key_made_by(entry: Entry) -> ApiKey:
 
 
 _MADE = TableSpec("api_keys/made", ApiKey)
-_BY_ID = TableSpec("api_keys/by_id", bytes)
-_BY_HASH = TableSpec("api_keys/by_hash", bytes)
+_BY_ID = TableSpec("api_keys/by_id", bytes, hashed=((0, 16),), is_open=True)
+_BY_HASH = TableSpec("api_keys/by_hash", bytes, hashed=((0, 16),), is_open=True)
 _OFFSET = struct.Struct(">Q")
 
 

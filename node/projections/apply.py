@@ -12,6 +12,7 @@ import lmdb
 from msgspec import Struct
 
 from node.events.entry import Entry
+from node.projections.base import Handles
 from node.projections.view import View
 
 CHECKPOINT_TABLE = "checkpoint"
@@ -45,7 +46,7 @@ def portion(entries: Iterable[Entry], *, max_bytes: int = PORTION_BYTES) -> Iter
             return
 
 
-def apply_all(txn: lmdb.Transaction, handles: dict[str, object], entries: Iterable[Entry]) -> View:
+def apply_all(txn: lmdb.Transaction, handles: Handles, entries: Iterable[Entry]) -> View:
     """Fold entries into the views of a write transaction and move its checkpoint behind them."""
     view, last = View(txn, handles), None
     for entry in entries:
@@ -57,15 +58,15 @@ def apply_all(txn: lmdb.Transaction, handles: dict[str, object], entries: Iterab
     return view
 
 
-def move_checkpoint(txn: lmdb.Transaction, handles: dict[str, object], last: Entry) -> None:
+def move_checkpoint(txn: lmdb.Transaction, handles: Handles, last: Entry) -> None:
     put_checkpoint(txn, handles, Checkpoint(size=last.offset + 1, leaf=last.leaf))
 
 
-def put_checkpoint(txn: lmdb.Transaction, handles: dict[str, object], checkpoint: Checkpoint) -> None:
+def put_checkpoint(txn: lmdb.Transaction, handles: Handles, checkpoint: Checkpoint) -> None:
     txn.put(_KEY, _CHECKPOINT.pack(checkpoint.size, checkpoint.leaf), db=handles[CHECKPOINT_TABLE])
 
 
-def read_checkpoint(txn: lmdb.Transaction, handles: dict[str, object]) -> Checkpoint:
+def read_checkpoint(txn: lmdb.Transaction, handles: Handles) -> Checkpoint:
     row = txn.get(_KEY, db=handles[CHECKPOINT_TABLE])
     size, leaf = _CHECKPOINT.unpack(row) if row is not None else (0, bytes(32))
     return Checkpoint(size=size, leaf=leaf)

@@ -43,8 +43,8 @@ class AuditRow(Struct, frozen=True, array_like=True):
 
 
 _ROWS = TableSpec("audit/rows", AuditRow)
-_LISTED = TableSpec("audit/listed", bytes)
-_PEERS = TableSpec("audit/peers", bytes)
+_LISTED = TableSpec("audit/listed", bytes, hashed=((0, 16),))
+_PEERS = TableSpec("audit/peers", bytes, hashed=((0, 16),))
 
 
 class Audit(Projection):

@@ -33,11 +33,18 @@ LAST_PLACE: Place = (2**64 - 1, 2**32 - 1)
 
 
 class TableSpec(Generic[Row]):
-    """A table's name and the type of its rows; `bytes` rows are stored as they are."""
+    """A table's name and the type of its rows; `bytes` rows are stored as they are.
 
-    def __init__(self, name: str, row_type: type[Row]) -> None:
+    `hashed` are the spans of a key that are hashes of what is said or named, whole blocks of 16 bytes: in encrypted views they
+    are keyed. The rest of a key, and a row of a table that `is_open`, tell of places, times and numbers alone.
+    """
+
+    def __init__(
+        self, name: str, row_type: type[Row], *, hashed: tuple[tuple[int, int], ...] = (), is_open: bool = False
+    ) -> None:
         self.name = name
         self.row_type = row_type
+        self.hashed, self.is_open = hashed, is_open
         self.encode: Any = bytes if row_type is bytes else msgspec.msgpack.Encoder().encode
         self.decode: Any = bytes if row_type is bytes else msgspec.msgpack.Decoder(row_type).decode
 
@@ -76,12 +83,15 @@ class Table(Generic[Row]):
         """Hand what was put to the transaction, in one call: between calls another thread may take the interpreter."""
         if not self._pending:
             return
-        pending, encode = self._pending, self._encode
-        rows = [(key, encode(pending[key])) for key in sorted(pending)]
+        rows = self._encoded()
         with self._txn.cursor(db=self._db) as cursor:
             consumed, _ = cursor.putmulti(rows)
         _require_taken(consumed, len(rows))
         self._pending.clear()
+
+    def _encoded(self) -> list[tuple[bytes, bytes]]:
+        pending, encode = self._pending, self._encode
+        return [(key, encode(pending[key])) for key in sorted(pending)]
 
     def put_encoded(self, rows: list[tuple[bytes, bytes]]) -> None:
         """Hand rows to the transaction, encoded and in the order of their keys; what was put before is to be flushed."""
@@ -149,6 +159,14 @@ class Table(Generic[Row]):
                 yield cursor.key(), self._decode(cursor.value())
                 found = cursor.prev()
 
+    def shown_key(self, stored: bytes) -> bytes:
+        """The key that lies here as `stored`."""
+        return stored
+
+    def opened(self, stored: bytes, row: bytes) -> Row:
+        """The row whose bytes lie here under a key, both as a cursor finds them."""
+        return self._decode(row)
+
     def digest(self, *, is_fresh: bool = False) -> bytes:
         """SHA-256 over the decoded rows, in order. Rows that are `fresh`, which this version has just encoded, are not decoded
         for it: they would be encoded to the same bytes again.
@@ -157,16 +175,27 @@ class Table(Generic[Row]):
         digest, decoded = sha256(), is_fresh or self._decode is bytes
         with self._txn.cursor(db=self._db) as cursor:
             # Many rows to a call: it takes longer to make a call than to hash a row.
-            stored = iter(cursor) if cursor.first() else iter(())
+            stored = self._encoded_rows(iter(cursor) if cursor.first() else iter(()))
             while rows := list(islice(stored, _DIGESTED_AT_ONCE)):
                 texts = list(chain.from_iterable(rows if decoded else self._encoded_again(rows)))
                 digest.update(struct.pack(f">{1 + len(texts)}I", len(texts), *map(len, texts)))
                 digest.update(b"".join(texts))
         return digest.digest()
 
+    def _encoded_rows(self, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """Rows as they were put and encoded, in the order of their keys."""
+        return rows
+
     def _encoded_again(self, rows: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         encode, decode = self._encode, self._decode
         return [(key, encode(decode(stored))) for key, stored in rows]
+
+
+class Handles(dict[str, object]):
+    """The LMDB handles of views, by the names of their tables."""
+
+    def open(self, spec: TableSpec[Row], txn: lmdb.Transaction) -> Table[Row]:
+        return Table(spec, txn, self[spec.name])
 
 
 class Projection:
@@ -180,14 +209,14 @@ class Projection:
     tables: ClassVar[tuple[TableSpec, ...]]
     events: ClassVar[tuple[type[Event], ...]]
 
-    def __init__(self, txn: lmdb.Transaction, handles: dict[str, object]) -> None:
+    def __init__(self, txn: lmdb.Transaction, handles: Handles) -> None:
         self._txn, self._handles = txn, handles
         self._tables: dict[TableSpec, Table] = {}
 
     def table(self, spec: TableSpec[Row]) -> Table[Row]:
         table = self._tables.get(spec)
         if table is None:
-            table = self._tables[spec] = Table(spec, self._txn, self._handles[spec.name])
+            table = self._tables[spec] = self._handles.open(spec, self._txn)
         return table
 
     def flush(self) -> None:

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct, structs
 from node.clock import parse_hlc
 from node.events.event import Event
 from node.events.facts import Fact
-from node.projections.base import LAST_PLACE, PLACE_BYTES, Place, Projection, TableSpec, place_key, text_key
+from node.projections.base import LAST_PLACE, PLACE_BYTES, Handles, Place, Projection, TableSpec, place_key, text_key
 from node.projections.fact_rows import DIGEST_BYTES, FactRow, digest_of, relation_of
 from node.projections.facts import Facts, Left
 from node.times import parse_rfc3339
@@ -119,19 +119,19 @@ _UNDISPUTED = Standing(is_contradicted=False, is_shown=True)
 _SETTLED_LOSER = Standing(is_contradicted=True, is_shown=False)
 _NO_GROUP = Group(only=None, recorded=(), has_past=False)
 
-_GROUPS = TableSpec("conflicts/groups", Group)
-_BY_VALUE = TableSpec("conflicts/by_value", Member)
-_BY_RANK = TableSpec("conflicts/by_rank", Member)
+_GROUPS = TableSpec("conflicts/groups", Group, hashed=((0, 16),))
+_BY_VALUE = TableSpec("conflicts/by_value", Member, hashed=((0, 32),))
+_BY_RANK = TableSpec("conflicts/by_rank", Member, hashed=((0, 16),))
 # Until when the last of a group's facts of one value is valid, by value; and the values in the order of that.
-_LATEST = TableSpec("conflicts/latest", bytes)
-_BY_LATEST = TableSpec("conflicts/by_latest", bytes)
-_PAST = TableSpec("conflicts/past", Past)
-_RECORDS = TableSpec("conflicts/records", Conflict)
+_LATEST = TableSpec("conflicts/latest", bytes, hashed=((0, 32),))
+_BY_LATEST = TableSpec("conflicts/by_latest", bytes, hashed=((0, 16), (24, 40)))
+_PAST = TableSpec("conflicts/past", Past, hashed=((0, 16),))
+_RECORDS = TableSpec("conflicts/records", Conflict, hashed=((0, 16),))
 _BY_DETECTION = TableSpec("conflicts/by_detection", bytes)
-_OF_FACT = TableSpec("conflicts/of_fact", bytes)
-_TELLING = TableSpec("conflicts/telling", bytes)
-_SETTLED = TableSpec("conflicts/settled", Place)
-_SETTLED_IDS = TableSpec("conflicts/settled_ids", Place)
+_OF_FACT = TableSpec("conflicts/of_fact", bytes, hashed=((12, 28),))
+_TELLING = TableSpec("conflicts/telling", bytes, hashed=((0, 16),))
+_SETTLED = TableSpec("conflicts/settled", Place, is_open=True)
+_SETTLED_IDS = TableSpec("conflicts/settled_ids", Place, hashed=((0, 32),))
 
 
 class Conflicts(Projection):
@@ -154,7 +154,7 @@ class Conflicts(Projection):
         _SETTLED_IDS,
     )
 
-    def __init__(self, txn: object, handles: dict[str, object], facts: Facts) -> None:
+    def __init__(self, txn: object, handles: Handles, facts: Facts) -> None:
         super().__init__(txn, handles)
         self._facts = facts
         self._groups = self.table(_GROUPS)

@@ -22,12 +22,12 @@ class Servable(Struct, frozen=True, array_like=True):
 
 
 BY_PLACE = TableSpec("facts/by_place", FactRow)
-BY_ID = TableSpec("facts/by_id", bytes)
-BY_CID = TableSpec("facts/by_cid", bytes)
-BY_HASH = TableSpec("facts/by_hash", bytes)
-BY_SUBJECT = TableSpec("facts/by_entity_relation", bytes)
-BY_RELATION = TableSpec("facts/by_relation", bytes)
-BY_SOURCE = TableSpec("facts/by_source", bytes)
+BY_ID = TableSpec("facts/by_id", bytes, hashed=((0, 32),), is_open=True)
+BY_CID = TableSpec("facts/by_cid", bytes, hashed=((0, 16),))
+BY_HASH = TableSpec("facts/by_hash", bytes, hashed=((0, 16),))
+BY_SUBJECT = TableSpec("facts/by_entity_relation", bytes, hashed=((0, 32),))
+BY_RELATION = TableSpec("facts/by_relation", bytes, hashed=((0, 16),))
+BY_SOURCE = TableSpec("facts/by_source", bytes, hashed=((0, 16),))
 SERVABLE = TableSpec("facts/servable", Servable)
 UNSEALED = TableSpec("facts/unsealed", bytes)
 # In the order of `index_prefixes`.

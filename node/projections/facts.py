@@ -32,6 +32,7 @@ from node.events.tombstones import (
 from node.projections.base import (
     LAST_PLACE,
     PLACE_BYTES,
+    Handles,
     Place,
     Projection,
     Table,
@@ -112,12 +113,12 @@ class Left(Struct, frozen=True):
 
 
 _WITHDRAWN = TableSpec("facts/withdrawn", Withdrawal)
-_RETRACTIONS = TableSpec("facts/retractions", Retraction)
-_SUPERSEDED = TableSpec("facts/superseded_ids", Place)
+_RETRACTIONS = TableSpec("facts/retractions", Retraction, hashed=((0, 32),))
+_SUPERSEDED = TableSpec("facts/superseded_ids", Place, hashed=((0, 16),), is_open=True)
 # What is shown and not withdrawn, by speech, value and place; the first fact of an entity and relation is not in it.
-_STANDING = TableSpec("facts/standing", bytes)
+_STANDING = TableSpec("facts/standing", bytes, hashed=((0, 32),))
 # By entity and tombstone.
-_HIDINGS = TableSpec("facts/hidings", Hiding)
+_HIDINGS = TableSpec("facts/hidings", Hiding, hashed=((0, 32),))
 _SUBJECT = INDEXES.index(BY_SUBJECT)
 # In place of a value's digest: whatever the value.
 _ANY_VALUE = bytes(DIGEST_BYTES)
@@ -157,7 +158,7 @@ class Facts(Projection):
         _HIDINGS,
     )
 
-    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+    def __init__(self, txn: object, handles: Handles) -> None:
         super().__init__(txn, handles)
         # What the last entry folded did to the facts, in order: a row came to be shown, or a place was withdrawn.
         # A row that was withdrawn before it came is told of only where it settles others.

@@ -18,7 +18,7 @@ from node.events.facts import Scope
 from node.events.gardens import FactPromoted, FactQuarantined, FactRejected, GardenCreated, GardenDeleted
 from node.events.peers import BatchReceived, PushReceived
 from node.events.tombstones import EntityErased
-from node.projections.base import Place, Projection, TableSpec, place_key, place_of, text_key
+from node.projections.base import Handles, Place, Projection, TableSpec, place_key, place_of, text_key
 from node.projections.fact_rows import FactRow
 from node.times import format_ms
 from node.uris import normal_uri, origin_of
@@ -84,11 +84,11 @@ def place_in_listing(garden: Garden) -> tuple[str, str]:
     return garden.created_at, garden.id
 
 
-_BY_ID = TableSpec("gardens/by_id", Garden)
-_BY_SLUG = TableSpec("gardens/by_slug", bytes)
-_HELD = TableSpec("gardens/held", Held)
-_BY_STATUS = TableSpec("gardens/held_by_status", bytes)
-_PENDING_BY_ORGANISATION = TableSpec("gardens/pending_by_organisation", bytes)
+_BY_ID = TableSpec("gardens/by_id", Garden, hashed=((0, 16),))
+_BY_SLUG = TableSpec("gardens/by_slug", bytes, hashed=((0, 16),))
+_HELD = TableSpec("gardens/held", Held, hashed=((0, 32),))
+_BY_STATUS = TableSpec("gardens/held_by_status", bytes, hashed=((0, 16),))
+_PENDING_BY_ORGANISATION = TableSpec("gardens/pending_by_organisation", bytes, hashed=((0, 16),), is_open=True)
 
 
 class Gardens(Projection):
@@ -106,7 +106,7 @@ class Gardens(Projection):
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ID, _BY_SLUG, _HELD, _BY_STATUS, _PENDING_BY_ORGANISATION)
 
-    def __init__(self, txn: object, handles: dict[str, object], erased: Callable[[], tuple[FactRow, ...]]) -> None:
+    def __init__(self, txn: object, handles: Handles, erased: Callable[[], tuple[FactRow, ...]]) -> None:
         super().__init__(txn, handles)
         self._erased = erased
 

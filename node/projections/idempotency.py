@@ -33,8 +33,8 @@ class Taken(Struct, frozen=True, array_like=True):
     forget_ms: int
 
 
-_BY_NAME = TableSpec("idempotency/by_name", Taken)
-_BY_EXPIRY = TableSpec("idempotency/by_expiry", bytes)
+_BY_NAME = TableSpec("idempotency/by_name", Taken, hashed=((0, 32),))
+_BY_EXPIRY = TableSpec("idempotency/by_expiry", bytes, hashed=((8, 40),))
 
 
 class Idempotency(Projection):

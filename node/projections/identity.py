@@ -21,7 +21,7 @@ from node.events.identity import (
     TrustSettingsChanged,
 )
 from node.events.rotations import KeyChain, first_key, read_rotation, rotated
-from node.projections.base import Projection, TableSpec
+from node.projections.base import Handles, Projection, TableSpec
 from node.projections.manifest_dates import dates_of
 from node.projections.trust_lists import TrustLists, lists_of, settings_of
 
@@ -96,7 +96,7 @@ class Identity(Projection):
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BIRTH, _MANIFEST, _SETTINGS, _ADMIN_KEY, _RESTORES, _KEYS)
 
-    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+    def __init__(self, txn: object, handles: Handles) -> None:
         super().__init__(txn, handles)
         # Every decision asks for these; one view reads them once.
         self._settings: TrustSettings | None = None

@@ -28,8 +28,8 @@ class Introduction(Struct, frozen=True, array_like=True):
     keys: KeyChain
 
 
-_BY_ENTITY = TableSpec("introductions/by_entity", Introduction)
-_BY_INTRODUCER = TableSpec("introductions/by_introducer", bytes)
+_BY_ENTITY = TableSpec("introductions/by_entity", Introduction, hashed=((0, 32),))
+_BY_INTRODUCER = TableSpec("introductions/by_introducer", bytes, hashed=((0, 32),))
 
 
 class Introductions(Projection):

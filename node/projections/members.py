@@ -34,8 +34,8 @@ class Membership(Struct, frozen=True, array_like=True):
     role: Role
 
 
-_OF_GARDEN = TableSpec("members/of_garden", Member)
-_OF_ENTITY = TableSpec("members/of_entity", Membership)
+_OF_GARDEN = TableSpec("members/of_garden", Member, hashed=((0, 32),))
+_OF_ENTITY = TableSpec("members/of_entity", Membership, hashed=((0, 32),))
 
 
 class Members(Projection):

@@ -16,8 +16,8 @@ from node.events.peers import AttestationSigned, CheckpointCosigned, ExchangeRef
 from node.events.tombstones import TombstonesServed
 from node.projections.base import Projection, TableSpec
 
-_BY_NONCE = TableSpec("nonces/by_nonce", int)
-_BY_EXPIRY = TableSpec("nonces/by_expiry", bytes)
+_BY_NONCE = TableSpec("nonces/by_nonce", int, hashed=((0, 32),))
+_BY_EXPIRY = TableSpec("nonces/by_expiry", bytes, hashed=((8, 40),))
 _MS = struct.Struct(">Q")
 
 

@@ -40,7 +40,7 @@ from node.events.peers import (
 )
 from node.events.rotations import KeyChain, chain_of, rotations_in
 from node.events.tombstones import EntityErased
-from node.projections.base import Projection, TableSpec, place_key, text_key
+from node.projections.base import Handles, Projection, TableSpec, place_key, text_key
 from node.projections.fact_rows import FactRow
 from node.projections.manifest_dates import dates_of
 from node.projections.trust_lists import settings_of
@@ -143,9 +143,9 @@ class PastPeer(Struct, frozen=True, array_like=True):
 _ASKS_FOR_OTHER = "its declaration asks for other scopes or another URL"
 _FORKED = "it signed two logs that cannot both be its own"
 _KEY_FORKED = "one key of it named two successors"
-_BY_NODE_ID = TableSpec("peers/by_node_id", Peer)
-_BY_PEER_ID = TableSpec("peers/by_peer_id", str)
-_PAST = TableSpec("peers/past", PastPeer)
+_BY_NODE_ID = TableSpec("peers/by_node_id", Peer, hashed=((0, 16),))
+_BY_PEER_ID = TableSpec("peers/by_peer_id", str, hashed=((0, 16),))
+_PAST = TableSpec("peers/past", PastPeer, hashed=((0, 16),))
 _JUDGED_BY = TableSpec("peers/judged_by", TrustSettings)
 # Pages move a peer's cursors and counts on, and settings its cursor: none of that is in its past.
 _TOLD_OF = (
@@ -178,7 +178,7 @@ class Peers(Projection):
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_NODE_ID, _BY_PEER_ID, _PAST, _JUDGED_BY)
 
-    def __init__(self, txn: object, handles: dict[str, object], erased: Callable[[], tuple[FactRow, ...]]) -> None:
+    def __init__(self, txn: object, handles: Handles, erased: Callable[[], tuple[FactRow, ...]]) -> None:
         super().__init__(txn, handles)
         self._erased = erased
 

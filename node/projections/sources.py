@@ -20,7 +20,7 @@ from node.events.gardens import FactPromoted, FactQuarantined, FactRejected
 from node.events.identity import RefusalsCounted
 from node.events.peers import BatchReceived, BatchRefusal, PushReceived, Receipt
 from node.events.tombstones import EntityErased, places_in
-from node.projections.base import DAY_MS, Place, Projection, TableSpec, text_key
+from node.projections.base import DAY_MS, Handles, Place, Projection, TableSpec, text_key
 from node.projections.fact_rows import FactRow
 from node.uris import lies_under, normal_uri, origin_of
 
@@ -57,8 +57,8 @@ _OF_FACTS = frozenset(
     {"scope_violation", "invalid_fact", "seal_invalid", "hlc_skew", "invalid_hlc", "cid_mismatch", "id_collision"}
 )
 
-_HISTORY = TableSpec("sources/history", History)
-_HELD = TableSpec("sources/held", bytes)
+_HISTORY = TableSpec("sources/history", History, hashed=((0, 16),))
+_HELD = TableSpec("sources/held", bytes, hashed=((0, 16),))
 
 
 class Sources(Projection):
@@ -77,7 +77,7 @@ class Sources(Projection):
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_HISTORY, _HELD)
 
-    def __init__(self, txn: object, handles: dict[str, object], erased: Callable[[], tuple[FactRow, ...]]) -> None:
+    def __init__(self, txn: object, handles: Handles, erased: Callable[[], tuple[FactRow, ...]]) -> None:
         super().__init__(txn, handles)
         self._erased = erased
         # Rows this transaction has seen: one source's writes come in runs, and each asks for the same two.

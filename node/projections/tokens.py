@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from node.events.entry import Entry
 from node.events.event import Event
 from node.events.tokens import CapabilityAccepted, CapabilityIssued, CapabilityRevoked, Grant
-from node.projections.base import Projection, TableSpec, text_key
+from node.projections.base import Handles, Projection, TableSpec, text_key
 from node.times import format_ms
 
 
@@ -36,9 +36,9 @@ class IssuedToken(Struct, frozen=True, array_like=True):
         return structs.replace(self, revoked_at=None, revocation_reason=None, revoked_from=None)
 
 
-_ISSUED = TableSpec("tokens/issued", IssuedToken)
-_BY_SUBJECT = TableSpec("tokens/by_subject", bytes)
-_ACCEPTED = TableSpec("tokens/accepted", str)
+_ISSUED = TableSpec("tokens/issued", IssuedToken, hashed=((0, 16),))
+_BY_SUBJECT = TableSpec("tokens/by_subject", bytes, hashed=((0, 32),))
+_ACCEPTED = TableSpec("tokens/accepted", str, hashed=((0, 16),))
 
 
 class Tokens(Projection):
@@ -47,7 +47,7 @@ class Tokens(Projection):
     events: ClassVar[tuple[type[Event], ...]] = (CapabilityIssued, CapabilityRevoked, CapabilityAccepted)
     tables: ClassVar[tuple[TableSpec, ...]] = (_ISSUED, _BY_SUBJECT, _ACCEPTED)
 
-    def __init__(self, txn: object, handles: dict[str, object]) -> None:
+    def __init__(self, txn: object, handles: Handles) -> None:
         super().__init__(txn, handles)
         # Every decision asks; one view looks once.
         self._is_any_issued: bool | None = None

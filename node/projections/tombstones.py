@@ -64,11 +64,11 @@ class PeersGrave(Struct, frozen=True, array_like=True):
     seen_at: str
 
 
-_BY_ID = TableSpec("tombstones/by_id", Grave)
+_BY_ID = TableSpec("tombstones/by_id", Grave, hashed=((0, 16),))
 _LISTED = TableSpec("tombstones/listed", bytes)
-_OF_PEERS = TableSpec("tombstones/of_peers", PeersGrave)
+_OF_PEERS = TableSpec("tombstones/of_peers", PeersGrave, hashed=((0, 32),))
 _OF_PEERS_LISTED = TableSpec("tombstones/of_peers_listed", bytes)
-_ATTESTED = TableSpec("tombstones/attested", bytes)
+_ATTESTED = TableSpec("tombstones/attested", bytes, hashed=((0, 16),))
 # Of the items of an entry that records a signature for a peer, the one that holds the fact body.
 ATTESTED_ITEM = 2
 

@@ -10,7 +10,7 @@ from node.events.event import Event
 from node.projections import PROJECTIONS
 from node.projections.api_keys import ApiKeys
 from node.projections.audit import Audit
-from node.projections.base import Projection
+from node.projections.base import Handles, Projection
 from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
 from node.projections.gardens import Gardens
@@ -33,7 +33,7 @@ class View:
     Projections named in `stale` are being made anew: asking for one raises NotReady.
     """
 
-    def __init__(self, txn: lmdb.Transaction, handles: dict[str, object], stale: frozenset[str] = frozenset()) -> None:
+    def __init__(self, txn: lmdb.Transaction, handles: Handles, stale: frozenset[str] = frozenset()) -> None:
         self._txn, self._handles, self._stale = txn, handles, stale
         self._folding: dict[type[Event], list[Projection]] = {}
 

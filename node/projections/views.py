@@ -20,24 +20,30 @@ from msgspec import Struct
 
 from node.errors import LogDamaged, NotReady
 from node.events.evidence import damage_at
+from node.events.key_file import FileKey
 from node.events.log import Log
 from node.events.log_file import DATA_FILE, fill_up, startup_problem
 from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors, sync_folder
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, portion, read_checkpoint
-from node.projections.base import TableSpec
+from node.projections.base import Handles, TableSpec
+from node.projections.sealed_tables import SealedHandles
 from node.projections.view import View
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Current(Struct, frozen=True, kw_only=True):
-    """CURRENT: which folder is live, in which run of the machine it was opened, whether it was closed cleanly since."""
+    """CURRENT: which folder is live, in which run of the machine it was opened, whether it was closed cleanly since.
+
+    `under` tells the key that it is encrypted under from others; None where it lies in clear.
+    """
 
     folder: int
     boot_id: str
     closed: bool
     versions: dict[str, int]
+    under: str | None = None
 
 
 # Told how many entries are folded, from time to time; what it raises ends the folding.
@@ -51,13 +57,22 @@ def no_progress(size: int) -> None:
 class Views:
     """The LMDB environment of one views folder."""
 
-    def __init__(self, path: Path, *, is_readonly: bool = False, map_bytes: int = VIEWS_MAP_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        is_readonly: bool = False,
+        map_bytes: int = VIEWS_MAP_BYTES,
+        file_key: FileKey | None = None,
+    ) -> None:
+        """With `file_key`, views that are encrypted under it."""
         if not is_readonly:
             path.mkdir(parents=True, exist_ok=True)
         self.folder, self._is_readonly = path, is_readonly
         names = [spec.name for spec in table_specs()] + [CHECKPOINT_TABLE]
         self._store = Store(path, tables=names, map_bytes=map_bytes, is_synced=False, is_readonly=is_readonly)
-        self.handles = {name: self._store.table(name) for name in names}
+        self.handles = Handles() if file_key is None else SealedHandles(file_key.views)
+        self.handles.update({name: self._store.table(name) for name in names})
 
     def begin(self, *, write: bool = False) -> lmdb.Transaction:
         return self._store.begin(write=write)
@@ -138,9 +153,9 @@ def table_specs() -> list[TableSpec]:
 class StaleViews:
     """Views of which some projections were folded by another version: the rest can be read until new ones are made."""
 
-    def __init__(self, path: Path, stale: frozenset[str]) -> None:
+    def __init__(self, path: Path, stale: frozenset[str], file_key: FileKey | None) -> None:
         # Creates the tables that the other version did not have, which nobody reads.
-        self._views, self.stale = Views(path), stale
+        self._views, self.stale = Views(path, file_key=file_key), stale
         self._lock, self._readers, self._is_retired = threading.Lock(), 0, False
 
     @contextmanager
@@ -171,20 +186,20 @@ class StaleViews:
             self._views.close()
 
 
-def open_live(views_dir: Path, log: Log, max_behind: int) -> Views | None:
+def open_live(views_dir: Path, log: Log, max_behind: int, file_key: FileKey | None = None) -> Views | None:
     """The live views, folded up to the log's head; None where there are none that can be trusted.
 
     Neither are those that stand more than `max_behind` entries behind it.
     """
     views_dir.mkdir(parents=True, exist_ok=True)
     current = read_current(views_dir)
-    if current is None or not is_trusted(current):
+    if current is None or not is_trusted(current, file_key):
         return None
     checkpoint = _sound_checkpoint(views_dir / str(current.folder), log)
     if checkpoint is None or log.head().size - checkpoint.size > max_behind:
         return None
-    views = _folded(views_dir / str(current.folder), log, no_progress)
-    _write_current(views_dir, current.folder, is_closed=False)
+    views = _folded(views_dir / str(current.folder), log, no_progress, file_key)
+    _write_current(views_dir, current.folder, is_closed=False, under=current.under)
     return views
 
 
@@ -200,24 +215,24 @@ def entries_missing(views_dir: Path, log: Log) -> int | None:
     return None if checkpoint is None or checkpoint.size <= log.head().size else checkpoint.size
 
 
-def open_stale(views_dir: Path, log: Log) -> StaleViews | None:
+def open_stale(views_dir: Path, log: Log, file_key: FileKey | None = None) -> StaleViews | None:
     """What can still be read of live views that another version wrote; None where nothing can."""
     current = read_current(views_dir)
-    if current is None or not _is_whole(current):
+    if current is None or not _is_whole(current) or current.under != _mark(file_key):
         return None
     checkpoint = _sound_checkpoint(views_dir / str(current.folder), log)
     if checkpoint is None or checkpoint.size != log.head().size:
         # What is missing can be folded into none of them: one that is stale would have to be folded too.
         return None
     stale = {name for name, version in _versions().items() if current.versions.get(name) != version}
-    return StaleViews(views_dir / str(current.folder), frozenset(stale))
+    return StaleViews(views_dir / str(current.folder), frozenset(stale), file_key)
 
 
-def rebuild(views_dir: Path, log: Log, progress: Progress = no_progress) -> Views:
+def rebuild(views_dir: Path, log: Log, progress: Progress = no_progress, file_key: FileKey | None = None) -> Views:
     """Fold the whole log into a new folder, then point CURRENT at it and delete the others."""
     folder = new_folder(views_dir)
-    views = _folded(folder, log, progress)
-    point_at(folder, is_closed=False)
+    views = _folded(folder, log, progress, file_key)
+    point_at(folder, is_closed=False, file_key=file_key)
     return views
 
 
@@ -230,9 +245,9 @@ def new_folder(views_dir: Path) -> Path:
     return views_dir / str(folder)
 
 
-def point_at(folder: Path, *, is_closed: bool) -> None:
+def point_at(folder: Path, *, is_closed: bool, file_key: FileKey | None = None) -> None:
     """Make the views in `folder` the live ones, by one rename, and delete the others."""
-    _write_current(folder.parent, int(folder.name), is_closed=is_closed)
+    _write_current(folder.parent, int(folder.name), is_closed=is_closed, under=_mark(file_key))
     _remove_all_but(folder.parent, int(folder.name))
 
 
@@ -245,7 +260,7 @@ def close_current(views_dir: Path, views: Views) -> None:
         (views_dir / "CURRENT").unlink(missing_ok=True)
         raise
     if current is not None:
-        _write_current(views_dir, current.folder, is_closed=True)
+        _write_current(views_dir, current.folder, is_closed=True, under=current.under)
 
 
 def read_current(views_dir: Path) -> Current | None:
@@ -256,8 +271,8 @@ def read_current(views_dir: Path) -> Current | None:
         return None
 
 
-def is_trusted(current: Current, *, but_for: Collection[str] = ()) -> bool:
-    """Whether the live views may be opened: of these projections' versions, and not gone down with the machine.
+def is_trusted(current: Current, file_key: FileKey | None = None, *, but_for: Collection[str] = ()) -> bool:
+    """Whether the live views may be opened: of these projections' versions, under this key, and not gone down with the machine.
 
     What is said of the projections `but_for` does not count.
     """
@@ -265,17 +280,21 @@ def is_trusted(current: Current, *, but_for: Collection[str] = ()) -> bool:
         current.versions.get(name) == version for name, version in _versions().items() if name not in but_for
     )
     is_of_these = current.versions.keys() - set(but_for) <= _versions().keys()
-    return is_of_now and is_of_these and _is_whole(current)
+    return is_of_now and is_of_these and _is_whole(current) and current.under == _mark(file_key)
 
 
-def _folded(folder: Path, log: Log, progress: Progress) -> Views:
-    views = Views(folder)
+def _folded(folder: Path, log: Log, progress: Progress, file_key: FileKey | None) -> Views:
+    views = Views(folder, file_key=file_key)
     try:
         views.fold_forward(log, log.head().size, progress)
     except BaseException:
         views.close()
         raise
     return views
+
+
+def _mark(file_key: FileKey | None) -> str | None:
+    return None if file_key is None else file_key.views_mark
 
 
 def _is_whole(current: Current) -> bool:
@@ -320,8 +339,8 @@ def _boot_id() -> str:
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
 
 
-def _write_current(views_dir: Path, folder: int, *, is_closed: bool) -> None:
-    current = Current(folder=folder, boot_id=_boot_id(), closed=is_closed, versions=_versions())
+def _write_current(views_dir: Path, folder: int, *, is_closed: bool, under: str | None) -> None:
+    current = Current(folder=folder, boot_id=_boot_id(), closed=is_closed, versions=_versions(), under=under)
     scratch = views_dir / "CURRENT.new"
     try:
         with scratch.open("wb") as file:

@@ -23,10 +23,10 @@ from msgspec import Struct
 from node.canonical import b64url_encode
 from node.errors import LogDamaged, Refusal
 from node.events.checkpoint import Checkpoint, sign_checkpoint
-from node.events.log import Log
 from node.keys import Signer
 from node.times import format_ms
 from replay.chain import Damaged, NotALog, damage_of, require_format
+from replay.opening import open_log
 from replay.snapshots.container import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -147,7 +147,7 @@ def _make(wanted: Wanted, draft: Path, said: Connection) -> None:
     os.nice(_NICENESS)
     try:
         require_format(wanted.data_dir / "log")
-        log = Log(wanted.data_dir / "log", is_readonly=True)
+        log = open_log(wanted.data_dir / "log")
         try:
             said.send(("made", *_write(Reading(log, wanted.since), wanted.signer, draft, said)))
         finally:

@@ -20,13 +20,14 @@ from node.errors import LogDamaged, StorageFailed
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
 from node.events.event import type_of
 from node.events.identity import NodeRestored
-from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, TABLES, Log
+from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, TABLES
 from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.store import LOG_MAP_BYTES, Store, storage_errors
 from node.events.tree import Frontier, leaf_hash
 from node.folder_lock import FolderLock
 from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
+from replay.opening import open_log
 from replay.snapshots.container import SnapshotFile
 from replay.snapshots.create import sync_folder
 from replay.snapshots.manifest import Head, Manifest, NotASnapshot, NotTrusted, require_trusted
@@ -197,7 +198,7 @@ def _require_said(
 ) -> None:
     """Raise Damaged where the log is not the one that its manifests speak of, NotTrusted where none of its keys signed one."""
     try:
-        log = Log(log_dir, is_readonly=True)
+        log = open_log(log_dir)
         try:
             keys = own_keys_of(log)
             restored = None if restored_at is None else log.read(restored_at, 1)[0].event

@@ -1,0 +1,116 @@
+"""A data folder as it is encrypted or not: whether that is what the settings say, and a change of it that was cut off.
+
+Always: what does not fit is said before anything in the folder is touched.
+Always: a change is made in a folder of its own, `log.new`, and takes place by one rename, of `log.new/data.mdb` to `log/data.mdb`.
+Before it nothing happened; after it the rest follows from what lies there: the key file that the log names, no other, and
+no views of before.
+
+Does not make the change (see replay/storage.py).
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from node.at_rest import AtRestError, Secret
+from node.events.item_keys import AT_REST, ClearItems, LockedItems
+from node.events.key_file import (
+    KEY_FILE,
+    NEXT_KEY_FILE,
+    FileKey,
+    id_of,
+    new_file_key,
+    sync_folder,
+    unlock,
+    write_file_key,
+)
+from node.events.log import Log, open_store
+from node.events.log_file import DATA_FILE
+from node.events.store import storage_errors
+
+LOG_FOLDER, VIEWS_FOLDER, NEW_LOG_FOLDER = "log", "views", "log.new"
+_SETTINGS = "set STIGMEM_AT_REST_ENCRYPTION=on and its key, or decrypt the folder with `stigmem storage decrypt`"
+
+
+def is_encrypted(data_dir: Path) -> bool:
+    return (data_dir / KEY_FILE).exists()
+
+
+def keys_for(data_dir: Path, secret: Secret | None) -> tuple[FileKey, ...]:
+    """The file keys of a folder as it lies there; none where it has no log and no key yet, or is not encrypted. Only reads.
+
+    Raises AtRestError where the folder is encrypted and there is no secret, another one, or the other way round.
+    """
+    if secret is None:
+        if is_encrypted(data_dir):
+            raise AtRestError(f"{data_dir} is encrypted: {_SETTINGS}")
+        return ()
+    if is_encrypted(data_dir):
+        return unlock(data_dir, secret)
+    if (data_dir / LOG_FOLDER / DATA_FILE).exists():
+        raise AtRestError(
+            f"STIGMEM_AT_REST_ENCRYPTION: {data_dir} has no {KEY_FILE}: it lies in clear, and `stigmem storage encrypt` "
+            "encrypts it, or that file is missing"
+        )
+    return ()
+
+
+def found_keys(data_dir: Path, secret: Secret | None, keys: tuple[FileKey, ...]) -> tuple[FileKey, ...]:
+    """The same once the folder is ours: a folder that has no log gets its key file now."""
+    if secret is None or keys:
+        return keys
+    key = new_file_key()
+    write_file_key(data_dir / KEY_FILE, key, secret)
+    return (key,)
+
+
+def require_as_said(log: Log, file_keys: Sequence[FileKey]) -> FileKey | None:
+    """The key that the log is under; None for one in clear. Raises AtRestError where that is not what its key file says."""
+    if isinstance(log.items, LockedItems):
+        raise AtRestError(f"the log is encrypted under another key than the one in {KEY_FILE}: bring back its own")
+    if isinstance(log.items, ClearItems):
+        if file_keys:
+            raise AtRestError(
+                f"the log lies in clear, and {KEY_FILE} beside it says that it is encrypted: remove that file"
+            )
+        return None
+    return log.items.file_key
+
+
+def is_changing(data_dir: Path) -> bool:
+    """Whether a change of keys is under way, or was cut off."""
+    return (data_dir / NEXT_KEY_FILE).exists() or (data_dir / NEW_LOG_FOLDER).exists()
+
+
+def finish_change(data_dir: Path) -> None:
+    """Finish a change that was cut off, or undo it; done twice it is done once. For whoever holds the folder's lock."""
+    new_log = data_dir / NEW_LOG_FOLDER
+    has_taken_place = new_log.exists() and not (new_log / DATA_FILE).exists()
+    settle_key_files(data_dir, _file_key_id(data_dir / LOG_FOLDER))
+    if has_taken_place and (data_dir / VIEWS_FOLDER).exists():
+        shutil.rmtree(data_dir / VIEWS_FOLDER)
+    if new_log.exists():
+        shutil.rmtree(new_log)
+    sync_folder(data_dir)
+
+
+def settle_key_files(data_dir: Path, log_id: bytes | None) -> None:
+    """Leave the one key file that the log names by its id; none for a log in clear, where that is None."""
+    path, waiting = data_dir / KEY_FILE, data_dir / NEXT_KEY_FILE
+    if waiting.exists():
+        if id_of(waiting) == log_id:
+            waiting.replace(path)
+        else:
+            waiting.unlink()
+    if log_id is None:
+        path.unlink(missing_ok=True)
+    sync_folder(data_dir)
+
+
+def _file_key_id(log_dir: Path) -> bytes | None:
+    store = open_store(log_dir, is_readonly=True)
+    try:
+        with storage_errors(), store.begin() as txn:
+            return txn.get(AT_REST, db=store.table("meta"))
+    finally:
+        store.close()
