@@ -53,6 +53,16 @@ class PublishedManifest(Struct, frozen=True, kw_only=True):
     log_entry: LogEntry
 
 
+class HeldRotation(Struct, frozen=True, kw_only=True):
+    """What every rotation says; a reference node calls the old key `previous_key_id` and names no entity."""
+
+    is_open: ClassVar[bool] = True
+
+    new_key_id: Sha256
+    new_public_key: Base64Url
+    rotated_at: Time
+
+
 class HeldManifest(Struct, frozen=True, kw_only=True):
     """A manifest as it was signed; another organisation's may say more. `log_entry` comes with this node's own."""
 
@@ -63,7 +73,7 @@ class HeldManifest(Struct, frozen=True, kw_only=True):
     public_key: Base64Url
     key_id: Sha256
     entities: list[str]
-    rotation_events: list[dict[str, object]]
+    rotation_events: list[HeldRotation]
     issued_at: Time
     expires_at: Time
     signature: Base64Url
