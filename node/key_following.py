@@ -6,6 +6,7 @@ Does not judge what is found (see `node/commands/peers.py`).
 """
 
 import asyncio
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ from node.runtime import Node
 
 # For a request that anybody may have sent: its signature does not hold under what is known.
 REST_S = 5.0
+LOOK_S = 10.0
 MAX_WAITING = 32
 # After these it is not known which key is the peer's: its word is neither taken nor refused until it is.
 _UNCLEAR = ("unreachable", "key_mismatch", "manifest_rotation_chain_invalid")
@@ -48,7 +50,9 @@ class KeyFollower:
                 now = asyncio.get_running_loop().time()
                 if self._peer(node_id).public_key == known and now >= line.rests_until:
                     line.rests_until = now + REST_S
-                    await check_peer(self._node, self._client, self._peer(node_id))
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_S):
+                            await check_peer(self._node, self._client, self._peer(node_id))
         finally:
             line.waiting -= 1
         return self._other(node_id, known)

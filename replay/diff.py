@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from node.events.tokens import CapabilityAccepted
+from node.keys import key_id_of
 from node.projections.api_keys import ApiKey
 from node.projections.base import Projection, Table, place_of
 from node.projections.conflicts import At, Conflict
@@ -281,6 +282,10 @@ def _settings(before: _Side, after: _Side, walk: _Walk) -> Iterator[Change]:
     for _, old, _ in walk.differing("identity/admin_key"):
         # Its hash says nothing to a reader, and nothing that is made from a secret is shown.
         yield from _change("settings", "added" if old is None else "changed", "admin_key", {}, None, {"is_made": True})
+    for _, old, new in walk.differing("identity/keys"):
+        if old is not None:
+            was, now = ({"key_id": key_id_of(row.keys[-1].public_key)} for row in (old, new))
+            yield from _change("settings", "changed", "node_key", {}, was, now)
 
 
 # What they share

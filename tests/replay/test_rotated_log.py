@@ -23,7 +23,7 @@ from replay.verify import verify
 from tests.clocks import fixed_clock
 from tests.events.logs import ADMIN
 from tests.events.samples import SIGNER, SUCCESSOR
-from tests.replay.folders import make_folder
+from tests.replay.folders import make_folder, replay
 from tests.replay.sound import sound_events
 
 STRANGER = Signer.from_seed(bytes([7]) * 32)
@@ -156,3 +156,10 @@ def test_a_snapshot_of_the_current_key_is_restored_and_one_of_a_former_key_is_no
 
     verify(tmp_path / "again", None, lambda line: None)
     assert not (tmp_path / "no" / "log").exists()
+
+
+def test_a_diff_across_a_rotation_says_which_key_came(folder):
+    done = replay("diff", folder, "--from", str(ROTATED_AT), "--to", str(ROTATED_AT + 1), "--json")
+
+    assert done.code == 0, done.stderr
+    assert SIGNER.key_id in done.stdout and SUCCESSOR.key_id in done.stdout
