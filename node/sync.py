@@ -438,8 +438,9 @@ class Sync:
         """Ask for the manifests of organisations that have one here and whose seals do not hold under it; whether that is news."""
         with self._node.view() as view:
             context = self._node.context()
-            known = [origin for origin in sorted(origins) if may_introduce(origin, view, context)]
-            before = {origin: view.introductions.by(origin, peer.node_id) for origin in known[:MAX_MET_AGAIN]}
+            named = {origin: view.introductions.by(origin, peer.node_id) for origin in sorted(origins)}
+            known = [origin for origin in named if named[origin] is not None and may_introduce(origin, view, context)]
+            before = {origin: named[origin] for origin in known[:MAX_MET_AGAIN]}
         for origin in before:
             await self._introduce(peer, origin)
         with self._node.view() as view:

@@ -1,6 +1,7 @@
 """The writer when its storage fails it: nothing half done, nothing forgotten, and an answer to everybody."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from node.commands.decision import Principal
 from node.commands.drafts import StatedValue
 from node.commands.facts import AssertFact
 from node.commands.identity import FoundNode
+from node.commands.rotations import RotateKey
 from node.config import Config
-from node.errors import StorageFull
+from node.errors import StorageFailed, StorageFull
+from node.events.entry import Entry
 from node.events.log import Head, Log
+from node.events.own_keys import own_keys_of
 from node.events.tree import EMPTY_ROOT
 from node.keys import KeyInUse, Signer
 from node.projections.view import View
@@ -23,12 +27,29 @@ from tests.clocks import fixed_clock
 NODE_ID = "stigmem://org-a.example"
 
 
-def writer_over(log: Log, views: Views) -> Writer:
+OLD, NEW = Signer.from_seed(bytes(32)), Signer.from_seed(bytes([1]) * 32)
+
+
+class Doubtful(Log):
+    """A log whose disk says that an append failed, once, when `fails` is set: with it on disk (True) or not (False)."""
+
+    fails: bool | None = None
+
+    def append(self, expected_offset: int, entries: Sequence[Entry]) -> Head:
+        if self.fails is None:
+            return super().append(expected_offset, entries)
+        is_written, self.fails = self.fails, None
+        if is_written:
+            super().append(expected_offset, entries)
+        raise StorageFailed("the disk")
+
+
+def writer_over(log: Log, views: Views, key: KeyInUse | None = None) -> Writer:
     return Writer(
         log=log,
         views=views,
         clock=fixed_clock(step_ms=1),
-        key=KeyInUse(Signer.from_seed(bytes(32))),
+        key=key or KeyInUse(OLD),
         config=Config(),
         node_id=NODE_ID,
         refusals=RefusalLimiter(),
@@ -119,6 +140,35 @@ async def test_views_that_fell_behind_the_log_are_folded_before_anything_is_deci
     assert views.checkpoint().size == log.head().size == 2
     with views.begin() as txn:
         assert views.view(txn).identity.birth().node_id == NODE_ID
+    await writer.close()
+    views.close()
+    log.close()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_whether_a_key_was_rotated_is_what_the_log_says_and_not_what_the_disk_said(
+    tmp_path: Path, is_written: bool
+):
+    log, views, key = Doubtful(tmp_path / "log"), Views(tmp_path / "views"), KeyInUse(OLD)
+    writer = writer_over(log, views, key)
+    await writer.execute(FoundNode())
+    rotation = RotateKey(
+        principal=Principal(via="admin", entity=NODE_ID), successor=NEW, kept="", is_compromised=False, since_ms=None
+    )
+    log.fails = is_written
+
+    with pytest.raises(StorageFailed):
+        await writer.execute(rotation)
+    await writer.execute(fact_of(1))
+
+    current = NEW if is_written else OLD
+    assert key.signer is current
+    assert [entry.type for entry in log.read(0, 9)] == [
+        "node.created.1",
+        *(["key.rotated.1", "manifest.published.1"] if is_written else []),
+        "fact.asserted.1",
+    ]
+    assert log.read(log.head().size - 1, 1)[0].public_key == own_keys_of(log).current == current.public_key
     await writer.close()
     views.close()
     log.close()

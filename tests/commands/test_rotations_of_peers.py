@@ -5,7 +5,9 @@ import json
 import pytest
 
 from node.canonical import b64url_encode, canonical_json
+from node.commands.introductions import IntroduceManifest, sealing_chain
 from node.commands.peers import Finding, RecordPeerCheck
+from node.errors import ManifestConflict
 from node.events.peers import PeerKeyForked
 from node.events.rotations import sign_rotation
 from node.keys import Signer
@@ -212,3 +214,37 @@ async def test_a_relayed_organisation_may_rotate_too(http, serve, peer):
     with http.node.view() as view:
         [introduced] = view.introductions.of(org_c.node_id)
     assert len(introduced.keys) == 2 and introduced.public_key != rotation["new_public_key"]
+
+
+async def test_of_two_relays_the_one_that_knows_the_last_rotation_counts_unless_they_fork(http, serve, peer):
+    seed, other = bytes(range(140, 172)), bytes(range(141, 173))
+    org_c = Organisation(await serve(seed=seed, entity_uri="stigmem://org-c.example"))
+    org_d = Organisation(await serve(seed=other, entity_uri="stigmem://org-d.example"))
+    org_c.home.keep_key(seed)
+    await org_d.join(http)
+
+    async def introduced_by(relay: Organisation, document: bytes) -> None:
+        command = IntroduceManifest(introducer=relay.node_id, entity_uri=org_c.node_id, document=document)
+        await http.node.execute(command)
+
+    def chain() -> int:
+        with http.node.view() as view:
+            return len(sealing_chain(org_c.node_id, view, http.node.context()))
+
+    await introduced_by(peer, org_c.documents().manifest)
+    await rotate(org_c)
+    await introduced_by(org_d, org_c.documents().manifest)
+    assert chain() == 2
+
+    fork = json.loads(
+        sign_rotation(
+            Signer.from_seed(seed),
+            THIEF.public_key,
+            entity_uri=org_c.node_id,
+            rotated_ms=1_777_896_000_000,
+            compromised_since_ms=None,
+        )
+    )
+    await introduced_by(peer, forged(org_c, THIEF, [fork])["manifest"])
+    with pytest.raises(ManifestConflict):
+        chain()
