@@ -1,12 +1,13 @@
 # make, python3 (3.11 or newer) and git are enough to begin: every target sets up what it needs.
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-long test-encrypted serve bench lint need-venv need-demo need-test
+.PHONY: help demo test test-long test-encrypted serve bench lint audit sbom need-venv need-demo need-test
 
 VENV ?= .venv
 # `make demo --keep` too: make itself takes that word for --keep-going, which says nothing else in a Makefile without -j.
 KEEP ?= $(findstring k,$(filter-out --%,$(firstword $(MAKEFLAGS))))
 ARGS ?=
+SBOM ?= sbom.cdx.json
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -24,6 +25,8 @@ help:
 	@echo 'make test-encrypted   what a node answers, with encryption at rest'
 	@echo 'make bench       measures the node and prints ratios'
 	@echo 'make lint        checks style and formatting'
+	@echo 'make audit       asks for known vulnerabilities in what is shipped; says so where it cannot ask'
+	@echo 'make sbom        writes what is shipped to $(SBOM), as CycloneDX'
 
 demo: need-demo $(VENV)/.installed
 	@demo/tutorial.sh $(if $(KEEP),--keep)
@@ -49,6 +52,13 @@ bench: need-venv $(VENV)/.installed-for-tests
 lint: need-venv $(VENV)/.installed-for-tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+audit: need-venv $(VENV)/supply/.installed $(VENV)/shipped/.installed
+	@$(VENV)/bin/python .ci/audit.py $(VENV)/supply/bin/pip-audit $(VENV)/shipped/lib/python*/site-packages
+
+sbom: need-venv $(VENV)/supply/.installed $(VENV)/shipped/.installed
+	@$(VENV)/supply/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o $(SBOM) $(VENV)/shipped/bin/python
+	@echo '$(SBOM) written'
 
 need-venv:
 	@.ci/setup venv
@@ -77,4 +87,17 @@ $(VENV)/clients/.installed: tests/clients/requirements.txt
 	@echo 'Setting up $(VENV)/clients with the clients that the tests run'
 	@$(PYTHON) -m venv $(VENV)/clients
 	@$(VENV)/clients/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+# What looks at dependencies must not be among them: tools of their own, and an environment with what a node runs on and nothing else, not even pip.
+$(VENV)/supply/.installed: Makefile
+	@echo 'Setting up $(VENV)/supply with pip-audit and cyclonedx-bom'
+	@$(PYTHON) -m venv $(VENV)/supply
+	@$(VENV)/supply/bin/python -m pip install -q --disable-pip-version-check 'pip-audit>=2.9' 'cyclonedx-bom>=7'
+	@touch $@
+
+$(VENV)/shipped/.installed: pyproject.toml $(VENV)/supply/.installed
+	@echo 'Setting up $(VENV)/shipped with what a node runs on'
+	@$(PYTHON) -m venv --without-pip --clear $(VENV)/shipped
+	@$(VENV)/supply/bin/python -m pip --python $(VENV)/shipped/bin/python install -q --disable-pip-version-check .
 	@touch $@

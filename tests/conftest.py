@@ -10,10 +10,14 @@ from node.runtime import Node
 from tests import organisations, served
 from tests.clocks import CountedClock, fixed_clock
 from tests.interop_peer import ReferencePeer
+from tests.loopback import stays_on_loopback, watch_network
 from tests.organisations import Organisation
 from tests.served import Served, config_for
 
 Serve = Callable[..., Awaitable[Served]]
+
+__all__ = ["stays_on_loopback"]
+watch_network()
 
 
 @pytest.fixture
