@@ -25,8 +25,8 @@ from tests.served import ADMIN_KEY, NODE_ID, Answer, Served, fact
 LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
 UNKNOWN_ID = "01890000-0000-7000-8000-00000000dead"
 REFUSED = {"request.refused.1", "exchange.refused.1", "refusals.counted.1"}
-# Whom a peer says to live where nobody listens is no fault of the node's.
-NOT_ITS_FAULT = {"peer_unreachable", "peer_answer_invalid", "not_ready"}
+# A peer that is said to live where nobody listens, and a key that lies in no file here, are no fault of the node's.
+NOT_ITS_FAULT = {"peer_unreachable", "peer_answer_invalid", "key_file_unwritable"}
 
 NAMES = (
     *(

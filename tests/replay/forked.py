@@ -1,11 +1,12 @@
 """`stigmem` as a process of its own that is forked from the tests: what takes it down shows, and no interpreter has to start.
 
-Always: every wait has a deadline, and a process that is still there behind it is ended; the process sees no STIGMEM_* variable
-but those that the test gave it.
+Always: every wait has a deadline, and a process that is still there behind it is ended; it has MEMORY_BYTES and no more; and it
+sees no STIGMEM_* variable but those that the test gave it.
 """
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,6 +18,8 @@ from node.cli import main
 from tests.replay.folders import Result
 
 DEADLINE_S = 30.0
+# Of its own: the maps of LMDB's files are not counted.
+MEMORY_BYTES = 2 << 30
 
 
 class Forked:
@@ -63,6 +66,7 @@ class Forked:
                 del os.environ[name]
             os.environ.update({f"STIGMEM_{name}": value for name, value in settings.items()})
             os.chdir(folder)
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
             sys.argv = ["stigmem", *arguments]
             code = main()
         except SystemExit as ended:

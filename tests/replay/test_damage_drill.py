@@ -59,7 +59,7 @@ def spoilt(sound: Path, tmp_path: Path) -> Callable[[Do], Path]:
     return make
 
 
-def _all_commands(data_dir: Path, folder: Path) -> dict[str, Result]:
+def all_commands(data_dir: Path, folder: Path) -> dict[str, Result]:
     """What each says of a copy of its own, all at the same time."""
     under_way = {}
     for name, arguments in COMMANDS.items():
@@ -101,7 +101,7 @@ class _Node:
 
 
 @contextmanager
-def _serving(data_dir: Path, folder: Path) -> Iterator[_Node]:
+def serving(data_dir: Path, folder: Path) -> Iterator[_Node]:
     port = free_port()
     settings = {"DATA_DIR": str(data_dir), "PORT": str(port), "ADMIN_KEY": ADMIN_KEY, "LOG_LEVEL": "error"}
     with running(folder, "serve", **settings) as process:
@@ -122,7 +122,7 @@ _TRUE_FACTS = {(fact.id, fact.entity, fact.value.v, fact.confidence) for fact in
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_a_damaged_entry_is_named_at_its_offset_by_every_command_that_looks_at_it(name, spoilt, tmp_path):
     damage = OF_ROWS[name]
-    found = _all_commands(spoilt(damage.do), tmp_path)
+    found = all_commands(spoilt(damage.do), tmp_path)
     named = {command: _named(result) for command, result in found.items()}
     assert named == {command: damage.said_by(command) for command in COMMANDS}
 
@@ -130,7 +130,7 @@ def test_a_damaged_entry_is_named_at_its_offset_by_every_command_that_looks_at_i
 @pytest.mark.parametrize("name", OF_ROWS)
 def test_a_node_serves_nothing_of_a_damaged_entry(name, spoilt, tmp_path):
     damage = OF_ROWS[name]
-    with _serving(spoilt(damage.do), tmp_path / "served") as node:
+    with serving(spoilt(damage.do), tmp_path / "served") as node:
         node.ask("/readyz", "/v1/log/checkpoint", f"/v1/log/proof/inclusion?offset={AT}", "/v1/facts?limit=100")
         ended = node.end()
     if not node.answers:
@@ -152,12 +152,12 @@ def test_a_node_serves_nothing_of_a_damaged_entry(name, spoilt, tmp_path):
 @pytest.mark.parametrize("name", OF_THE_FILE)
 def test_a_damaged_file_is_named_and_takes_nobody_down(name, spoilt, tmp_path):
     data_dir = spoilt(OF_THE_FILE[name])
-    for command, found in _all_commands(data_dir, tmp_path).items():
+    for command, found in all_commands(data_dir, tmp_path).items():
         is_no_log = found.code == NOT_DONE and (command in _SAY_NO_LOG or name == "the file of the views")
         is_not_looked_at = found.code == 0 and (command, name) in _NOT_LOOKED_AT
         assert found.code == DAMAGED or is_no_log or is_not_looked_at, (command, found)
         assert is_not_looked_at or found.stderr.count("\n") == 1, (command, found)
-    with _serving(data_dir, tmp_path / "served") as node:
+    with serving(data_dir, tmp_path / "served") as node:
         node.ask("/readyz")
         ended = node.end()
     assert (node.answers, ended.code, ended.stderr.count("\n")) == ({}, 1, 1), ended
@@ -186,7 +186,7 @@ def test_damaged_views_are_named_by_verify_and_made_anew_by_the_node(do, spoilt,
     data_dir = spoilt(do)
     found = run(tmp_path / "verify", *COMMANDS["verify"], "--data-dir", data_dir)
     assert found.code == DAMAGED and "live views" in found.last_line
-    with _serving(data_dir, tmp_path / "served") as node:
+    with serving(data_dir, tmp_path / "served") as node:
         deadline = time.monotonic() + DEADLINE_S
         node.ask("/readyz", "/v1/facts?limit=100")
         while node.answers["/readyz"].status == 503 and time.monotonic() < deadline:
@@ -197,10 +197,10 @@ def test_damaged_views_are_named_by_verify_and_made_anew_by_the_node(do, spoilt,
 
 def test_another_nodes_log_is_refused_by_the_node_and_by_its_key(spoilt, tmp_path):
     data_dir = spoilt(lambda data_dir: damages.replace_log(data_dir, sound_entries(PEER_SIGNER)))
-    found = _all_commands(data_dir, tmp_path)
+    found = all_commands(data_dir, tmp_path)
     assert found["verify"].code == DAMAGED and "folded from another entry" in found["verify"].last_line
     assert found["proof"].code == NOT_DONE and "the key is not the one that signs this log" in found["proof"].stderr
-    with _serving(data_dir, tmp_path / "served") as node:
+    with serving(data_dir, tmp_path / "served") as node:
         node.ask("/readyz")
         ended = node.end()
     assert (node.answers, ended.code, ended.stderr.count("\n")) == ({}, 1, 1)
@@ -213,14 +213,14 @@ def test_an_older_copy_holds_and_only_who_has_a_later_head_sees_that_it_is_one(k
     older = tmp_path / "older"
     damages.write(older, sound_entries()[:kept])
     shutil.copy(sound / "node.key", older / "node.key")
-    found = _all_commands(older, tmp_path)
+    found = all_commands(older, tmp_path)
     assert {name: result.code for name, result in found.items() if name not in ("show", "proof")} == dict.fromkeys(
         set(COMMANDS) - {"show", "proof"}, 0
     )
     for more in ((), ("--quick",)):
         expected = run(tmp_path, *COMMANDS["verify"], *more, "--data-dir", older, "--expect-head", head)
         assert expected.code == DAMAGED and f"does not extend the expected head {head}" in expected.last_line
-    with _serving(older, tmp_path / "served") as node:
+    with serving(older, tmp_path / "served") as node:
         node.ask("/readyz")
         assert node.end().code == 0
     node.answers["/readyz"].expect(200)
