@@ -34,7 +34,7 @@ CAPABILITY_HEADER = "X-Stigmem-Capability"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
-def principal_of(request: web.Request) -> Principal:
+def principal_of(request: web.Request, *, is_charged: bool = True) -> Principal:
     """Whoever the request speaks for; kept on the request. Raises what PROTOCOL §3 or §8.2 says."""
     node, bearer = request.app[NODE], bearer_of(request)
     principal = _recognised(request, node, bearer)
@@ -42,7 +42,8 @@ def principal_of(request: web.Request) -> Principal:
         trace = _TRACEPARENT.fullmatch(request.headers["traceparent"])
         principal = structs.replace(principal, trace_id=trace[1] if trace else None)
     request[PRINCIPAL] = principal
-    charge(request, principal)
+    if is_charged:
+        charge(request, principal)
     return principal
 
 

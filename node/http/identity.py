@@ -114,7 +114,8 @@ async def discovery(request: web.Request) -> web.Response:
 @describes("whom the credential speaks for", who=READERS, answers={200: Me})
 async def me(request: web.Request) -> web.Response:
     """Whom the credential speaks for, and what it may do: `allowed_sources` null where no list bounds what it may name."""
-    principal = principal_of(request)
+    # For nothing: whoever has used up its reads asks here how long that will be so.
+    principal = principal_of(request, is_charged=False)
     rights = _rights_of(principal)
     quota = QuotaStanding(**quota_of(principal, request.app[NODE]))
     return json_response(Me(entity_uri=principal.entity, kind=principal.via, quota=quota, **rights))

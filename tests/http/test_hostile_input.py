@@ -326,9 +326,10 @@ async def test_no_values_in_the_fields_of_a_body_break_a_route(attacked: Attacke
 async def test_megabytes_of_brackets_at_every_route_cost_little(attacked: Attacked):
     """As much as the largest body may be; a smaller limit, or the number of values, refuses it unread."""
     crowded = b'{"facts":[' + b"[]," * (3 << 19) + b"1]}"
-    for route in _taking_bodies():
+    for route in (route for route in ROUTES if route.method != "DELETE"):
         answer = await attacked.attack(route, "brackets", body=crowded)
-        assert answer.json["error"] in ("body_too_large", "malformed_json"), (route.path, answer)
+        is_read = description_of(route).body is not None
+        assert not is_read or answer.json["error"] in ("body_too_large", "malformed_json"), (route.path, answer)
     await attacked.still_answers()
 
 

@@ -106,7 +106,18 @@ async def test_each_api_key_has_its_own_share_one_that_administers_too(http: Ser
 
     (await read(http, first)).refused(429, "quota_exceeded")
     me = (await http.send("GET", "/v1/me", bearer=second)).expect(200)
-    assert me["quota"]["reads"]["remaining"] == READS - 1
+    assert me["quota"]["reads"]["remaining"] == READS
+
+
+async def test_what_is_left_is_shown_for_nothing_to_whoever_has_nothing_left(http: Served):
+    key = (await make_key(http, "read"))["raw_key"]
+    for _ in range(READS):
+        (await read(http, key)).expect(200)
+
+    for _ in range(2):
+        me = (await http.send("GET", "/v1/me", bearer=key)).expect(200)
+        assert me["quota"]["reads"]["remaining"] == 0
+    (await read(http, key)).refused(429, "quota_exceeded")
 
 
 async def test_the_operators_are_never_shut_out(http: Served):
@@ -124,7 +135,7 @@ async def test_whoever_asks_is_shown_what_is_left_of_its_minute(http: Served):
     me = (await http.send("GET", "/v1/me", bearer=writer)).expect(200)
 
     assert me["quota"] == {
-        "reads": {"limit": READS, "remaining": READS - 1, "resets_in_s": 15},
+        "reads": {"limit": READS, "remaining": READS, "resets_in_s": 0},
         "writes": {"limit": WRITES, "remaining": WRITES - 1, "resets_in_s": 20},
     }
 

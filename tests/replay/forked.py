@@ -5,6 +5,7 @@ sees no STIGMEM_* variable but those that the test gave it.
 """
 
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
@@ -65,6 +66,8 @@ class Forked:
             for name in [name for name in os.environ if name.startswith("STIGMEM_")]:
                 del os.environ[name]
             os.environ.update({f"STIGMEM_{name}": value for name, value in settings.items()})
+            # As in a process that pytest did not start.
+            faulthandler.disable()
             os.chdir(folder)
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
             sys.argv = ["stigmem", *arguments]
