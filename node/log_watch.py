@@ -26,6 +26,8 @@ RECENT_ENTRIES = 1000
 _STRETCH, _QUICK_STRETCH = 32, 4096
 # Idle for so many times as long as a stretch took: about a fifth of one core.
 _REST = 4
+# When the disk gave no answer.
+RETRY_S = 60.0
 _STUMBLES = (struct.error, ArithmeticError, LookupError, ValueError)
 
 _log = structlog.get_logger("stigmem.log_watch")
@@ -68,8 +70,15 @@ def require_chain(log: Log, go_on: Callable[[], None]) -> None:
 class LogWatch:
     """One pass over the entries that the log has now, on a thread of its own, from `start` until `closing` is set."""
 
-    def __init__(self, log: Log, note_damage: Callable[[LogDamaged], None], closing: threading.Event) -> None:
-        self._log, self._size = log, log.head().size
+    def __init__(
+        self,
+        log: Log,
+        note_damage: Callable[[LogDamaged], None],
+        closing: threading.Event,
+        *,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._log, self._size, self._retry_s = log, log.head().size, retry_s
         self._note_damage, self._closing = note_damage, closing
         self._thread = threading.Thread(target=self._run, name="stigmem-log-watch")
 
@@ -81,16 +90,21 @@ class LogWatch:
         self._thread.join()
 
     def _run(self) -> None:
+        while not self._has_looked() and not self._closing.wait(self._retry_s):
+            pass
+
+    def _has_looked(self) -> bool:
+        """Look once; False where the disk gave no answer, which says nothing of what lies on it."""
         try:
             damage = self._damage()
         except Refusal as refusal:
-            # The disk gave no answer, which says nothing of what lies on it.
             _log.error("log_not_checked", detail=refusal.detail)
-            return
+            return False
         if damage is not None:
             self._note_damage(damage)
         elif not self._closing.is_set():
             _log.info("log_checked", log_size=self._size)
+        return True
 
     def _damage(self) -> LogDamaged | None:
         check = LogCheck(self._log.store, self._log.items)

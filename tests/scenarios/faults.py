@@ -25,9 +25,9 @@ SYNCING_CALLS = "fdatasync,fsync"
 
 
 @contextmanager
-def failing_calls(node: RunningNode, files: Path | Sequence[Path], calls: str, how: str) -> Iterator[None]:
-    """These system calls of the node on this file, or these, fail as `strace` puts it: `error=EIO`, or `error=EIO:when=2`."""
-    command = ["strace", "-f", "-p", str(node.process.pid), "-o", os.devnull]
+def failing_calls(pid: int, files: Path | Sequence[Path], calls: str, how: str) -> Iterator[None]:
+    """These calls of a process on this file, or these, fail as `strace` puts it: `error=EIO`, or `error=EIO:when=2`."""
+    command = ["strace", "-f", "-p", str(pid), "-o", os.devnull]
     for file in [files] if isinstance(files, Path) else files:
         command += ["-P", str(file.resolve())]
     command += ["-e", f"trace={calls}", "-e", f"inject={calls}:{how}"]

@@ -120,7 +120,7 @@ def test_a_disk_that_fails_takes_no_writes_and_takes_them_again_when_it_works(wr
         (WRITING_CALLS, "EROFS", "storage_failed"),
         (WRITING_CALLS, "EDQUOT", "storage_full"),
     ]:
-        with failing_calls(node, log_file, calls, f"error={error}"):
+        with failing_calls(node.process.pid, log_file, calls, f"error={error}"):
             writer.assert_refused(code)
         writer.assert_recovered()
 
@@ -135,7 +135,7 @@ def test_a_failure_of_the_very_write_that_commits_is_recovered_from_too(writer):
     def given_up() -> bool:
         # How many pages come before the one that commits, and so which call it is, differs from commit to commit.
         for place in (2, 3):
-            with failing_calls(node, log_file, "pwrite64", f"error=EIO:when={place}"):
+            with failing_calls(node.process.pid, log_file, "pwrite64", f"error=EIO:when={place}"):
                 if writer.write().status == 503:
                     await_refusing(node, "storage_failed")
             writer.assert_recovered()
@@ -149,7 +149,7 @@ def test_views_that_cannot_be_written_are_folded_on_when_they_can(writer):
     node = writer.node
     (views_file,) = node.data_dir.glob("views/*/data.mdb")
     before = node.log_size()
-    with failing_calls(node, views_file, WRITING_CALLS, "error=ENOSPC"):
+    with failing_calls(node.process.pid, views_file, WRITING_CALLS, "error=ENOSPC"):
         writer.assert_refused("storage_full")
 
     # The log had taken it: the same key gets the answer of that time, and there is no second fact.
@@ -168,7 +168,9 @@ def test_views_that_the_disk_did_not_keep_are_made_anew_while_the_old_ones_are_r
     for _ in range(20):
         writer.write().expect(201)
     # Of the log's file only what it writes fails, so that it recovers first and the views are asked.
-    with failing_calls(node, [node.data_dir / "log" / "data.mdb", views_file], SYNCING_CALLS, "error=EIO:when=1"):
+    with failing_calls(
+        node.process.pid, [node.data_dir / "log" / "data.mdb", views_file], SYNCING_CALLS, "error=EIO:when=1"
+    ):
         writer.assert_refused("storage_failed")
         eventually(lambda: said_with(node, "making_views"), within_s=10, what="the views are made anew")
         writer.assert_recovered()
@@ -319,7 +321,7 @@ def test_a_peer_that_could_not_be_taken_up_for_a_failing_disk_is_taken_up_later(
     org_a.node.start()
     org_a.publish()
     org_a.register(org_b)
-    with failing_calls(org_a.node, org_a.node.data_dir / "log" / "data.mdb", SYNCING_CALLS, "error=EIO"):
+    with failing_calls(org_a.node.process.pid, org_a.node.data_dir / "log" / "data.mdb", SYNCING_CALLS, "error=EIO"):
         org_b.node.start()
         org_b.publish()
         eventually(
