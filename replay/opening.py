@@ -63,10 +63,20 @@ def unlocked_folder(data_dir: Path, secret_of: SecretOf) -> Iterator[None]:
 @contextmanager
 def unlocked_by(key_file: bytes | None) -> Iterator[None]:
     """The same with the keys in the bytes of a key file, opened by the secret that is set, if one is."""
-    secret_of = _now().secret_of
-    secret = None if key_file is None else secret_of()
-    with unlocked(secret_of, () if secret is None or key_file is None else (opened(key_file, secret),)):
+    key = None if key_file is None else key_in(key_file)
+    with unlocked(_now().secret_of, () if key is None else (key,)):
         yield
+
+
+def key_in(key_file: bytes) -> FileKey | None:
+    """The key in the bytes of a key file, where a secret is set. Raises AtRestError where that is another one's."""
+    secret = _now().secret_of()
+    return None if secret is None else opened(key_file, secret)
+
+
+def file_keys() -> Sequence[FileKey]:
+    """The keys that are set."""
+    return _now().file_keys
 
 
 def _keys_of(data_dir: Path, secret_of: SecretOf) -> Sequence[FileKey]:

@@ -19,8 +19,9 @@ from typing import Protocol
 import lmdb
 from msgspec import Struct
 
+from node.at_rest import fingerprint
 from node.errors import LogDamaged, Refusal
-from node.events.cipher import KEY_BYTES, Job, derive, new_key, seal_all, unseal
+from node.events.cipher import KEY_BYTES, NONCE_BYTES, TAG_BYTES, Job, derive, new_key, seal_all, unseal
 from node.events.entry import Entry
 from node.events.erasures import PLACES_ITEM
 from node.events.key_file import ID_BYTES, FileKey
@@ -33,7 +34,8 @@ ITEM_KEYS = "item_keys"
 AT_REST = b"at_rest"
 CLEAR, SEALED = b"\x00", b"\x01"
 NAME_BYTES = 16
-_NO_ENTITY = bytes(NAME_BYTES)
+WRAPPED_BYTES = NONCE_BYTES + KEY_BYTES + TAG_BYTES
+NO_ENTITY = bytes(NAME_BYTES)
 _HEAD = len(SEALED) + NAME_BYTES
 _KEY_PLACE = b"stigmem-item-key/v1"
 # Keys in memory: a reader asks for facts of the same entities again.
@@ -97,21 +99,33 @@ class SealedItems:
         self._store, self.file_key, self._own = store, file_key, own
         self._naming = derive(own, "names of entities' keys")
         # Two, because a reader of an older snapshot may still find a key that was erased: nothing new is sealed under that.
-        self._known: dict[bytes, bytes] = {_NO_ENTITY: own}
-        self._writing: dict[bytes, bytes] = {_NO_ENTITY: own}
+        self._known: dict[bytes, bytes] = {NO_ENTITY: own}
+        self._writing: dict[bytes, bytes] = {NO_ENTITY: own}
 
     @classmethod
     def found(cls, txn: lmdb.Transaction, store: Store, file_key: FileKey) -> "SealedItems":
         """Make the key table of a log that has no entries, in a write transaction."""
         own, table = new_key(), store.table(ITEM_KEYS)
-        txn.put(_NO_ENTITY, _wrapped(file_key, [(_NO_ENTITY, own)])[0][1], db=table)
+        txn.put(NO_ENTITY, _wrapped(file_key, [(NO_ENTITY, own)])[0][1], db=table)
         txn.put(AT_REST, file_key.id, db=store.table("meta"))
         return cls(store, file_key, own)
 
     @classmethod
     def load(cls, txn: lmdb.Transaction, store: Store, file_key: FileKey) -> "SealedItems":
         """The key table as it stands. Raises LogDamaged where it does not open with the file key that it names."""
-        return cls(store, file_key, _unwrapped(file_key, _NO_ENTITY, txn.get(_NO_ENTITY, db=store.table(ITEM_KEYS))))
+        return cls(store, file_key, _unwrapped(file_key, NO_ENTITY, txn.get(NO_ENTITY, db=store.table(ITEM_KEYS))))
+
+    @property
+    def mark(self) -> str:
+        """What tells this log's keys from those that it had before it was encrypted anew."""
+        return fingerprint(self._own, "items")
+
+    def wrapped(self, txn: lmdb.Transaction, name: bytes) -> bytes:
+        """The key of that name as it lies. Raises LogDamaged where there is none."""
+        row = txn.get(name, db=self._store.table(ITEM_KEYS))
+        if row is None:
+            raise LogDamaged(f"the key table has no row {name.hex()}")
+        return row
 
     def name_of(self, entity: str) -> bytes:
         """Under which name the key of an entity lies; `entity` in normal form."""
@@ -131,7 +145,7 @@ class SealedItems:
                 if index == PLACES_ITEM and isinstance(entry.event, EntityErased):
                     clear.append((at, CLEAR + item.salt + item.content))
                     continue
-                name = _NO_ENTITY if entity is None else self.name_of(entity)
+                name = NO_ENTITY if entity is None else self.name_of(entity)
                 key = self._writing.get(name) or fresh.get(name)
                 if key is None:
                     key = self._key_for(txn, name, fresh)
@@ -181,8 +195,8 @@ class SealedItems:
         next start finds by the id in the log which of the two files is the one.
         """
         with txn.cursor(db=self._store.table(ITEM_KEYS)) as cursor:
-            opened = [(name, _unwrapped(self.file_key, name, row)) for name, row in cursor]
-        for name, row in _wrapped(file_key, opened):
+            rows = rewrapped(cursor, self.file_key, file_key)
+        for name, row in rows:
             txn.put(name, row, db=self._store.table(ITEM_KEYS))
         txn.put(AT_REST, file_key.id, db=self._store.table("meta"))
 
@@ -211,8 +225,18 @@ class SealedItems:
     def _keep(self, keys: dict[bytes, bytes], name: bytes, key: bytes) -> None:
         if len(keys) >= _KEPT:
             keys.clear()
-            keys[_NO_ENTITY] = self._own
+            keys[NO_ENTITY] = self._own
         keys[name] = key
+
+
+def name_in(row: bytes) -> bytes | None:
+    """Under which name the key of a sealed item lies; None for an item in clear."""
+    return row[1:_HEAD] if row[:1] == SEALED else None
+
+
+def rewrapped(keys: Iterable[tuple[bytes, bytes]], old: FileKey, new: FileKey) -> list[tuple[bytes, bytes]]:
+    """Rows of a key table, wrapped under another file key. Raises LogDamaged where one does not open."""
+    return _wrapped(new, [(name, _unwrapped(old, name, row)) for name, row in keys])
 
 
 class Place(Protocol):

@@ -90,6 +90,11 @@ def opened(content: bytes, secret: Secret) -> FileKey:
     return key
 
 
+def id_in(content: bytes) -> bytes:
+    """Whose file it is, of the bytes of a key file. Raises AtRestError."""
+    return bytes.fromhex(_read(content, KEY_FILE).id)
+
+
 def id_of(path: Path) -> bytes | None:
     """Whose file it is; None where there is none."""
     return bytes.fromhex(_read(path.read_bytes(), path.name).id) if path.exists() else None
@@ -183,10 +188,15 @@ def _wrapping_key(secret: Secret, salt: bytes, passes: int, memory_bytes: int) -
 
 
 def _write(path: Path, stored: _Stored) -> None:
+    write_content(path, msgspec.json.encode(stored) + b"\n")
+
+
+def write_content(path: Path, content: bytes) -> None:
+    """Put a key file into its place, on disk before it has its name."""
     draft = path.with_name(f".{path.name}.draft")
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(stored) + b"\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

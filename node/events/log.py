@@ -23,7 +23,7 @@ from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.evidence import Evidence
-from node.events.item_keys import CLEAR, ITEM_KEYS, Laid, SealedItems, items_in
+from node.events.item_keys import AT_REST, CLEAR, ITEM_KEYS, Laid, SealedItems, items_in
 from node.events.key_file import FileKey
 from node.events.log_file import DATA_FILE
 from node.events.store import LOG_MAP_BYTES, Store, make_folder, refusal_of, storage_errors, sync_folder
@@ -68,9 +68,18 @@ class Head(Struct, frozen=True, kw_only=True):
     leaf: bytes
 
 
-def open_store(path: Path, *, is_readonly: bool = False, map_bytes: int = LOG_MAP_BYTES) -> Store:
+def open_store(
+    path: Path, *, is_readonly: bool = False, is_synced: bool = True, map_bytes: int = LOG_MAP_BYTES
+) -> Store:
     """The environment of a log."""
-    return Store(path, tables=TABLES, map_bytes=map_bytes, is_readonly=is_readonly, if_there=(ITEM_KEYS,))
+    return Store(
+        path,
+        tables=TABLES,
+        if_there=(ITEM_KEYS,),
+        map_bytes=map_bytes,
+        is_synced=is_synced,
+        is_readonly=is_readonly,
+    )
 
 
 class Log:
@@ -303,6 +312,24 @@ class Log:
     def key_count(self) -> int:
         """How many keys have signed entries here."""
         return len(self._keys)
+
+    def opened_rows(self, offset: int, rows: Sequence[bytes | None]) -> list[bytes | None]:
+        """Salt ‖ content of the rows of an entry's items, as `rows` gives them; None for an item that was erased."""
+        with storage_errors(), self._store.begin() as txn:
+            return [
+                None if row is None else self._open_item(txn, ITEM_KEY.pack(offset, index), row)
+                for index, row in enumerate(rows)
+            ]
+
+    def wrapped_keys(self, names: Iterable[bytes]) -> list[_Row]:
+        """Rows of the key table of an encrypted log whose key is at hand, as they lie."""
+        with storage_errors(), self._store.begin() as txn:
+            return [(name, self.items.wrapped(txn, name)) for name in names]
+
+    def file_key_id(self) -> bytes | None:
+        """Of the file key that an encrypted log is under now; None for one in clear."""
+        with storage_errors(), self._store.begin() as txn:
+            return txn.get(AT_REST, db=self._store.table("meta"))
 
     def public_key(self, key_id: str) -> bytes:
         with storage_errors(), self._store.begin() as txn:

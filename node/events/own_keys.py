@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from node.canonical import b64url_decode
 from node.errors import LogDamaged
-from node.events.entry import Header, is_signed_by
+from node.events.entry import Header, is_signed_by, open_header
 from node.events.event import Event, type_of
 from node.events.identity import KeyRotated, NodeCreated
 from node.events.log import Log
@@ -66,7 +66,12 @@ class OwnKeys(Struct, frozen=True):
 
 
 def own_keys_of(log: Log) -> OwnKeys:
-    """The keys of a log that has entries. Raises LogDamaged where its first entry does not say whose it is."""
+    """The keys of a log that has entries. Raises LogDamaged where its first entry does not say whose it is.
+
+    Of an encrypted log without its key it is known by its headers alone (`keys_that_signed`).
+    """
+    if not log.items.is_readable:
+        return keys_that_signed(map(open_header, log.all_stored()), lambda header: log.public_key(header.key_id))
     return find_own_keys(log.head().size, log.key_count, log.stored, lambda offset: log.read(offset, 1)[0].event)
 
 

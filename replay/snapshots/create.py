@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from node.canonical import b64url_encode
 from node.errors import LogDamaged, Refusal
@@ -26,7 +26,7 @@ from node.events.checkpoint import Checkpoint, sign_checkpoint
 from node.keys import Signer
 from node.times import format_ms
 from replay.chain import Damaged, NotALog, damage_of, require_format
-from replay.opening import open_log
+from replay.opening import open_log, require_unlocked
 from replay.snapshots.container import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
@@ -40,6 +40,8 @@ from replay.snapshots.manifest import (
     FORMAT,
     MAX_CHUNK_BYTES,
     MAX_CHUNKS,
+    SEALED_FORMAT,
+    AtRest,
     Chunk,
     Manifest,
     NotASnapshot,
@@ -48,7 +50,7 @@ from replay.snapshots.manifest import (
     sign_manifest,
 )
 from replay.snapshots.reading import Reading
-from replay.snapshots.rows import pack_rows
+from replay.snapshots.rows import KeyRow, pack_keys, pack_rows
 from replay.verify import require_log
 from replay.workers import end_as_others_say, how_it_ended
 
@@ -79,6 +81,7 @@ def create_snapshot(wanted: Wanted, note: Callable[[int, int], None]) -> tuple[P
     first offset that does not hold, Refusal, OSError.
     """
     require_log(wanted.data_dir)
+    require_unlocked(wanted.data_dir)
     if not wanted.is_folder:
         _require_free(wanted.target)
     folder = wanted.target if wanted.is_folder else wanted.target.parent
@@ -149,7 +152,7 @@ def _make(wanted: Wanted, draft: Path, said: Connection) -> None:
         require_format(wanted.data_dir / "log")
         log = open_log(wanted.data_dir / "log")
         try:
-            said.send(("made", *_write(Reading(log, wanted.since), wanted.signer, draft, said)))
+            said.send(("made", *_write(Reading(log, wanted.since), wanted, draft, said)))
         finally:
             log.close()
     except LogDamaged as refusal:
@@ -168,12 +171,12 @@ def _make(wanted: Wanted, draft: Path, said: Connection) -> None:
         said.send(("not done", f"{draft.parent}: {error.strerror}"))
 
 
-def _write(reading: Reading, signer: Signer, draft: Path, said: Connection) -> tuple[bytes, bytes]:
+def _write(reading: Reading, wanted: Wanted, draft: Path, said: Connection) -> tuple[bytes, bytes]:
     # Whoever may read the log may read this, and nobody else.
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         chunks = _write_chunks(reading, file, said)
-        raw = encode_manifest(_manifest(reading, tuple(chunks), signer))
-        signature = sign_manifest(raw, signer)
+        raw = encode_manifest(_manifest(reading, tuple(chunks), wanted))
+        signature = sign_manifest(raw, wanted.signer)
         write_member(file, MANIFEST_NAME, raw)
         write_member(file, SIGNATURE_NAME, signature)
         write_end(file)
@@ -184,23 +187,27 @@ def _write(reading: Reading, signer: Signer, draft: Path, said: Connection) -> t
 
 def _write_chunks(reading: Reading, file: BinaryIO, said: Connection) -> list[Chunk]:
     chunks: list[Chunk] = []
+    keys: list[KeyRow] = []
     first, packed, held = reading.first, [], 0
     for stored, items in reading.rows():
         packed.append(pack_rows(stored, items))
+        if reading.mark is not None:
+            keys += reading.fresh_keys(items)
         held += len(packed[-1])
         if (first + len(packed)) % _TOLD_EVERY == 0:
             said.send(("read", first + len(packed), reading.head.size))
         if held >= CHUNK_BYTES or first + len(packed) == reading.head.size:
             if len(chunks) == MAX_CHUNKS:
                 raise NotASnapshot("the log is too long for one snapshot: continue an earlier one with --since")
-            chunks.append(_write_chunk(file, len(chunks), first, packed))
-            first, packed, held = first + len(packed), [], 0
+            opening = b"" if reading.mark is None else pack_keys(keys)
+            chunks.append(_write_chunk(file, len(chunks), first, packed, opening))
+            first, packed, held, keys = first + len(packed), [], 0, []
             said.send(("read", first, reading.head.size))
     return chunks
 
 
-def _write_chunk(file: BinaryIO, index: int, first: int, packed: list[bytes]) -> Chunk:
-    raw = b"".join(packed)
+def _write_chunk(file: BinaryIO, index: int, first: int, packed: list[bytes], opening: bytes) -> Chunk:
+    raw = opening + b"".join(packed)
     if len(raw) > MAX_CHUNK_BYTES:
         raise NotASnapshot(f"offset {first + len(packed) - 1}: the entry is larger than a snapshot can hold")
     content = deflate(raw)
@@ -217,13 +224,14 @@ def _write_chunk(file: BinaryIO, index: int, first: int, packed: list[bytes]) ->
     )
 
 
-def _manifest(reading: Reading, chunks: tuple[Chunk, ...], signer: Signer) -> Manifest:
+def _manifest(reading: Reading, chunks: tuple[Chunk, ...], wanted: Wanted) -> Manifest:
+    signer = wanted.signer
     head, origin, checkpoint = reading.head, reading.origin(), None
     if signer.public_key == reading.current_key:
         said = Checkpoint(origin=origin, size=head.size, root=head.root)
         checkpoint = sign_checkpoint(said, signer)
     return Manifest(
-        format=FORMAT,
+        format=FORMAT if reading.mark is None else SEALED_FORMAT,
         node_id=reading.node_id,
         log_key=b64url_encode(reading.log_key),
         origin=origin,
@@ -236,4 +244,7 @@ def _manifest(reading: Reading, chunks: tuple[Chunk, ...], signer: Signer) -> Ma
         signed_by=signer.public_key_b64,
         keys=tuple(b64url_encode(key) for key in reading.keys),
         chunks=chunks,
+        at_rest=UNSET
+        if reading.mark is None
+        else AtRest(key_file=reading.key_file(wanted.data_dir).decode(), mark=reading.mark),
     )

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from node.canonical import b64url_decode, canonical_json
 from node.errors import Refusal
@@ -19,6 +19,8 @@ from node.strict_json import decode, scan_json
 from node.times import parse_rfc3339
 
 FORMAT = "stigmem-snapshot/1"
+# Of an encrypted log: chunks begin with the keys of their items.
+SEALED_FORMAT = "stigmem-snapshot/2"
 SIGNED_PREFIX = b"stigmem-snapshot/v1\n"
 # A chunk is closed once it holds this much, so it is larger by one entry at most; 65,536 of them are a log of 256 GiB.
 CHUNK_BYTES = 4 << 20
@@ -59,15 +61,22 @@ class Chunk(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sha256: Hash
 
 
+class AtRest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an encrypted snapshot is opened with: its log's `at-rest.key` as it lay there, and a mark of the log's own key."""
+
+    key_file: Annotated[str, Meta(max_length=1 << 14)]
+    mark: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
 class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a snapshot holds: the entries [first, size) of one log, in chunks.
 
     `log_key` is the key that the log's first entry names, `signed_by` the manifest's; `continues` is None for a snapshot
     from the beginning. `checkpoint` is the signed note of (size, root), or None where another key than the log's last one signed
-    the manifest.
+    the manifest. `at_rest` is there for an encrypted log alone.
     """
 
-    format: Literal["stigmem-snapshot/1"]
+    format: Literal["stigmem-snapshot/1", "stigmem-snapshot/2"]
     node_id: Annotated[str, Meta(max_length=512)]
     log_key: Key
     origin: Annotated[str, Meta(max_length=1024)]
@@ -80,6 +89,16 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     signed_by: Key
     keys: Annotated[tuple[Key, ...], Meta(max_length=4096)]
     chunks: Annotated[tuple[Chunk, ...], Meta(max_length=MAX_CHUNKS)]
+    at_rest: AtRest | UnsetType = UNSET
+
+    @property
+    def key_file(self) -> bytes | None:
+        """The `at-rest.key` of an encrypted log."""
+        return None if self.at_rest is UNSET else self.at_rest.key_file.encode()
+
+    @property
+    def mark(self) -> str | None:
+        return None if self.at_rest is UNSET else self.at_rest.mark
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -131,6 +150,8 @@ def _sound_key(text: str) -> bytes:
 
 def _check_numbers(manifest: Manifest) -> None:
     parse_rfc3339(manifest.created_at)
+    if (manifest.format == SEALED_FORMAT) != (manifest.at_rest is not UNSET):
+        raise ValueError("the manifest does not say whether the log is encrypted")
     if (manifest.continues is None) != (manifest.first == 0):
         raise ValueError("the manifest does not say what it continues")
     if manifest.continues is not None and manifest.continues.size != manifest.first:

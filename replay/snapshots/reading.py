@@ -8,22 +8,25 @@ Does not check signatures: that is for whoever takes the snapshot's word (see re
 """
 
 from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
 
 from node.errors import LogDamaged
 from node.events.checkpoint import origin_of
-from node.events.entry import Item, is_signed_by, open_header
+from node.events.entry import is_signed_by, open_header
 from node.events.event import type_of
 from node.events.identity import NodeRestored
-from node.events.log import CLEAR, Log
+from node.events.item_keys import SealedItems, name_in
+from node.events.key_file import KEY_FILE, NEXT_KEY_FILE, id_of
+from node.events.log import Log
 from node.events.own_keys import own_keys_of
 from node.events.tree import Frontier, leaf_hash, root_at
 from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
 from replay.snapshots.manifest import Head, Manifest, NotASnapshot
-from replay.snapshots.rows import Rows
+from replay.snapshots.rows import KeyRow, Rows
 
 _READ_ENTRIES, _READ_BYTES = 256, 1 << 20
-_SALT_END = 17
 _RESTORED = type_of(NodeRestored)
 
 
@@ -47,6 +50,8 @@ class Reading:
             root, self._leaf = root_at(self.first, read), read(0, self.first - 1) if self.first else bytes(32)
         self.continues = Head(size=self.first, root=root.hex()) if self.first else None
         self._key_ids: set[str] = set()
+        self._given: set[bytes] = set()
+        self._file_key_id = log.file_key_id()
         self._restored_at: int | None = None
         if isinstance(since, Manifest):
             self._require_same_log(since)
@@ -76,6 +81,26 @@ class Reading:
             raise Damaged(None, "a public key is stored under another one's name")
         return keys
 
+    @property
+    def mark(self) -> str | None:
+        """Of an encrypted log, what tells its keys from those that it had before it was encrypted anew."""
+        return self._log.items.mark if isinstance(self._log.items, SealedItems) else None
+
+    def fresh_keys(self, items: list[bytes | None]) -> list[KeyRow]:
+        """The wrapped keys of an entry's items, of an encrypted log, that were not given before."""
+        names = {name for row in items if row is not None and (name := name_in(row)) is not None} - self._given
+        self._given |= names
+        return self._log.wrapped_keys(sorted(names))
+
+    def key_file(self, data_dir: Path) -> bytes:
+        """The key file that all keys given are wrapped under. Raises NotASnapshot where it was changed meanwhile."""
+        held = self._log.file_key_id()
+        for name in (KEY_FILE, NEXT_KEY_FILE):
+            path = data_dir / name
+            if path.exists() and held == self._file_key_id and id_of(path) == held:
+                return path.read_bytes()
+        raise NotASnapshot("the log's keys were changed while it was read: try again")
+
     def _batch(self, offset: int) -> list[Rows]:
         try:
             return self._log.rows(offset, min(self.head.size, offset + _READ_ENTRIES), _READ_BYTES)
@@ -98,11 +123,13 @@ class Reading:
         if header.offset != offset or header.prev != self._leaf.hex():
             self._require_leaf_before(offset)
             raise Damaged(offset, "the entry does not follow from the one before")
-        if any(row is not None and row[:1] != CLEAR for row in items):
-            raise Damaged(offset, "an item has a form that this version does not read")
+        try:
+            committed = self._log.opened_rows(offset, items)
+        except LogDamaged as damage:
+            raise Damaged(offset, damage.detail) from damage
         if len(items) != len(header.items) or any(
-            row is not None and Item(row[1:_SALT_END], row[_SALT_END:]).commitment() != said
-            for row, said in zip(items, header.items, strict=True)
+            item is not None and sha256(item).hexdigest() != said
+            for item, said in zip(committed, header.items, strict=True)
         ):
             raise Damaged(offset, "the items are not those that the header commits to")
         self._leaf = leaf_hash(stored)
@@ -133,5 +160,9 @@ class Reading:
         return None
 
     def _require_same_log(self, since: Manifest) -> None:
+        if since.mark != self.mark:
+            raise NotASnapshot(
+                "this log was encrypted, decrypted or given other keys since that snapshot: make a full one"
+            )
         if self.continues != Head(size=since.size, root=since.root):
             raise NotASnapshot(f"this log does not go on from that snapshot, which stands at {since.size}:{since.root}")

@@ -20,22 +20,24 @@ from node.errors import LogDamaged, StorageFailed
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
 from node.events.event import type_of
 from node.events.identity import NodeRestored
-from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, TABLES
+from node.events.item_keys import AT_REST, ITEM_KEYS, LogLocked, rewrapped
+from node.events.key_file import KEY_FILE, FileKey, id_in, write_content
+from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, open_store
 from node.events.own_keys import OwnKeys, own_keys_of
-from node.events.store import LOG_MAP_BYTES, Store, storage_errors
+from node.events.store import Store, storage_errors
 from node.events.tree import Frontier, leaf_hash
 from node.folder_lock import FolderLock
 from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
-from replay.opening import open_log
+from replay.opening import file_keys, key_in, open_log, unlocked_by
 from replay.snapshots.container import SnapshotFile
 from replay.snapshots.create import sync_folder
 from replay.snapshots.manifest import Head, Manifest, NotASnapshot, NotTrusted, require_trusted
-from replay.snapshots.rows import unpack_rows
+from replay.snapshots.rows import unpack_keys, unpack_rows
 from replay.verify import SizeAndRoot, verify
 
 # What a folder may hold and still count as empty: the node's own key, what a failed restore left, what file systems put there.
-_HARMLESS = frozenset({"node.key", "lock", PARTIAL_FOLDER, "lost+found"})
+_HARMLESS = frozenset({"node.key", "lock", KEY_FILE, PARTIAL_FOLDER, "lost+found"})
 _RESTORED_MARK = f'"type":"{type_of(NodeRestored)}"'.encode()
 Note = Callable[[str], None]
 
@@ -76,7 +78,9 @@ def restore(data_dir: Path, files: Sequence[Path], trusted: Collection[str], not
     Raises what `opened` and `verify_snapshots` raise, NotASnapshot where the folder is not empty, FolderInUse.
     """
     require_empty(data_dir)
-    with opened(files) as snapshots:
+    with opened(files) as snapshots, unlocked_by(snapshots[-1].manifest.key_file):
+        if snapshots[-1].manifest.key_file is not None and not file_keys():
+            raise LogLocked
         head = verify_snapshots(snapshots, trusted, note)
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with FolderLock(data_dir / "lock"):
@@ -103,10 +107,13 @@ def write_log(snapshots: Sequence[SnapshotFile], log_dir: Path, *, is_durable: b
     Raises Damaged where a chunk does not hold, or the entries do not lead to the roots that the manifests name.
     """
     log_dir.mkdir(parents=True, mode=0o700)
+    key_file = snapshots[-1].manifest.key_file
     with storage_errors():
-        store = Store(log_dir, tables=TABLES, map_bytes=LOG_MAP_BYTES, is_synced=False)
+        store = open_store(log_dir, is_synced=False)
     try:
-        writing = _Writing(store)
+        if key_file is not None:
+            store.make_table(ITEM_KEYS)
+        writing = _Writing(store, key_file)
         for snapshot in snapshots:
             writing.take(snapshot)
         writing.finish(snapshots[-1].manifest.size)
@@ -120,17 +127,20 @@ def write_log(snapshots: Sequence[SnapshotFile], log_dir: Path, *, is_durable: b
 class _Writing:
     """The rows of a log, chunk by chunk, with the tree over them."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, key_file: bytes | None) -> None:
+        """With `key_file`, of an encrypted log; keys that lie under an earlier one are wrapped under this, where that can be."""
+        self._store, self._key_file = store, key_file
         self._frontier = Frontier(0, [])
         self.restored_at: int | None = None
 
     def take(self, snapshot: SnapshotFile) -> None:
         manifest = snapshot.manifest
         self._put("keys", [(bytes.fromhex(key_id_of(key)), key) for key in map(b64url_decode, manifest.keys)])
+        wrapping = self._wrapping(manifest)
         for index, chunk in enumerate(manifest.chunks):
             try:
-                self._take_chunk(snapshot.chunk(index))
+                raw = snapshot.chunk(index)
+                self._take_chunk(raw if manifest.key_file is None else self._take_keys(raw, wrapping))
             except ValueError as error:
                 raise Damaged(chunk.first, f"{snapshot.path}: {error}") from error
             if self._frontier.size != chunk.first + chunk.entries:
@@ -142,6 +152,22 @@ class _Writing:
 
     def finish(self, size: int) -> None:
         self._put("meta", [(b"format", FORMAT), (RESTORED, OFFSET_KEY.pack(size))])
+        if self._key_file is not None:
+            self._put("meta", [(AT_REST, id_in(self._key_file))])
+
+    def _wrapping(self, manifest: Manifest) -> tuple[FileKey, FileKey] | None:
+        """From which file key to which a snapshot's keys are to be wrapped; None where they stay as they are."""
+        if self._key_file is None or manifest.key_file in (None, self._key_file):
+            return None
+        old, new = key_in(manifest.key_file), key_in(self._key_file)
+        # Without the key nobody reads them, so nothing is lost.
+        return None if old is None or new is None else (old, new)
+
+    def _take_keys(self, raw: bytes, wrapping: tuple[FileKey, FileKey] | None) -> bytes:
+        """Put the keys that a chunk begins with; the rest of it."""
+        keys, rest = unpack_keys(raw)
+        self._put(ITEM_KEYS, keys if wrapping is None else rewrapped(keys, *wrapping))
+        return rest
 
     def _take_chunk(self, raw: bytes) -> None:
         headers, items, tree = [], [], []
@@ -172,9 +198,13 @@ def _scratch(snapshots: Sequence[SnapshotFile], trusted: Collection[str]) -> Ite
     for snapshot in snapshots:
         require_trusted(snapshot.manifest, trusted)
     with tempfile.TemporaryDirectory(prefix="stigmem-snapshot-") as scratch:
-        restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
-        _require_said(snapshots, Path(scratch) / "log", restored_at, trusted)
-        yield Path(scratch)
+        key_file = snapshots[-1].manifest.key_file
+        with unlocked_by(key_file):
+            restored_at = write_log(snapshots, Path(scratch) / "log", is_durable=False)
+            if key_file is not None:
+                write_content(Path(scratch) / KEY_FILE, key_file)
+            _require_said(snapshots, Path(scratch) / "log", restored_at, trusted)
+            yield Path(scratch)
 
 
 def _require_chain(snapshots: Sequence[SnapshotFile]) -> None:
@@ -190,6 +220,8 @@ def _require_chain(snapshots: Sequence[SnapshotFile]) -> None:
             raise NotASnapshot(f"{snapshot.path} is of another log than the files before it")
         elif manifest.continues != Head(size=before.size, root=before.root):
             raise NotASnapshot(f"{snapshot.path} does not continue the file before it, which ends at {before.size}")
+        elif manifest.mark != before.mark:
+            raise NotASnapshot(f"{snapshot.path} is of the log under other keys than the file before it")
         before = manifest
 
 
@@ -201,15 +233,18 @@ def _require_said(
         log = open_log(log_dir)
         try:
             keys = own_keys_of(log)
-            restored = None if restored_at is None else log.read(restored_at, 1)[0].event
+            is_locked = not log.items.is_readable
+            restored = None if restored_at is None or is_locked else log.read(restored_at, 1)[0].event
         finally:
             log.close()
     except LogDamaged as damage:
         raise damage_of(damage) from damage
     last = snapshots[-1].manifest
-    if (keys.node_id, keys.chain[0].public_key) != (last.node_id, b64url_decode(last.log_key)):
+    # What a log is called stands in its items.
+    node_id, name = (last.node_id, last.origin) if is_locked else (keys.node_id, origin_of(last.node_id))
+    if (node_id, keys.chain[0].public_key) != (last.node_id, b64url_decode(last.log_key)):
         raise Damaged(0, f"{snapshots[-1].path}: the manifest speaks of another node than the log's first entry")
-    origin = restored.origin if isinstance(restored, NodeRestored) else origin_of(last.node_id)
+    origin = restored.origin if isinstance(restored, NodeRestored) else name
     if last.origin != origin:
         raise Damaged(None, f"{snapshots[-1].path}: the manifest gives the log another name than the log itself")
     for snapshot in () if trusted else snapshots:
@@ -245,6 +280,10 @@ def _build(data_dir: Path, snapshots: Sequence[SnapshotFile]) -> None:
         shutil.rmtree(partial)
     write_log(snapshots, partial, is_durable=True)
     sync_folder(partial)
+    key_file = snapshots[-1].manifest.key_file
+    if key_file is not None:
+        # Before the log has its name: a log without its key file would be nobody's.
+        write_content(data_dir / KEY_FILE, key_file)
     partial.rename(data_dir / "log")
     sync_folder(data_dir)
     sync_folder(data_dir.parent)

@@ -1,4 +1,5 @@
-"""What a chunk holds: entries with their items, one behind the other, as the log stores them.
+"""What a chunk holds: entries with their items, one behind the other, as the log stores them; of an encrypted log, before them
+the wrapped keys of those items that no chunk before it had.
 
 Always: what is read back is what was written, byte for byte; a length that does not fit is damage, never an allocation.
 
@@ -8,10 +9,15 @@ Does not look into an entry (see replay/chain.py).
 import struct
 from collections.abc import Iterator
 
+from node.events.item_keys import NAME_BYTES, WRAPPED_BYTES
+
 _LENGTH = struct.Struct(">I")
 
 # Header ‖ signature, and the rows of `items` in order of index; None, which has no bytes in a chunk, for an item that was erased.
 Rows = tuple[bytes, list[bytes | None]]
+# A name and the key of that name, wrapped, as the log's key table has them.
+KeyRow = tuple[bytes, bytes]
+_KEY_ROW = struct.Struct(f">{NAME_BYTES}s{WRAPPED_BYTES}s")
 
 
 def pack_rows(stored: bytes, items: list[bytes | None]) -> bytes:
@@ -36,6 +42,20 @@ def unpack_rows(raw: bytes) -> Iterator[Rows]:
             item, position = _taken(raw, position)
             items.append(item or None)
         yield stored, items
+
+
+def pack_keys(keys: list[KeyRow]) -> bytes:
+    """What a chunk of an encrypted log begins with."""
+    return _LENGTH.pack(len(keys)) + b"".join(_KEY_ROW.pack(*row) for row in keys)
+
+
+def unpack_keys(raw: bytes) -> tuple[list[KeyRow], bytes]:
+    """The keys of a chunk, and the rest of it. ValueError as above."""
+    count, start = _number(raw, 0)
+    end = start + count * _KEY_ROW.size
+    if end > len(raw):
+        raise ValueError("the chunk ends within its keys")
+    return list(_KEY_ROW.iter_unpack(raw[start:end])), raw[end:]
 
 
 def _number(raw: bytes, position: int) -> tuple[int, int]:
