@@ -396,6 +396,24 @@ class NothingToConfirm(Conflict):
     code = "nothing_to_confirm"
 
 
+class EntityIsTombstoned(Conflict):
+    """The entity is gone: nothing is written about it, and nothing taken in (PROTOCOL §15)."""
+
+    code = "entity_tombstoned"
+
+
+class TombstoneNotFound(NotFound):
+    code = "tombstone_not_found"
+
+
+class TombstoneAlreadyRevoked(Conflict):
+    code = "tombstone_already_revoked"
+
+
+class TombstoneNotHeld(Conflict):
+    code = "tombstone_not_held"
+
+
 class TokenAlreadyRevoked(Conflict):
     code = "token_already_revoked"
 

@@ -26,13 +26,14 @@ from node.commands.restores import RecordRestore
 from node.commands.rotations import RotateKey
 from node.commands.seals import SealFacts
 from node.config import Config
+from node.erasing import Eraser
 from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.at_rest_folder import finish_change, found_keys, is_changing, keys_for, require_as_said
 from node.events.checkpoint import origin_of
 from node.events.entry import Entry
 from node.events.evidence import damage_at
 from node.events.key_file import FileKey, add_secret, keep_only
-from node.events.log import Log
+from node.events.log import Log, finish_compaction
 from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.rotations import RotationEvent
 from node.events.store import LOG_MAP_BYTES, make_folder, storage_errors
@@ -86,6 +87,7 @@ class Node:
         self._begun: asyncio.Task[None] | None = None
         self._is_closing = threading.Event()
         self._writer: Writer | None = None
+        self._eraser: Eraser | None = None
         self._damage: LogDamaged | None = None
         self._watch: LogWatch | None = None
         self._storage_watch: StorageWatch | None = None
@@ -333,12 +335,20 @@ class Node:
             await self.execute(RenewManifest())
         if self._key_file is not None and not self._rotating.locked() and self._key_file.has_successor:
             await self._settle_key_file()
+        await self.erase()
+
+    async def erase(self) -> None:
+        """Erase what tombstones hide and no hold keeps. Where that fails it is tried again with the next upkeep, or start."""
+        if self._eraser is not None:
+            await self._eraser.catch_up()
 
     async def close(self) -> None:
         """Finish what was taken on, flush, and let go of the folder."""
         self._is_closing.set()
         if self._begun is not None:
             await asyncio.gather(self._begun, return_exceptions=True)
+        if self._eraser is not None:
+            await self._eraser.close()
         if self._storage_watch is not None:
             await self._storage_watch.close()
         if self._writer is not None:
@@ -362,6 +372,7 @@ class Node:
             _log.error("views_not_closed", code=refusal.code, detail=refusal.detail)
 
     def _unlock(self) -> None:
+        finish_compaction(self._folder / "log")
         if is_changing(self._folder):
             require_file(self._folder / "log")
             finish_change(self._folder)
@@ -468,6 +479,14 @@ class Node:
         self._storage_watch = StorageWatch(
             self.log, self._writer, kept_views=self._kept_views, note_damage=self.note_damage
         )
+        # What was cut off is finished before anything is served.
+        self._eraser = Eraser(
+            folder=self._folder, log=self.log, writer=self._writer, read=self.read, replace=self._go_on_with
+        )
+        await self._eraser.catch_up()
+
+    def _go_on_with(self, views: Views) -> None:
+        self._views = views
 
     def _note_folded(self, size: int) -> None:
         # On the folding thread, between two of its transactions.

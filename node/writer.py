@@ -98,6 +98,7 @@ class Writer:
         self._waiting: deque[_Waiting] = deque()
         self._news, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._pause = asyncio.Lock()
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="stigmem-log")
         self._task = asyncio.create_task(self._run(), name="stigmem-writer")
 
@@ -118,6 +119,16 @@ class Writer:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._log_thread, self._log.require_writable)
         await loop.run_in_executor(self._log_thread, look)
+
+    async def rewrite(self, work: Callable[[Views], Views]) -> Views:
+        """Run `work` on the log's thread while nothing is written, and go on with the views that it makes of these. Writes wait."""
+        async with self._pause:
+            # Else what an earlier failure left in the log alone would be missing from what is made.
+            with storage_errors():
+                self._require_in_step()
+            made = asyncio.get_running_loop().run_in_executor(self._log_thread, work, self._views)
+            self._views = await _outcome_of(made)
+            return self._views
 
     async def resume(self, views: Views) -> None:
         """Take writes again, with these views: once they stand at the head that the log really has. Raises why that does not go."""
@@ -148,7 +159,8 @@ class Writer:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
             rest = batch
             while rest:
-                rest = await self._write(rest)
+                async with self._pause:
+                    rest = await self._write(rest)
             if not self._waiting:
                 self._news.clear()
                 self._idle.set()

@@ -21,6 +21,7 @@ from node.commands import (
     seals,
     settings,
     tokens,
+    tombstones,
     witness,
 )
 from node.commands.decision import Context, Decide, DecideInSteps, Decision
@@ -61,6 +62,12 @@ DECIDE: dict[type[Struct], Decide] = {
     exchange.SignAttestation: exchange.decide_sign_attestation,
     exchange.TakeCosignature: exchange.decide_take_cosignature,
     exchange.RefuseExchange: exchange.decide_refuse_exchange,
+    tombstones.TombstoneEntity: tombstones.decide_tombstone_entity,
+    tombstones.LiftHold: tombstones.decide_lift_hold,
+    tombstones.RevokeTombstone: tombstones.decide_revoke_tombstone,
+    tombstones.EraseEntity: tombstones.decide_erase_entity,
+    tombstones.ServeTombstones: tombstones.decide_serve_tombstones,
+    tombstones.TakePeersTombstones: tombstones.decide_take_peers_tombstones,
     identity.FoundNode: identity.decide_found_node,
     identity.CreateAdminKey: identity.decide_create_admin_key,
     identity.PublishManifest: identity.decide_publish_manifest,

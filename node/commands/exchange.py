@@ -14,6 +14,7 @@ from node.clock import parse_hlc
 from node.commands.capabilities import check_dates, holds_under, parse_token
 from node.commands.decision import Context, Decision, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
+from node.commands.graves import require_not_tombstoned
 from node.commands.ingest import Examined
 from node.commands.peer_tokens import Claims, check_claims, forget_ms
 from node.commands.quarantine import hold_reason, place_to_wait
@@ -357,6 +358,7 @@ def _check_attestable(command: SignAttestation, draft: Draft, peer: Peer, view: 
     if draft.scope == "public":
         raise AttestationRefused("scope: a public fact needs the author's own signature")
     _check_policy(token.token_id, view, context)
+    require_not_tombstoned(draft.normal_entity, draft.scope, view)
     # Last: only what would be signed counts, or others' mistakes would use up a peer's share.
     if not context.attestations.take(peer.node_id, context.at_ms):
         raise AttestationQuotaExceeded("that peer has had its signatures of this minute", retry_after=60)
@@ -384,6 +386,7 @@ def _receipt(
         if known_hash != fact.fact_hash:
             raise IdCollision("id: the peer gave it to another fact before")
         return None
+    require_not_tombstoned(normal_uri(fact.entity), fact.scope, view)
     judgement = judge_once.judgement_of(examined)
     reason = hold_reason(
         view,

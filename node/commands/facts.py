@@ -16,6 +16,7 @@ from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
 from node.commands.drafts import Draft, StatedValue, draft_of
+from node.commands.graves import require_not_tombstoned
 from node.commands.quarantine import hold_reason, place_to_wait
 from node.commands.reading import known_to
 from node.commands.roles import writable_garden
@@ -100,6 +101,7 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
     )
     garden = _garden(command, view)
     _require_right(command, draft, garden, view, context)
+    require_not_tombstoned(draft.normal_entity, draft.scope, view)
     if len(command.derived_from) > MAX_PARENTS:
         raise InvalidField(f"derived_from: more than {MAX_PARENTS}")
     parents, parent_warnings = _parents(command, view, rules) if command.derived_from else ((), ())

@@ -36,6 +36,8 @@ FORMAT = b"1"
 RESTORED = b"restored"
 # Beside `log/`: what a restore was writing when it was interrupted.
 PARTIAL_FOLDER = "log.partial"
+# Beside `log/` while it is written anew: the copy before and after it is whole, and the old log until it is removed.
+PARTIAL_COPY_FOLDER, COPY_FOLDER, OLD_FOLDER = "log.new.partial", "log.new", "log.old"
 TABLES = ("meta", "keys", "headers", "items", "tree")
 _Row = tuple[bytes, bytes]
 # Salt ‖ content of a row, under the key of its place.
@@ -234,17 +236,35 @@ class Log:
             yield from batch
             from_offset += len(batch)
 
-    def erase(self, places: Iterable[tuple[int, int]]) -> None:
+    def erase(self, places: Iterable[tuple[int, int]], entities: Iterable[str] = ()) -> None:
         """Delete items, by offset and index, which an entry of this log says are erased, in one durable transaction; some may be
-        gone already. What was there may still lie in free pages of the file until it is compacted (see erasing.py).
+        gone already. And the keys of `entities`, about which nothing is left, where the log is encrypted.
 
-        Raises LogDamaged, and deletes nothing, where one is not said to be erased.
+        What was there may still lie in free pages of the file until it is compacted (see erasing.py). Raises LogDamaged, and
+        deletes nothing, where an item is not said to be erased.
         """
         with storage_errors(), self._store.begin(write=True) as txn:
             for offset, index in places:
                 if not self.is_erased(txn, offset, index):
                     raise LogDamaged("an item is to be deleted that no entry erases", offset=offset)
                 txn.delete(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
+            if isinstance(self.items, SealedItems):
+                self.items.erase(txn, entities)
+
+    def compact(self) -> None:
+        """Write the log anew, so that its file holds nothing of what was deleted, and go on with that. Nobody appends meanwhile.
+
+        Cut off anywhere, `finish_compaction` ends or undoes it. Where it fails, the log is what it was.
+        """
+        path = self._store.path
+        copy, partial, old = (path.with_name(name) for name in (COPY_FOLDER, PARTIAL_COPY_FOLDER, OLD_FOLDER))
+        with storage_errors():
+            for left in (copy, partial, old):
+                _remove(left)
+            self._store.copy_to(partial)
+            partial.rename(copy)
+            self._store.exchange(copy, old)
+            _remove(old)
 
     async def follow(self, from_offset: int, *, types: Collection[str]) -> AsyncIterator[Entry]:
         """Entries of these types from an offset on, and then each one as it is announced; others are not even opened."""
@@ -500,6 +520,26 @@ class Log:
 
     def _node_reader(self, txn: lmdb.Transaction) -> ReadNode:
         return partial(_tree_hash, txn, self._store.table("tree"))
+
+
+def finish_compaction(path: Path) -> None:
+    """Bring the log at `path` to a state that it can be opened in, where writing it anew was cut off; to be called before it is."""
+    copy, old = path.with_name(COPY_FOLDER), path.with_name(OLD_FOLDER)
+    with storage_errors():
+        _remove(path.with_name(PARTIAL_COPY_FOLDER))
+        if path.exists():
+            # The copy never took its place: the log itself is whole, and may have gone on since.
+            _remove(copy)
+        elif copy.exists():
+            copy.rename(path)
+            sync_folder(path.parent)
+        _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+        sync_folder(folder.parent)
 
 
 class Reading:

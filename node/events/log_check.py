@@ -160,6 +160,8 @@ class LogCheck:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with storage_errors(), self._store.begin() as self._txn:
+            # The file may have been exchanged since.
+            self._db = {name: self._store.table(name) for name in TABLES}
             yield
 
     def _checked(self, first: int, end: int, look_into: Callable[[Stretch], None]) -> Checked:

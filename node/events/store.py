@@ -10,6 +10,8 @@ import errno
 import os
 import resource
 import tempfile
+import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,8 @@ VIEWS_MAP_BYTES = 256 << 30
 ROOM_BYTES = 1 << 20
 # One process owns the folder; the slots are for the node's own concurrent snapshots and offline readers.
 _MAX_READERS = 126
+# For how long a file may be waited for to be exchanged, how long others wait meanwhile, and between two tries.
+_EXCHANGE_S, _AT_REST_S, _BETWEEN_TRIES_S = 30.0, 0.02, 0.02
 # LMDB's own measure for so many readers.
 _LOCK_FILE_BYTES = 8192
 
@@ -57,6 +61,7 @@ class Store:
         self._names, self._others = sorted(tables), sorted(if_there)
         self._tables: dict[str, object] = {}
         self._is_open, self._is_mending = False, False
+        self._gate = threading.Lock()
         with storage_errors():
             self._open()
 
@@ -76,9 +81,58 @@ class Store:
     def begin(self, *, write: bool = False) -> lmdb.Transaction:
         """A transaction; a write transaction must end on the thread that began it."""
         try:
-            return self._env.begin(write=write)
+            with self._gate:
+                return self._env.begin(write=write)
         except lmdb.Error as error:
             raise refusal_of(error) from error
+
+    def copy_to(self, folder: Path) -> None:
+        """Write what is committed now into a new environment in `folder`, without free pages, and have it on disk."""
+        with storage_errors():
+            folder.mkdir(mode=0o700)
+            self._env.copy(os.fsencode(folder), compact=True)
+            path = folder / DATA_FILE
+            path.chmod(0o600)
+            for one in (path, folder, folder.parent):
+                sync_folder(one)
+
+    def exchange(self, copy: Path, old: Path) -> None:
+        """Go on with the environment in `copy`, which comes to lie where this one does; this one then lies in `old`.
+
+        Waits for a moment in which nobody reads; raises StorageFailed where none comes. Nobody writes meanwhile. Where it fails
+        all is as it was.
+        """
+        deadline = time.monotonic() + _EXCHANGE_S
+        while time.monotonic() < deadline:
+            # Whoever begins meanwhile waits, but not for long: a reader may be waiting for that one.
+            with self._gate, storage_errors():
+                if self._comes_to_rest():
+                    self._exchange(copy, old)
+                    return
+            time.sleep(_BETWEEN_TRIES_S)
+        raise StorageFailed("the file is read all the time: it could not be exchanged")
+
+    def _comes_to_rest(self) -> bool:
+        until = time.monotonic() + _AT_REST_S
+        while self._is_read():
+            if time.monotonic() > until:
+                return False
+            time.sleep(_AT_REST_S / 10)
+        return True
+
+    def _exchange(self, copy: Path, old: Path) -> None:
+        self._env.close()
+        self.path.rename(old)
+        try:
+            copy.rename(self.path)
+            sync_folder(self.path.parent)
+            self._open()
+        except BaseException:
+            if self.path.exists():
+                self.path.rename(copy)
+            old.rename(self.path)
+            self._open()
+            raise
 
     def sync(self) -> None:
         """Flush to disk, for stores whose commits do not."""

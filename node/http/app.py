@@ -30,6 +30,7 @@ from node.http import (
     rotations,
     settings,
     tokens,
+    tombstones,
     trust,
 )
 from node.http.body import ROOM, BodyRoom
@@ -84,6 +85,11 @@ ROUTES = (
     web.post("/v1/gardens/{garden}/reject", quarantine.reject_fact),
     web.get("/v1/quarantine", quarantine.list_quarantine),
     web.get("/v1/trust", trust.explain_trust),
+    web.post("/v1/tombstones", tombstones.create_tombstone),
+    web.get("/v1/tombstones", tombstones.list_tombstones),
+    web.get("/v1/tombstones/{tombstone_id}", tombstones.get_tombstone),
+    web.post("/v1/tombstones/{tombstone_id}/lift-hold", tombstones.lift_hold),
+    web.post("/v1/tombstones/{tombstone_id}/revoke", tombstones.revoke_tombstone),
     web.put("/v1/federation/manifest", manifests.put_manifest),
     web.get("/v1/federation/manifest/{entity_uri:.+}", manifests.get_manifest),
     web.post("/v1/federation/declaration", peers.declare),
@@ -97,6 +103,7 @@ ROUTES = (
     web.post("/v1/federation/peers/{peer_id}/pull", peers.pull_now),
     web.get("/v1/federation/audit", audit.federation_audit),
     web.get("/v1/federation/facts", exchange.pull),
+    web.get("/v1/federation/tombstones", tombstones.serve_tombstones),
     web.post("/v1/federation/facts/push", exchange.push),
     web.post("/v1/federation/attest", exchange.attest),
     web.post("/v1/federation/capability-tokens", tokens.issue_token),

@@ -58,6 +58,7 @@ FACT: tuple[type[Refusal], ...] = (
     errors.ReservedNamespace,
     errors.TextTooLarge,
     errors.TimestampOutOfWindow,
+    errors.EntityIsTombstoned,
 )
 
 

@@ -128,11 +128,11 @@ class CosignatureTaken(Struct, frozen=True, kw_only=True):
     refuses=(CursorForeign, InvalidCursor, RelayLagExceeded, ScopeNotPermitted, *WRITES),
 )
 async def pull(request: web.Request) -> web.Response:
-    node, claims = request.app[NODE], await _peer(request)
+    node, claims = request.app[NODE], await authenticated_peer(request)
     try:
         asked = decode_query(request, PullQuery)
     except Refusal as refusal:
-        await _refuse(node, claims, refusal)
+        await refuse_peer(node, claims, refusal)
     command = ServePage(claims=claims, scope=asked.scope, cursor=asked.cursor, limit=asked.limit)
     scopes = (await node.execute(command)).reply
     # The clock belongs to the loop's thread; the page is encoded where it is read, or every write would wait for that too.
@@ -181,7 +181,7 @@ async def push(request: web.Request) -> web.Response:
         raise PushDisabled("STIGMEM_FEDERATION_PUSH_ENABLED is off")
     if is_capability_write(request):
         raise PushDisabled("capability tokens write with POST /v1/facts")
-    claims = await _peer(request)
+    claims = await authenticated_peer(request)
     try:
         raw = await read_body(request, max_bytes=MAX_PUSH_BYTES)
         # One at a time, as with batches.
@@ -191,7 +191,7 @@ async def push(request: web.Request) -> web.Response:
     except TooLarge:
         raise
     except Refusal as refusal:
-        await _refuse(node, claims, refusal)
+        await refuse_peer(node, claims, refusal)
     if len(body.facts) > MAX_PAGE_FACTS:
         raise BodyTooLarge(f"facts: at most {MAX_PAGE_FACTS}")
     context = node.context()
@@ -202,7 +202,7 @@ async def push(request: web.Request) -> web.Response:
     try:
         command = await node.read(examined)
     except Refusal as refusal:
-        await _refuse(node, claims, refusal)
+        await refuse_peer(node, claims, refusal)
     return json_response((await node.execute(command)).reply, 202)
 
 
@@ -214,12 +214,12 @@ async def push(request: web.Request) -> web.Response:
     refuses=(*CAPABILITY, *FACT, AttestationQuotaExceeded, AttestationRefused),
 )
 async def attest(request: web.Request) -> web.Response:
-    node, claims = request.app[NODE], await _peer(request)
+    node, claims = request.app[NODE], await authenticated_peer(request)
     try:
         body = decode(await read_json(request, max_bytes=MAX_ATTEST_BYTES), AttestBody)
         token = token_text(bytes(body.token_json))
     except Refusal as refusal:
-        await _refuse(node, claims, refusal)
+        await refuse_peer(node, claims, refusal)
     signature = (await node.execute(SignAttestation(claims=claims, body=body.fact_body, token=token))).reply
     return json_response(Attested(attestation=signature, issuer=node.node_id, key_id=node.signer.key_id))
 
@@ -232,12 +232,12 @@ async def attest(request: web.Request) -> web.Response:
     refuses=(CosignatureInvalid,),
 )
 async def take_cosignature(request: web.Request) -> web.Response:
-    node, claims = request.app[NODE], await _peer(request)
+    node, claims = request.app[NODE], await authenticated_peer(request)
     try:
         body = decode(await read_json(request, max_bytes=MAX_COSIGNATURE_BYTES), CosignatureBody)
         size = _own_size(node, body.checkpoint)
     except Refusal as refusal:
-        await _refuse(node, claims, refusal)
+        await refuse_peer(node, claims, refusal)
     command = TakeCosignature(claims=claims, note=body.checkpoint, size=size, cosignature=body.cosignature)
     await node.execute(command)
     return json_response(CosignatureTaken(size=size), 201)
@@ -274,7 +274,7 @@ def _without_poison(fact: ServedFact, now_ms: int) -> ServedFact:
     return structs.replace(fact, value=value, hlc=UNSET, seal=None)
 
 
-async def _peer(request: web.Request) -> Claims:
+async def authenticated_peer(request: web.Request) -> Claims:
     """Whose request it is: by its token, and where peers show certificates also by that."""
     node = request.app[NODE]
     if not node.config.federation_enabled:
@@ -283,7 +283,7 @@ async def _peer(request: web.Request) -> Claims:
     if node.config.tls_client_ca_file is not None:
         refusal = _certificate_refusal(request, claims)
         if refusal is not None:
-            await _refuse(node, claims, refusal)
+            await refuse_peer(node, claims, refusal)
     node.sign_of_life(claims.iss).set()
     return claims
 
@@ -302,6 +302,6 @@ def _certificate_refusal(request: web.Request, claims: Claims) -> Refusal | None
     return None if fault is None else ClientCertificateRefused(fault)
 
 
-async def _refuse(node: Node, claims: Claims, refusal: Refusal) -> None:
+async def refuse_peer(node: Node, claims: Claims, refusal: Refusal) -> None:
     """Refuse a request whose token's signature holds; its nonce is taken unless that is what it came to prove. Always raises."""
     await node.execute(RefuseExchange(claims=claims, refusal=refusal))

@@ -184,6 +184,8 @@ class FactReader:
         if self.access.moderates is None:
             return True
         item = self.node.log.item(offset, number)
+        if item is None:
+            return False  # erased since this view was opened
         return msgspec.json.decode(item.content, type=_Judged).judgement is None
 
     def _told(self, what: What, place: Place | None, at_ms: int | None) -> Happening:

@@ -19,8 +19,9 @@ from msgspec import Struct, structs
 from node.canonical import b64url_encode
 from node.commands.decision import Outcome, Principal
 from node.commands.idempotency import Claim, Once, told_before
-from node.errors import InvalidField
+from node.errors import EntityIsTombstoned, InvalidField
 from node.events.entry import Entry
+from node.events.event import ERASED
 from node.http.body import encoded_response
 from node.http.keys import NODE, PRINCIPAL
 from node.kept_secrets import KeptSecrets
@@ -28,6 +29,7 @@ from node.keys import keyed_hash
 from node.projections.idempotency import Taken
 from node.projections.view import View
 from node.strict_json import scan_json
+from node.uris import normal_uri
 
 HEADER = "Idempotency-Key"
 TAKES_KEY = {HEADER: "1 to 255 printable ASCII characters: the request is carried out once, however often it is sent"}
@@ -152,7 +154,16 @@ def _told_again(taken: Taken, answer: Answer, request: web.Request) -> web.Respo
     node = request.app[NODE]
     entries = node.vouched_entries(taken.first, taken.end)
     with node.view() as view:
+        for entry in entries:
+            _require_not_buried(entry, view)
         return answer(entries, view)
+
+
+def _require_not_buried(entry: Entry, view: View) -> None:
+    """Raises EntityIsTombstoned for an entry whose facts were erased or are hidden: nothing is told of them, to nobody."""
+    fact = getattr(entry.event, "fact", None)
+    if entry.event is ERASED or (fact is not None and view.facts.is_tombstoned(normal_uri(fact.entity), fact.scope)):
+        raise EntityIsTombstoned("what this request wrote is about an entity that is tombstoned")
 
 
 def _key_of(request: web.Request, named: str | None) -> str:

@@ -10,6 +10,7 @@ PLACES = {
     "peer_id": "A peer's `peer_id`.",
     "key_id": "An API key's `key_id`.",
     "token_id": "A capability token's `token_id`.",
+    "tombstone_id": "A tombstone's `id`.",
     "entity_uri": "An entity URI, percent-encoded.",
     "asset": "A file that the page names.",
 }
@@ -36,7 +37,9 @@ ASKED = {
     "peer_id": "A peer's `peer_id` or node_id.",
     "quarantine_status": "Only what has this status.",
     "relation": "A relation, such as `memory:status`.",
+    "of": "Whose tombstones: this node's own, or those that peers showed.",
     "scope": "The scope that is asked about.",
+    "since": "An RFC 3339 time, or a `cursor`: only what changed since.",
     "size": "The size of the log that the proof is about; left out: the log as it stands.",
     "source": "A source, in any spelling of its name: who said it.",
     "status": "Only what has this status.",

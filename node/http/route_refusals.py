@@ -56,7 +56,10 @@ def refusals_of(route: web.RouteDef, said: Description) -> set[type[Refusal]]:
         found.update(_QUERY)
     if "public" not in said.who:
         found.update(_CREDENTIAL)
-        found.update(_PEER if said.who == ("peer",) else (*KEY, *CAPABILITY))
+        if "peer" in said.who:
+            found.update(_PEER)
+        if said.who != ("peer",):
+            found.update((*KEY, *CAPABILITY))
         if "peer" not in said.who:
             found.add(errors.InsufficientPermission)
     return found

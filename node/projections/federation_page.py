@@ -130,7 +130,9 @@ def news_for(
         if looked_at == MAX_LOOKED_AT:
             has_more = True
             break
-        if fact.received_from in lagging and _is_news_to(fact, peer_node_id):
+        if row.hidden:
+            pass  # a tombstone reaches it: nobody is given it
+        elif fact.received_from in lagging and _is_news_to(fact, peer_node_id):
             is_held_back = True
         elif _is_news_to(fact, peer_node_id):
             size += _wire_size(fact)
@@ -155,7 +157,8 @@ def backlog_of(
     for looked_at, (shown_at, servable) in enumerate(heapq.merge(*streams, key=_place)):
         if looked_at == at_most:
             return Backlog(facts=facts, has_more=True, oldest=oldest)
-        if _is_news_to(view.facts.at(servable.place).fact, peer_node_id):
+        row = view.facts.at(servable.place)
+        if not row.hidden and _is_news_to(row.fact, peer_node_id):
             facts, oldest = facts + 1, oldest or shown_at
     return Backlog(facts=facts, has_more=False, oldest=oldest)
 

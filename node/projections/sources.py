@@ -25,6 +25,7 @@ from node.projections.fact_rows import FactRow
 from node.uris import lies_under, normal_uri, origin_of
 
 WINDOW_DAYS = 30
+_OF_THE_ENTITY = "entity_tombstoned"
 
 
 class Tally(Struct, frozen=True, array_like=True):
@@ -146,6 +147,9 @@ class Sources(Projection):
         self._put(key, History(self._history(key).days, is_admitted))
 
     def _count_refused(self, entry: Entry, refused: BatchRefusal, node_id: str) -> None:
+        if refused.reason == _OF_THE_ENTITY:
+            # That an entity is gone here is nothing that its source did.
+            return
         if lies_under(refused.source, node_id):
             self._count(entry.at_ms, refused.source, node_id, failed=1)
         else:

@@ -68,7 +68,7 @@ class Views:
         """With `file_key`, views that are encrypted under it."""
         if not is_readonly:
             path.mkdir(parents=True, exist_ok=True)
-        self.folder, self._is_readonly = path, is_readonly
+        self.folder, self._is_readonly, self._file_key = path, is_readonly, file_key
         names = [spec.name for spec in table_specs()] + [CHECKPOINT_TABLE]
         self._store = Store(path, tables=names, map_bytes=map_bytes, is_synced=False, is_readonly=is_readonly)
         self.handles = Handles() if file_key is None else SealedHandles(file_key.views)
@@ -100,6 +100,15 @@ class Views:
                 apply_all(txn, self.handles, portion(log.scan(start, to_offset)))
             if self.checkpoint().size == start:
                 raise LogDamaged(f"offset {start}: the log ends before its head")
+
+    def written_anew(self) -> "Views":
+        """The same rows in a new folder beside this one, whose file holds nothing of what was deleted. Nobody writes meanwhile.
+
+        To be pointed at (`point_at`); whoever still reads here reads on.
+        """
+        folder = new_folder(self.folder.parent)
+        self._store.copy_to(folder)
+        return Views(folder, file_key=self._file_key)
 
     def require_kept(self) -> None:
         """Raise StorageFailed where LMDB has given them up, or the disk has not kept all that was written to them.

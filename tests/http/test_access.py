@@ -10,17 +10,20 @@ A new route fails here until it has its place: in `readings`, or in WRITES where
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
+
+import pytest
 
 from node.http.app import ROUTES
 from tests.api_keys import SCRIBE, bearer_for
 from tests.clocks import fixed_clock
 from tests.organisations import NODE_ID as ORG_B
 from tests.organisations import Organisation, be_strict, issue
-from tests.served import NODE_ID, Answer, Served, fact
+from tests.served import ADMIN_KEY, NODE_ID, Answer, Served, fact
 
 ADMIN, PEER = "an admin's key without the scope", "a peer's token"
 MARKER = "the-marker-that-nobody-may-see"
@@ -46,15 +49,19 @@ class Twins:
         return self.org_b.token(at, nonce=self.org_b.nonce())
 
 
-async def twins(serve, org_b: Organisation, *, scope: str = "company") -> Twins:
+Hiding = Callable[[Served, Organisation, str], Awaitable[dict[str, str]]]
+
+
+async def twins(serve, org_b: Organisation, *, scope: str = "company", hiding: Hiding | None = None) -> Twins:
     settings = {"federation_push_enabled": True, "federation_allow_team": True, "node_url": "http://localhost:4711"}
+    hide_it = hiding or hide
     hiding, plain = [await serve(own_clock=fixed_clock(), **settings) for _ in range(2)]
     bearers = {}
     for at in (hiding, plain):
         bearers = await live_before(at, org_b)
     size = hiding.size
     assert plain.size == size
-    hidden = await hide(hiding, org_b, scope)
+    hidden = await hide_it(hiding, org_b, scope)
     await fill(plain, hiding.size - size)
     for at in (hiding, plain):
         at.clock.advance(1000)
@@ -167,6 +174,50 @@ async def hide_in_quarantine(at: Served, org_b: Organisation, scope: str, names:
     names["received"] = told[0]["id"]
 
 
+READERS_OF_THE_BURIED = ("a key without the scope or a garden", "a token that reads")
+
+
+async def bury(at: Served, org_b: Organisation, scope: str, *, legal_hold: bool) -> dict[str, str]:
+    """All about one entity, readable by every caller until it is buried: sides of a conflict, one of them settled, what replaced
+    another, what visible facts rest on, what a peer brought, and what waits in quarantine.
+    """
+    buried = f"{NODE_ID}/project/buried"
+    names = defaultdict(lambda: UNKNOWN_ID, {"slug": "other", "entity": buried, "secret offset": "1"})
+    visible = (await at.get("/v1/facts", entity=APOLLO)).expect(200)["facts"]
+    names |= {f"{number} visible id": one["id"] for number, one in enumerate(visible)}
+    for place, relation in (("secret", "memory:status"), ("team", "memory:owner"), ("gone", "memory:phase")):
+        fields = {"entity": buried, "relation": relation, "scope": scope}
+        sides = [await at.write(value={"type": "string", "v": f"{MARKER} {n}"}, **fields) for n in (1, 2)]
+        owner = {**fields, "relation": f"{relation}-kept", "derived_from": [visible[0]["id"]]}
+        replaced = await at.write(**owner)
+        await at.write(supersedes=[replaced["id"]], **owner)
+        names |= {f"{place} id": sides[0]["id"], f"{place} cid": sides[0]["cid"], f"{place} replaced": replaced["id"]}
+        names[f"{place} offset"] = str(sides[0]["log_offset"])
+        found = (await at.get("/v1/conflicts")).expect(200)["conflicts"]
+        names[f"{place} conflict"] = next(one["conflict_id"] for one in found if one["fact_a"]["relation"] == relation)
+        told = (await at.get("/v1/facts", entity=names[f"{place} conflict"])).expect(200)["facts"]
+        names |= {f"{place} told {number}": one["id"] for number, one in enumerate(told)}
+    settled = {"new_value": {"type": "string", "v": MARKER}}
+    path = f"/v1/conflicts/{quote(names['team conflict'])}/resolve"
+    names["resolution"] = (await at.post(path, settled)).expect(200)["resolution_fact_id"]
+    served = [
+        org_b.served_fact(number=n, entity=buried, scope=scope, value={"type": "string", "v": MARKER})
+        for n in range(1, 5)
+    ]
+    await org_b.receive(at, *served)
+    waiting = (await at.get("/v1/quarantine")).expect(200)["items"]
+    ids = [one["id"] for one in sorted(waiting, key=lambda one: one["id"])]
+    names |= dict(zip(("pending", "rejected", "promoted", "pending too"), ids, strict=True))
+    moderate = f"/v1/gardens/{waiting[0]['quarantine_garden_id']}"
+    (await at.post(f"{moderate}/reject", {"fact_id": ids[1], "reason": MARKER})).expect(200)
+    (await at.post(f"{moderate}/promote", {"fact_id": ids[2], "reason": MARKER})).expect(200)
+    told = (await at.get("/v1/facts", entity=ids[2], relation="stigmem:received_from")).expect(200)["facts"]
+    names["received"] = told[0]["id"]
+    stated = {"entity_uri": buried, "reason": "asked for", "legal_hold": legal_hold}
+    (await at.post("/v1/tombstones", stated)).expect(201)
+    return names
+
+
 async def fill(at: Served, events: int) -> None:
     """As many events, which leave everything as it was."""
     for number in range(events):
@@ -235,7 +286,10 @@ def readings(hidden: dict[str, str]) -> dict[str, list[str]]:
         "GET /v1/federation/peers": past,
         "GET /v1/federation/peers/{peer_id}/capabilities": [f"/{UNKNOWN_ID}/capabilities"],
         "GET /v1/federation/audit": [""],
+        "GET /v1/federation/tombstones": [""],
         "GET /v1/federation/facts": ["", *(f"?scope={scope}" for scope in ("public", "company")), "?limit=1"],
+        "GET /v1/tombstones": ["", "?of=peers"],
+        "GET /v1/tombstones/{tombstone_id}": [f"/tomb_{UNKNOWN_ID}"],
         "GET /v1/federation/capability-tokens": [""],
         "GET /v1/federation/capability-tokens/{token_id}": [f"/{UNKNOWN_ID}"],
         "GET /v1/log/checkpoint": [""],
@@ -297,6 +351,9 @@ WRITES = {
     "POST /v1/federation/capability-tokens/{token_id}/revoke",
     "POST /v1/federation/capability-tokens/{token_id}/accept",
     "POST /v1/log/cosignatures",
+    "POST /v1/tombstones",
+    "POST /v1/tombstones/{tombstone_id}/lift-hold",
+    "POST /v1/tombstones/{tombstone_id}/revoke",
 }
 
 
@@ -427,6 +484,36 @@ async def test_no_write_tells_what_is_hidden(serve, org_b: Organisation):
                 leaks.append((caller, method, path, body, *difference([first], [second])))
 
     assert leaks == []
+
+
+@pytest.mark.parametrize("legal_hold", [False, True], ids=["erased", "held"])
+async def test_every_read_answers_as_if_what_a_tombstone_reaches_were_not_there(
+    serve, org_b: Organisation, legal_hold: bool
+):
+    twin = await twins(serve, org_b, hiding=partial(bury, legal_hold=legal_hold))
+    # All of them may read what was buried, until it was: a few stand for all.
+    callers = {name: bearer for name, bearer in twin.bearers.items() if name in READERS_OF_THE_BURIED}
+    ways = readings(twin.hidden)
+    # Peers are to be told.
+    del ways["GET /v1/federation/tombstones"]
+    if legal_hold:
+        # What a hold keeps has still counted for its sources (docs/tombstones.md).
+        ways["GET /v1/trust"] = []
+
+    assert await leaks_to(callers | {"a peer": PEER, "nobody": None}, ways, twin) == []
+    # An admin of everything knows that there is a tombstone, and reads no more than the others.
+    # That moderators admitted an organisation outlives the fact that they admitted.
+    for way in (
+        "audit-log",
+        "federation/audit",
+        "v1/tombstones",
+        "peers",
+        "admin/config",
+        "capability-tokens",
+        "trust",
+    ):
+        ways = {route: paths for route, paths in ways.items() if not route.endswith(way)}
+    assert await leaks_to({"an admin": ADMIN_KEY}, ways, twin) == []
 
 
 async def test_whoever_may_read_it_finds_all_of_it(serve, org_b: Organisation):

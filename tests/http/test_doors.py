@@ -27,6 +27,7 @@ PLACES = {
     "{peer_id}": UNKNOWN_ID,
     "{token_id}": UNKNOWN_ID,
     "{key_id}": UNKNOWN_ID,
+    "{tombstone_id}": "tomb_01890000000070008000000000000dead",
     "{entity_uri:.+}": "stigmem%3A%2F%2Forg-a.example",
 }
 PUBLIC = {
@@ -110,6 +111,12 @@ BODIES: dict[str, tuple[dict[str, object], int]] = {
     "POST /v1/admin/keys/rotate": ({"compromised": True, "since": "2026-05-04T12:00:00Z"}, 1 << 16),
     "POST /v1/federation/capability-tokens/verify": ({"token_json": "{}"}, 1 << 16),
     "POST /v1/federation/capability-tokens/{token_id}/revoke": ({"reason": "gone"}, 1 << 16),
+    "POST /v1/tombstones": (
+        {"entity_uri": f"{NODE_ID}/user/nobody", "scope": "*", "reason": "asked to be forgotten", "legal_hold": False},
+        1 << 16,
+    ),
+    "POST /v1/tombstones/{tombstone_id}/lift-hold": ({"reason": "the case is closed"}, 1 << 16),
+    "POST /v1/tombstones/{tombstone_id}/revoke": ({"reason": "by mistake"}, 1 << 16),
 }
 REQUIRED = {
     "POST /v1/facts": ("entity", "relation", "value", "source"),
@@ -127,6 +134,7 @@ REQUIRED = {
     "POST /v1/admin/keys/rotate": (),
     "POST /v1/federation/capability-tokens": ("issuer", "subject", "verb", "object"),
     "POST /v1/federation/capability-tokens/verify": ("token_json",),
+    "POST /v1/tombstones": ("entity_uri",),
 }
 NO_JSON = {
     "no JSON": b"{",

@@ -142,6 +142,8 @@ MAKERS: dict[str, Callable[[Served, Organisation], Awaitable[Request]]] = {
 
 # What these do is a read, the same when done twice, or refused the second time (docs/idempotency.md).
 WITHOUT_KEY = {
+    "/v1/tombstones/{tombstone_id}/lift-hold",
+    "/v1/tombstones/{tombstone_id}/revoke",
     "/v1/facts/{fact_id}/verify-cid",
     "/v1/admin/restore/confirm",
     "/v1/admin/keys/rotate",
@@ -157,6 +159,7 @@ WITHOUT_KEY = {
     "/v1/log/cosignatures",
 }
 WITH_KEY = {
+    "/v1/tombstones",
     FACTS,
     BATCH,
     GARDENS,

@@ -1,0 +1,106 @@
+"""Erasing what tombstones hide: first an event that says what, then the rows, then the files they lay in (docs/tombstones.md).
+
+Always: a note lies in the folder from before the event until the files hold nothing of what was erased, so that whatever is cut
+off is finished at the next start. While log and views are written anew nothing is written; reads go on.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from node.commands.tombstones import EraseEntity
+from node.errors import Refusal
+from node.events.log import Log
+from node.events.store import storage_errors, sync_folder
+from node.events.tombstones import ErasedPlace
+from node.projections.erased_items import items_about
+from node.projections.tombstones import Grave
+from node.projections.view import View
+from node.projections.views import Views, point_at
+from node.writer import Writer
+
+NOTE = "erasing"
+_log = structlog.get_logger("stigmem.erasing")
+
+Read = Callable[[Callable[[View], Any]], Awaitable[Any]]
+
+
+class _Found(Struct, frozen=True):
+    """The first tombstone whose entity is to be erased, and where the log holds anything of that."""
+
+    grave: Grave
+    places: tuple[ErasedPlace, ...]
+
+
+class Eraser:
+    """The erasing of one node. `replace` takes the views that the node reads from then on."""
+
+    def __init__(self, *, folder: Path, log: Log, writer: Writer, read: Read, replace: Callable[[Views], None]) -> None:
+        self._folder, self._log, self._writer = folder, log, writer
+        self._read, self._replace = read, replace
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    async def catch_up(self) -> None:
+        """Erase whatever is to be erased and is not yet, to the end once it has begun. A failure is logged: call it again."""
+        task = asyncio.ensure_future(self._take_turn())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take_turn(self) -> None:
+        try:
+            async with self._turn:
+                await self._catch_up()
+        except Refusal as refusal:
+            _log.error("erasure_failed", code=refusal.code, detail=refusal.detail)
+
+    async def _catch_up(self) -> None:
+        found = await self._read(self._next)
+        if found is not None:
+            self._put_note()
+        while found is not None:
+            await self._writer.execute(EraseEntity(tombstone_id=found.grave.tombstone.id, places=found.places))
+            found = await self._read(self._next)
+        if not (self._folder / NOTE).exists():
+            return
+        views = await self._writer.rewrite(self._write_anew)
+        self._replace(views)
+        (self._folder / NOTE).unlink()
+        sync_folder(self._folder)
+        _log.info("erased", log_size=self._log.head().size)
+
+    def _next(self, view: View) -> _Found | None:
+        graves = (grave for grave in view.tombstones.newest_first() if grave.is_to_be_erased)
+        grave = next(graves, None)
+        if grave is None:
+            return None
+        return _Found(grave, tuple(items_about(grave.tombstone.entity_uri, view, self._log)))
+
+    def _put_note(self) -> None:
+        with storage_errors():
+            note = self._folder / NOTE
+            note.touch(mode=0o600)
+            sync_folder(note)
+            sync_folder(self._folder)
+
+    def _write_anew(self, views: Views) -> Views:
+        erased = self._log.erasures()
+        with views.reading() as view:
+            graves = list(view.tombstones.newest_first())
+        # Of one whose tombstone was revoked there may be news, under the key that it has now.
+        gone = [one.tombstone.entity_uri for one in graves if one.erased_at is not None and one.revocation is None]
+        self._log.erase(((offset, item) for offset, items in erased.items() for item in items), gone)
+        self._log.compact()
+        with storage_errors():
+            made = views.written_anew()
+            point_at(made.folder, is_closed=False)
+        return made
