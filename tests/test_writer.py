@@ -35,12 +35,12 @@ class Doubtful(Log):
 
     fails: bool | None = None
 
-    def append(self, expected_offset: int, entries: Sequence[Entry]) -> Head:
+    def append(self, expected_offset: int, entries: Sequence[Entry], *more: object) -> Head:
         if self.fails is None:
-            return super().append(expected_offset, entries)
+            return super().append(expected_offset, entries, *more)
         is_written, self.fails = self.fails, None
         if is_written:
-            super().append(expected_offset, entries)
+            super().append(expected_offset, entries, *more)
         raise StorageFailed("the disk")
 
 
