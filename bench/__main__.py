@@ -10,15 +10,60 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 
-from bench import batches, load, pages, parts, pulls, reads, replay, report, served, snapshots, stages, yardstick
+from bench import (
+    batches,
+    encryption,
+    load,
+    pages,
+    parts,
+    pulls,
+    reads,
+    replay,
+    report,
+    served,
+    snapshots,
+    stages,
+    yardstick,
+)
 
-NEEDS_WRK = frozenset({"node", "batch", "reference", "reads", "exchange", "snapshot"})
-KINDS = ("yardstick", "node", "batch", "reference", "reads", "stages", "seal", "sync", "exchange", "replay", "snapshot")
+NEEDS_WRK = frozenset({"node", "batch", "encryption", "reference", "reads", "exchange", "snapshot"})
+KINDS = (
+    "yardstick",
+    "node",
+    "batch",
+    "encryption",
+    "reference",
+    "reads",
+    "stages",
+    "seal",
+    "sync",
+    "exchange",
+    "replay",
+    "snapshot",
+)
+
+
+# What is measured in a folder of its own, in this order; seconds are of load.
+_BY_KIND: dict[str, Callable[[Path, int], dict[str, float]]] = {
+    "batch": batches.batch_figures,
+    "encryption": encryption.encryption_figures,
+    "reference": lambda folder, seconds: _load_figures(
+        "plain", 64, served.plain_requests_per_second(folder, 64, seconds)
+    ),
+    "reads": reads.read_figures,
+    "stages": lambda folder, _: stages.stages_us(folder),
+    "sync": lambda folder, _: parts.sync_us(folder),
+    "exchange": lambda folder, seconds: (
+        pulls.pull_figures(folder / "pulls", seconds) | pages.page_figures(folder / "pages")
+    ),
+    "replay": lambda folder, _: replay.replay_figures(folder),
+    "snapshot": lambda folder, _: snapshots.snapshot_figures(folder),
+}
 
 
 def main() -> int:
@@ -51,34 +96,12 @@ def _measure_round(kinds: tuple[str, ...], seconds: int, figures: report.Figures
             # Half before the node and half after it: a machine that changes its speed meanwhile weighs on both sides of the ratio.
             halves.append(_yardstick(size, seconds / 2))
             _note(figures, {f"G({size})": mean(halves)})
-    if "batch" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, batches.batch_figures(folder, seconds))
-    if "reference" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, _load_figures("plain", 64, served.plain_requests_per_second(folder, 64, seconds)))
-    if "reads" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, reads.read_figures(folder, seconds))
-    if "stages" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, stages.stages_us(folder))
+    for kind, measure in _BY_KIND.items():
+        if kind in kinds:
+            with _fresh_folder() as folder:
+                _note(figures, measure(folder, seconds))
     if "seal" in kinds:
         _note(figures, parts.seal_us())
-    if "sync" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, parts.sync_us(folder))
-    if "exchange" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, pulls.pull_figures(folder, seconds))
-        with _fresh_folder() as folder:
-            _note(figures, pages.page_figures(folder))
-    if "replay" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, replay.replay_figures(folder))
-    if "snapshot" in kinds:
-        with _fresh_folder() as folder:
-            _note(figures, snapshots.snapshot_figures(folder))
 
 
 def _yardstick(size: int, seconds: float) -> float:

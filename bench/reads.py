@@ -6,7 +6,6 @@ Beside the rates by the wall, which another process moves, the processor time th
 """
 
 import json
-import os
 import secrets
 import urllib.parse
 import urllib.request
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from bench import load, served
+from bench.served import cpu_s
 
 SCRIPT = Path(__file__).with_name("read.lua")
 FACTS = 10_000
@@ -52,7 +52,7 @@ class Server(Struct, frozen=True, kw_only=True):
     bearer: str
 
     def rate(self, paths: Path, seconds: float) -> Rate:
-        spent_before = _cpu_s(self.pid)
+        spent_before = cpu_s(self.pid)
         said = load.run_wrk(
             f"http://127.0.0.1:{self.port}",
             SCRIPT,
@@ -63,7 +63,7 @@ class Server(Struct, frozen=True, kw_only=True):
         seen = msgspec.json.decode(said, type=Reads)
         if seen.other or seen.socket_errors or not seen.answered:
             raise load.LoadFailed(f"not every answer was a 200: {seen}")
-        spent = _cpu_s(self.pid) - spent_before
+        spent = cpu_s(self.pid) - spent_before
         return Rate(per_second=seen.answered / seen.duration_us * 1e6, per_cpu_second=seen.answered / spent)
 
 
@@ -139,9 +139,3 @@ def _plain(folder: Path) -> Iterator[Server]:
     ready = f"http://127.0.0.1:{port}/readyz"
     with served.running(command, {}, ready=ready, output=folder / "plain-output") as pid:
         yield Server(port=port, pid=pid, bearer="none")
-
-
-def _cpu_s(pid: int) -> float:
-    """Processor time that a process and its threads have spent; of Linux's /proc."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

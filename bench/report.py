@@ -9,6 +9,8 @@ TARGET = 0.30
 BATCH_TARGET = 0.50
 SERVED_TARGET = 25_000
 INGEST_TARGET = 0.40
+# Of the rate without encryption at rest.
+ENCRYPTED_TARGET = 0.75
 PULLED_TARGET = 3.0
 # Milliseconds to the first 200 at /readyz over 100,000 facts.
 START_TARGETS = (("start clean", 1000), ("start killed", 3000))
@@ -42,6 +44,12 @@ def verdicts(figures: Figures) -> list[str]:
     if "batch(4)/G(64)" in ratios:
         ratio = median(ratios["batch(4)/G(64)"])
         lines.append(f"batch(4)/G(64) = {ratio:.2f}, target >= {BATCH_TARGET:.2f}: {_met(ratio >= BATCH_TARGET)}")
+    lines += [
+        f"{name} = {median(ratios[name]):.2f}, target >= {ENCRYPTED_TARGET:.2f}: "
+        f"{_met(median(ratios[name]) >= ENCRYPTED_TARGET)}"
+        for name in ("N on(1)/N off(1)", "N on(64)/N off(64)", "N on(64)/N off(64) CPU")
+        if name in ratios
+    ]
     if "seal: sign" in figures and "N(64)" in figures:
         seal = median(figures["seal: message"]) + median(figures["seal: sign"])
         write = 1e6 / median(figures["N(64)"])
@@ -119,6 +127,9 @@ def _ratios(figures: Figures) -> Figures:
         "N(64)/plain(64)": ("N(64)", "plain(64)"),
         "ingested/verified": ("ingested", "verified"),
         "checked(2)/checked(1)": ("checked(2)", "checked(1)"),
+    }
+    pairs |= {
+        f"N on({n})/N off({n}){kind}": (f"N on({n}){kind}", f"N off({n}){kind}") for n in SIZES for kind in ("", " CPU")
     }
     pairs |= {f"read {kind}/plain": (f"read {kind}", f"plain GET {kind}") for kind in READ_KINDS}
     pairs |= {f"read {kind}/plain CPU": (f"read {kind} CPU", f"plain GET {kind} CPU") for kind in READ_KINDS}

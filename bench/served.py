@@ -76,6 +76,12 @@ def count_facts(data_dir: Path) -> int:
             return sum(json.loads(value[:-64])["type"] == "fact.asserted.1" for _, value in snapshot.cursor())
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time that a process and its threads have spent; of Linux's /proc."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def running(command: list[str], settings: dict[str, str], *, ready: str, output: Path) -> Iterator[int]:
     """A server as a process of its own, by its id, from its first answer to SIGTERM. Raises ServerFailed."""
