@@ -1,11 +1,24 @@
 """Tombstones over HTTP: gone from every read, refused to every writer, erased from every file (docs/tombstones.md)."""
 
+import shutil
 from pathlib import Path
 
+import pytest
+
+from node.canonical import b64url_decode, canonical_json
+from node.erasing import NOTE
+from node.events.log import COPY_FOLDER, ITEM_KEY, OLD_FOLDER, PARTIAL_COPY_FOLDER, open_store
+from node.keys import verify
+from replay import chain
+from tests.api_keys import bearer_for
+from tests.organisations import NODE_ID as ORG_B
+from tests.organisations import Organisation, issue
 from tests.served import Served, fact
 
 ALICE = "stigmem://org-a.example/user/alice"
 WORDS = "rumpelstiltskin"
+NONCE = "018f0000-0000-7000-8000-0000000000f1"
+SIGNED = ("created_at", "entity_uri", "id", "key_id", "legal_hold", "scope", "signed_by")
 
 
 def said(**changed: object) -> dict[str, object]:
@@ -38,3 +51,198 @@ async def test_after_a_tombstone_the_words_are_in_no_file_and_the_tables_are_tho
     shown = (await http.get(f"/v1/tombstones/{made['id']}")).json
     assert (made["status"], shown["status"], shown["erased_items"]) == ("erasing", "erased", 3)
     assert await http.digests() == http.folded_anew()
+
+
+async def test_what_was_said_of_others_stays_and_so_does_what_lies_under_the_name(http: Served):
+    kept = [
+        await http.write(entity=f"{ALICE}/cards"),
+        await http.write(entity="stigmem://org-a.example/team/a", value={"type": "ref", "v": ALICE}),
+        await http.write(entity="stigmem://org-a.example/team/b", source=ALICE),
+    ]
+    gone = await http.write(entity=ALICE)
+
+    await bury(http, entity_uri=ALICE.upper().replace("STIGMEM", "stigmem"))
+
+    for one in kept:
+        (await http.get(f"/v1/facts/{one['id']}")).expect(200)
+    (await http.get(f"/v1/facts/{gone['id']}")).refused(404, "fact_not_found")
+
+
+async def test_nothing_is_written_about_what_is_gone_until_the_tombstone_is_revoked(http: Served):
+    made = await bury(http)
+
+    (await http.post("/v1/facts", said())).refused(409, "entity_tombstoned")
+    batch = {"facts": [said(), fact()], "atomic": False}
+    answer = (await http.post("/v1/facts/batch", batch)).expect(201)
+    assert [one.get("error") for one in answer["results"]] == ["entity_tombstoned", None]
+    (await http.post("/v1/tombstones", {"entity_uri": ALICE})).refused(409, "entity_tombstoned")
+
+    path = f"/v1/tombstones/{made['id']}/revoke"
+    assert (await http.post(path, {"reason": "by mistake"})).expect(200)["status"] == "revoked"
+    (await http.post(path, {})).refused(409, "tombstone_already_revoked")
+    (await http.post("/v1/facts", said())).expect(201)
+    assert await http.digests() == http.folded_anew()
+
+
+async def test_a_hold_hides_and_keeps_until_it_is_lifted_and_a_revocation_brings_back_what_was_kept(http: Served):
+    one = await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
+
+    held = await bury(http, legal_hold=True)
+    assert (held["status"], held["held"]) == ("hidden", True)
+    (await http.get(f"/v1/facts/{one['id']}")).refused(404, "fact_not_found")
+    assert files_with(http.folder, WORDS)
+    (await http.post(f"/v1/tombstones/{held['id']}/revoke", {})).expect(200)
+    (await http.get(f"/v1/facts/{one['id']}")).expect(200)
+
+    held = await bury(http, legal_hold=True)
+    lifted = (await http.post(f"/v1/tombstones/{held['id']}/lift-hold", {"reason": "closed"})).expect(200)
+    assert (lifted["status"], lifted["held"], lifted["erased_items"]) == ("erased", False, 1)
+    assert files_with(http.folder, WORDS) == []
+    (await http.post(f"/v1/tombstones/{held['id']}/lift-hold", {})).refused(409, "tombstone_not_held")
+    assert await http.digests() == http.folded_anew()
+
+
+async def test_a_tombstone_of_one_scope_hides_that_scope_alone_and_erases_nothing(http: Served):
+    company = await http.write(entity=ALICE, scope="company", value={"type": "string", "v": WORDS})
+    public = await http.write(entity=ALICE, scope="public")
+
+    made = await bury(http, scope="company")
+
+    assert made["status"] == "hidden" and files_with(http.folder, WORDS)
+    (await http.get(f"/v1/facts/{company['id']}")).refused(404, "fact_not_found")
+    (await http.get(f"/v1/facts/{public['id']}")).expect(200)
+    (await http.post("/v1/facts", said(scope="company"))).refused(409, "entity_tombstoned")
+    (await http.post("/v1/facts", said(scope="public"))).expect(201)
+
+
+async def test_a_request_sent_again_tells_nothing_of_what_is_gone(http: Served):
+    headers = {"Idempotency-Key": "once"}
+    (await http.send("POST", "/v1/facts", said(), headers=headers)).expect(201)
+
+    made = await bury(http)
+
+    (await http.send("POST", "/v1/facts", said(), headers=headers)).refused(409, "entity_tombstoned")
+    (await http.post(f"/v1/tombstones/{made['id']}/revoke", {})).expect(200)
+    (await http.send("POST", "/v1/facts", said(), headers=headers)).refused(409, "entity_tombstoned")
+
+
+async def test_only_an_admin_of_every_scope_buries_and_sees_what_is_buried(http: Served):
+    readers = [await bearer_for(http, "read", "write")]
+    readers.append(await bearer_for(http, "admin", allowed_scopes=["public"], raw_key="k" * 43))
+    made = await bury(http)
+
+    for bearer in readers:
+        for method, path, body in (
+            ("POST", "/v1/tombstones", {"entity_uri": ALICE}),
+            ("GET", "/v1/tombstones", None),
+            ("GET", f"/v1/tombstones/{made['id']}", None),
+            ("POST", f"/v1/tombstones/{made['id']}/revoke", {}),
+            ("POST", f"/v1/tombstones/{made['id']}/lift-hold", {}),
+        ):
+            assert (await http.send(method, path, body, bearer=bearer)).status == 403
+    assert (await http.get("/v1/tombstones")).expect(200)["tombstones"][0]["id"] == made["id"]
+    (await http.get("/v1/tombstones/tomb_none")).refused(404, "tombstone_not_found")
+
+
+async def test_a_log_with_an_erasure_verifies_and_an_item_that_no_entry_erased_is_damage(http: Served, tmp_path: Path):
+    await http.write(entity=ALICE)
+    left = await http.write()
+    await bury(http)
+    copied = tmp_path / "copy" / "log"
+    shutil.copytree(http.folder / "log", copied)
+    log_check = chain.log_check(copied)
+    size = log_check.size
+
+    assert log_check.check(0, size).damage is None
+    log_check.close()
+
+    store = open_store(copied)
+    with store.begin(write=True) as txn:
+        txn.delete(ITEM_KEY.pack(left["log_offset"], 1), db=store.table("items"))
+    store.close()
+    log_check = chain.log_check(copied)
+    assert log_check.check(0, size).damage.offset == left["log_offset"]
+    log_check.close()
+
+
+async def test_an_erasure_that_failed_is_hidden_all_the_same_and_finished_by_the_next_start(http: Served):
+    one = await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
+    in_the_way = http.folder / COPY_FOLDER
+    in_the_way.write_bytes(b"no folder")
+
+    made = await bury(http)
+
+    (await http.get(f"/v1/facts/{one['id']}")).refused(404, "fact_not_found")
+    assert (http.folder / NOTE).exists() and files_with(http.folder, WORDS)
+    in_the_way.unlink()
+    await http.restart()
+    assert not (http.folder / NOTE).exists() and files_with(http.folder, WORDS) == []
+    assert (await http.get(f"/v1/tombstones/{made['id']}")).expect(200)["status"] == "erased"
+
+
+@pytest.mark.parametrize(
+    "left",
+    [(PARTIAL_COPY_FOLDER,), (COPY_FOLDER,), (COPY_FOLDER, OLD_FOLDER), (OLD_FOLDER,)],
+    ids=["copying", "copied", "between the two renames", "renamed"],
+)
+async def test_a_compaction_cut_off_anywhere_leaves_the_log_whole(http: Served, left: tuple[str, ...]):
+    await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
+    await bury(http)
+    head = http.node.log.head()
+    await http.stop()
+    log = http.folder / "log"
+    for name in left:
+        shutil.copytree(log, http.folder / name)
+    if COPY_FOLDER in left and OLD_FOLDER in left:
+        shutil.rmtree(log)
+    (http.folder / NOTE).touch()
+
+    await http.start()
+
+    assert http.node.log.head() == head
+    assert [path.name for path in http.folder.glob("log*")] == ["log"] and not (http.folder / NOTE).exists()
+
+
+async def test_what_a_peer_brings_about_it_is_refused_and_the_rest_of_its_page_goes_on(
+    http: Served, org_b: Organisation
+):
+    await org_b.join(http)
+    zeus = f"{ORG_B}/project/zeus"
+    first = org_b.served_fact(number=1, entity=zeus, value={"type": "string", "v": WORDS})
+    await org_b.receive(http, first)
+    assert files_with(http.folder, WORDS)
+
+    await bury(http, entity_uri=zeus)
+    assert files_with(http.folder, WORDS) == []
+    await org_b.receive(http, first, org_b.served_fact(number=2, entity=f"{ORG_B}/project/hera"), cursor="d")
+
+    assert [one["entity"] for one in (await http.get("/v1/facts")).json["facts"]] == [f"{ORG_B}/project/hera"]
+    audited = (await http.get("/v1/federation/audit", event_type="rejected_fact")).expect(200)["events"]
+    assert [one["reason"] for one in audited] == ["entity_tombstoned"]
+
+
+async def test_peers_are_told_of_what_they_may_have_been_given_and_of_nothing_else(http: Served, org_b: Organisation):
+    await org_b.join(http, scopes=("public",))
+    secret = f"{ALICE}-secret"
+    await http.write(entity=ALICE, scope="public")
+    await http.write(entity=secret, scope="company")
+    for entity in (ALICE, secret):
+        made = await bury(http, entity_uri=entity)
+
+    page = (await http.send("GET", "/v1/federation/tombstones?limit=200", bearer=org_b.token(http))).expect(200)
+
+    (told,) = page["tombstones"]
+    body = {name: told[name] for name in SIGNED}
+    assert told["entity_uri"] == ALICE and "reason" not in told
+    assert verify(http.signer.public_key, canonical_json(body), b64url_decode(told["signature"]))
+    behind = f"/v1/federation/tombstones?cursor={page['cursor']}"
+    assert (await http.send("GET", behind, bearer=org_b.token(http, nonce=org_b.nonce()))).expect(200)[
+        "tombstones"
+    ] == []
+    (await http.send("GET", behind, bearer=org_b.token(http, nonce=NONCE))).expect(200)
+    (await http.send("GET", behind, bearer=org_b.token(http, nonce=NONCE))).refused(401, "nonce_already_seen")
+    token = await issue(http, org_b.assistant, verb="tombstone:read")
+    read = (await http.send("GET", "/v1/federation/tombstones", bearer=token)).expect(200)["tombstones"]
+    assert {one["entity_uri"] for one in read} == {ALICE, secret} and made["id"] in {one["id"] for one in read}
+    writer = await issue(http, org_b.assistant)
+    (await http.send("GET", "/v1/federation/tombstones", bearer=writer)).refused(403, "insufficient_capability")
