@@ -19,6 +19,7 @@ PUBLIC = {
     "node/commands/peers.py: manifest.raw_key() != key": "a manifest's public key, as bytes",
     "node/commands/identity.py: manifest.raw_key() == context.signer.public_key": "likewise",
     "node/events/signed_note.py: (line.name, line.key_hash) == (key.name, key.hash())": "a note's hint at a public key",
+    "node/events/key_file.py: wrap.source != secret.source": "where a key comes from: the word, not the key",
     "node/events/cosignature.py: (parsed.name, parsed.key_hash) != (name, key.hash())": "likewise",
 }
 

@@ -27,7 +27,8 @@ def test_no_other_command_has_a_flag_that_is_named_like_a_secret():
     named = {flag for flag in flags if any(word in flag for word in ("key", "secret", "pass", "token", "bearer"))}
     # Idempotency keys, public keys and names of files.
     public = {"--key", "--trust-key", "--public-key", "--sign-with", "--api-key-max-age-days"}
-    public |= {flag for flag in flags if flag.endswith("-file")}
+    # Names of files and of variables, and a choice between keys.
+    public |= {"--new-node-key"} | {flag for flag in flags if flag.endswith(("-file", "-env"))}
     assert named - public <= {setting.flag for setting in SETTINGS if setting.name in SECRETS}
 
 
