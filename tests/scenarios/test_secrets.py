@@ -20,6 +20,7 @@ from tests.scenarios.nodes import ADMIN_KEY, STIGMEM, STOP_DEADLINE_S, Answer, R
 from tests.scenarios.organisations import Organisation, federate, openssl, peer_token, start_together
 
 PASSPHRASE = "correct horse battery staple"
+AT_REST_PASSPHRASE = "a passphrase under which org B keeps all that it has"
 UNKNOWN_BEARER = "sk_of-which-nobody-here-has-heard-0123456789"
 GIVEN_KEY = "a-key-that-was-there-before-this-node-0123456789"
 REVOKED_KEY = "a-key-that-somebody-left-on-a-train-0123456789"
@@ -33,11 +34,11 @@ AUDITS = ("/v1/admin/audit-log?limit=1000", "/v1/federation/audit?limit=500")
 
 @pytest.fixture
 def orgs(make_organisation) -> tuple[Organisation, Organisation]:
-    """Org A, whose key file is encrypted, and its peer org B; both log as much as a node ever does."""
+    """Org A, whose key file is encrypted, and its peer org B, which encrypts what it stores; both log all that a node ever does."""
     org_a, org_b = (make_organisation(name, LOG_LEVEL="debug") for name in ("org-a", "org-b"))
     for org in (org_a, org_b):
         # What a crash says then is all that Python can say of it.
-        org.node.launcher = ["env", "PYTHONFAULTHANDLER=1"]
+        org.node.launcher = ["env", "PYTHONFAULTHANDLER=1", f"AT_REST_PASSPHRASE={AT_REST_PASSPHRASE}"]
         record_answers(org.node)
         # As some other hand made them.
         org.node.data_dir.mkdir()
@@ -46,6 +47,7 @@ def orgs(make_organisation) -> tuple[Organisation, Organisation]:
     encrypted = org_a.node.folder / "encrypted.key"
     openssl("pkey", "-in", org_a.key.private, "-aes-256-cbc", "-passout", f"pass:{PASSPHRASE}", "-out", encrypted)
     org_a.node.settings |= {"NODE_PRIVATE_KEY_FILE": "encrypted.key", "NODE_PRIVATE_KEY_PASSPHRASE": PASSPHRASE}
+    org_b.node.settings |= {"AT_REST_ENCRYPTION": "on", "AT_REST_KEY_PASSPHRASE_ENV": "AT_REST_PASSPHRASE"}
     start_together(org_a, org_b)
     federate(org_a, org_b)
     for org in (org_a, org_b):
@@ -121,6 +123,7 @@ def use_everything(org_a: Organisation, org_b: Organisation) -> dict[str, bytes]
         "made key": made_key.encode(),
         "admin key": node.settings["ADMIN_KEY"].encode(),
         "passphrase": PASSPHRASE.encode(),
+        "passphrase at rest": AT_REST_PASSPHRASE.encode(),
         "token signature": json.loads(token["token_json"])["signature"].encode(),
         "unknown bearer": UNKNOWN_BEARER.encode(),
         "misplaced secret": MISPLACED.encode(),
