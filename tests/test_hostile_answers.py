@@ -140,10 +140,10 @@ def _with_other_member(body: bytes, chance: random.Random) -> bytes:
         document = json.loads(body)
     except ValueError:
         return _with_other_bytes(body, chance)
-    places = list(_places(document))
-    if not places:
+    found = places(document)
+    if not found:
         return json.dumps(chance.choice(HOSTILE_VALUES)).encode()
-    parent, key = chance.choice(places)
+    parent, key = chance.choice(found)
     match chance.randrange(3):
         case 0 if isinstance(parent, dict):
             del parent[key]
@@ -154,11 +154,12 @@ def _with_other_member(body: bytes, chance: random.Random) -> bytes:
     return json.dumps(document).encode()
 
 
-def _places(document: object) -> list[tuple[object, object]]:
+def places(document: object) -> list[tuple[object, object]]:
+    """Every place in a JSON document, at any depth: what it stands in, and its name or number there."""
     if not isinstance(document, dict | list):
         return []
     inner = list(document.items() if isinstance(document, dict) else enumerate(document))
-    return [(document, key) for key, _ in inner] + [place for _, child in inner for place in _places(child)]
+    return [(document, key) for key, _ in inner] + [place for _, child in inner for place in places(child)]
 
 
 def _with_other_bytes(body: bytes, chance: random.Random) -> bytes:
