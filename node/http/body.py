@@ -38,7 +38,7 @@ T = TypeVar("T")
 BODY_TIMEOUT_S = 30.0
 # What large bodies hold together. A body holds its first bytes for nothing, so that whoever fills the rest up keeps no fact out.
 ROOM_BYTES = 128 << 20
-_ROOMLESS_BYTES = 1 << 14
+ROOMLESS_BYTES = 1 << 14
 # Not to be changed, so that whoever makes an answer of it takes a copy.
 _JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}))
 _CONTENT_TYPE = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"utf-8"))?[ \t]*', re.IGNORECASE)
@@ -158,7 +158,7 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
         size += len(part)
         if size > max_bytes:
             raise BodyTooLarge(f"at most {max_bytes} bytes")
-        if size > _ROOMLESS_BYTES:
+        if size > ROOMLESS_BYTES:
             request.app[ROOM].take(request, size)
         parts.append(part)
     return b"".join(parts)

@@ -53,7 +53,7 @@ _STATUS: dict[type[Refusal], int] = {
 }
 
 # Smaller ones are given whoever does not read.
-_LARGE_ANSWER_BYTES = 1 << 16
+LARGE_ANSWER_BYTES = 1 << 16
 
 _log = structlog.get_logger("stigmem.http")
 
@@ -63,7 +63,7 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     """Turn whatever a handler raises into the protocol's answer."""
     try:
         answer = await handler(request)
-        if isinstance(answer, web.Response) and (answer.content_length or 0) > _LARGE_ANSWER_BYTES:
+        if isinstance(answer, web.Response) and (answer.content_length or 0) > LARGE_ANSWER_BYTES:
             request.protocol.take_room(answer.content_length)
         return answer
     except Refusal as refusal:

@@ -4,6 +4,7 @@ Always: the token's signature is checked here; whatever follows is decided where
 """
 
 import asyncio
+from contextlib import nullcontext
 from ssl import SSLError
 from typing import Annotated
 
@@ -57,6 +58,7 @@ from node.tls import fault_in, words_for
 MAX_ATTEST_BYTES = 1 << 18
 # What a pull takes of a page, and twice what one of ours can have.
 MAX_PUSH_BYTES = 8 << 20
+_LARGE_PUSH_BYTES = 1 << 16
 # A reference node fails for ever on an HLC that is 30 days old (INTEROP §7); a day is left for clocks that differ.
 FOREIGN_HLC_AGE_MS = 29 * 86_400_000
 LAG_HEADER = "X-Stigmem-Replication-Lag"
@@ -184,8 +186,8 @@ async def push(request: web.Request) -> web.Response:
     claims = await authenticated_peer(request)
     try:
         raw = await read_body(request, max_bytes=MAX_PUSH_BYTES)
-        # One at a time, as with batches.
-        async with request.app[LARGE_BODIES]:
+        # Large ones one at a time, as with batches.
+        async with request.app[LARGE_BODIES] if len(raw) > _LARGE_PUSH_BYTES else nullcontext():
             readable = await asyncio.to_thread(with_readable_facts, raw)
         body = decode(readable, PushBody)
     except TooLarge:

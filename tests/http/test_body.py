@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from node.errors import (
@@ -157,7 +157,7 @@ def _containers(inner: st.SearchStrategy) -> st.SearchStrategy:
     return st.lists(inner) | st.dictionaries(st.text(), inner)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.recursive(SCALARS, _containers))
 def test_whatever_json_writes_is_scanned_to_itself(value):
     assert scan_json(json.dumps(value).encode()) == value
