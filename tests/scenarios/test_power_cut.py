@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from node.at_rest import secret_of
 from node.clock import Clock
-from node.config import Config
+from node.config import Config, from_environ
+from node.events.at_rest_folder import keys_for
 from node.events.facts import FactAsserted
 from node.events.log import Log
 from node.events.log_check import LogCheck
@@ -21,17 +23,26 @@ from tests.scenarios.power_cut import STRACE, Call, Disk, calls_of
 from tests.scenarios.test_startup import FACT, ORG_A
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-FACTS, LONG_FACTS = 100, 1000
+FACTS, LONG_FACTS = 50, 500
 # Every so many moments a whole node is started on what is left.
-STARTED_EVERY, LONG_STARTED_EVERY = 25, 5
+STARTED_EVERY, LONG_STARTED_EVERY = 20, 5
 _ACKNOWLEDGED = re.compile(rb'HTTP/1\.1 201 .*?"id":"([^"]+)"', re.DOTALL)
 
 
-def trace_of_load(folder: Path, facts: int) -> Path:
+@pytest.fixture(params=["off", "on"], ids=["in clear", "encrypted"])
+def settings(request, tmp_path: Path) -> dict[str, str]:
+    key_file = tmp_path / "at-rest-secret"
+    key_file.write_text(bytes(range(32)).hex())
+    key_file.chmod(0o600)
+    encrypted = {"AT_REST_ENCRYPTION": "on", "AT_REST_KEY_FILE": str(key_file)} if request.param == "on" else {}
+    return {"ENTITY_URI": ORG_A, "ADMIN_KEY": ADMIN_KEY} | encrypted
+
+
+def trace_of_load(folder: Path, facts: int, settings: dict[str, str]) -> Path:
     """The system calls of a node that was started in an empty folder and took so many facts, one append each."""
     trace = folder / "trace.txt"
-    settings = {"DATA_DIR": str(folder / "node" / "data"), "ENTITY_URI": ORG_A}
-    node = RunningNode(folder / "node", launcher=[*STRACE, "-o", str(trace)], **settings)
+    data_dir = str(folder / "node" / "data")
+    node = RunningNode(folder / "node", launcher=[*STRACE, "-o", str(trace)], DATA_DIR=data_dir, **settings)
     try:
         node.start()
         client = node.client()
@@ -84,13 +95,20 @@ def laid_out(picture: dict[Path, bytes | None], folder: Path) -> Path:
     return folder / "data"
 
 
-def assert_log_holds(data_dir: Path, acknowledged: set[str]) -> None:
+def config_in(data_dir: Path, settings: dict[str, str]) -> Config:
+    environ = {f"STIGMEM_{name}": text for name, text in (settings | {"DATA_DIR": str(data_dir)}).items()}
+    return from_environ(environ, None, {})[0]
+
+
+def assert_log_holds(config: Config, acknowledged: set[str]) -> None:
+    data_dir = Path(config.data_dir)
     if not (data_dir / "log" / "data.mdb").exists():
         assert not acknowledged
         return
     assert startup_problem(data_dir / "log") is None
-    log = Log(data_dir / "log")
-    check, size = LogCheck(log.store), log.head().size
+    secret = secret_of(config, lambda: load_signer(data_dir / "node.key", None))
+    log = Log(data_dir / "log", file_keys=keys_for(data_dir, secret))
+    check, size = LogCheck(log.store, log.items), log.head().size
     if size:
         checked = check.check(0, size)
         assert (checked.damage, check.check_rest(checked.items)) == (None, None)
@@ -99,13 +117,13 @@ def assert_log_holds(data_dir: Path, acknowledged: set[str]) -> None:
     assert acknowledged <= {event.fact.id for event in events if isinstance(event, FactAsserted)}
 
 
-async def assert_node_holds(data_dir: Path, acknowledged: set[str]) -> None:
+async def assert_node_holds(config: Config, acknowledged: set[str]) -> None:
     """A node starts on it and makes its views anew."""
-    if not (data_dir / "node.key").exists():
+    key_file = Path(config.data_dir) / "node.key"
+    if not key_file.exists():
         assert not acknowledged
         return
-    config = Config(data_dir=str(data_dir), entity_uri=ORG_A, admin_key=ADMIN_KEY)
-    node = await Node.open(config=config, clock=Clock.system(), signer=load_signer(data_dir / "node.key", None))
+    node = await Node.open(config=config, clock=Clock.system(), signer=load_signer(key_file, None))
     try:
         await node.begun()
         assert node.is_ready
@@ -116,18 +134,22 @@ async def assert_node_holds(data_dir: Path, acknowledged: set[str]) -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_after_a_power_cut_at_any_moment_the_log_holds_and_has_all_that_was_acknowledged(tmp_path, long_run):
+async def test_after_a_power_cut_at_any_moment_the_log_holds_and_has_all_that_was_acknowledged(
+    tmp_path, settings, long_run
+):
     facts, started_every = (LONG_FACTS, LONG_STARTED_EVERY) if long_run else (FACTS, STARTED_EVERY)
-    trace = trace_of_load(tmp_path, facts)
+    trace = trace_of_load(tmp_path, facts, settings)
     chance, looked_at, acknowledged = random.Random(20261122), 0, set()
     for number, (disk, torn, acknowledged) in enumerate(moments(trace, tmp_path / "node", chance)):
         is_started = number % started_every == 0
         data_dir = laid_out(disk.picture(torn, but_for=None if is_started else "views"), tmp_path / "left")
-        assert_log_holds(data_dir, acknowledged)
+        config = config_in(data_dir, settings)
+        assert_log_holds(config, acknowledged)
         if is_started:
-            await assert_node_holds(data_dir, acknowledged)
+            await assert_node_holds(config, acknowledged)
         shutil.rmtree(tmp_path / "left")
         looked_at = number + 1
 
     assert len(acknowledged) == facts
+    # Of both runs 200 moments at which something became safe, and as many just before.
     assert looked_at >= 4 * facts, "before and after the sync of an append, and of the page that commits it"
