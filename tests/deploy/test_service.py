@@ -120,7 +120,11 @@ def test_a_node_asks_nothing_of_the_kernel_that_the_unit_does_not_let_it(tmp_pat
         TLS_KEY_FILE=str(own.key),
         TLS_CLIENT_CA_FILE=str(authority.certificate),
         FEDERATION_ENABLED="true",
+        AT_REST_ENCRYPTION="on",
+        AT_REST_KEY_FILE=str(tmp_path / "at-rest.key"),
     )
+    (tmp_path / "at-rest.key").write_text("ab" * 32)
+    (tmp_path / "at-rest.key").chmod(0o600)
     try:
         node.start()
         written = {"entity": f"{NODE_ID}/project/x", "relation": "memory:status", "source": f"{NODE_ID}/agent/bot"}
