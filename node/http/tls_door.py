@@ -102,8 +102,13 @@ class TlsSite(web.BaseSite):
                 next(iter(self._handshakes)).cancel()
 
     async def _greet(self, connection: socket.socket, remote: str) -> None:
-        # The loop closes the socket of a failed handshake, with the alert that says why still unsent.
-        spare = connection.dup()
+        try:
+            # The loop closes the socket of a failed handshake, with the alert that says why still unsent.
+            spare = connection.dup()
+        except OSError as error:
+            connection.close()
+            _log.error("accept_failed", reason=error.strerror)
+            return
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._runner.server,

@@ -181,6 +181,8 @@ def test_a_node_writes_nowhere_but_to_its_data_folder_and_ends_in_time(tmp_path:
         written = {"entity": f"{NODE_ID}/project/x", "relation": "memory:status", "source": f"{NODE_ID}/agent/bot"}
         node.post("/v1/facts", written | {"value": {"type": "string", "v": "green"}}).expect(201)
         healthy = run_stigmem("ready", folder=tmp_path, URL=node.url)
+        node.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "nothing_to_reload" in node.said(), within_s=10, what="it has no certificates to read again")
         node.restart()
         assert len(node.facts()) == 1
         node.stop()
