@@ -31,6 +31,7 @@ from node.errors import (
     UnknownOrInactivePeer,
 )
 from node.events.event import NODE_ITSELF, Actor
+from node.events.rotations import keys_for
 from node.events.tombstones import (
     EntityErased,
     EntityTombstoned,
@@ -52,7 +53,7 @@ from node.projections.fact_rows import FactRow, may_travel
 from node.projections.peers import Peer
 from node.projections.tombstones import Grave
 from node.projections.view import View
-from node.times import format_ms
+from node.times import format_ms, parse_rfc3339
 from node.uris import check_plain, is_reserved_entity, normal_uri, origin_of
 
 MAX_REASON_CHARS = 2000
@@ -210,26 +211,36 @@ def decide_take_peers_tombstones(command: TakePeersTombstones, view: View, conte
 
 
 def _holds(tombstone: Tombstone, revocation: Revocation | None, peer: Peer) -> bool:
-    """Whether the peer itself signed both, about a name that a fact may carry."""
-    key = b64url_decode(peer.public_key or "")
-    key_id = key_id_of(key)
-    named = [tombstone.key_id, *([] if revocation is None else [revocation.key_id])]
+    """Whether the peer itself signed both, each by a key that proves something of its date, about a name that a fact may carry."""
     try:
         check_name("entity_uri", tombstone.entity_uri)
         is_normal = normal_uri(tombstone.entity_uri) == tombstone.entity_uri
-        signatures = [(signed_tombstone(tombstone), tombstone.signature)]
-        if revocation is not None:
-            signatures.append((signed_revocation(tombstone, revocation), revocation.signature))
-        are_signed = all(verify(key, message, b64url_decode(signature)) for message, signature in signatures)
+        is_signed = _is_peers(
+            signed_tombstone(tombstone), tombstone.signature, tombstone.key_id, tombstone.created_at, peer
+        )
+        is_revoked = revocation is None or _is_peers(
+            signed_revocation(tombstone, revocation),
+            revocation.signature,
+            revocation.key_id,
+            revocation.revoked_at,
+            peer,
+        )
     except (ValueError, FieldTooLong, InvalidField, InvalidUri):
         return False
     return (
         is_normal
-        and are_signed
+        and is_signed
+        and is_revoked
         and tombstone.signed_by == peer.node_id
         and tombstone.scope in get_args(TombstoneScope)
-        and all(one in (key_id, key_id[:_SHORT_KEY_ID]) for one in named)
     )
+
+
+def _is_peers(message: bytes, signature: str, key_id: str, dated: str, peer: Peer) -> bool:
+    """ValueError where signature or date are none."""
+    raw = b64url_decode(signature)
+    keys = ((key, key_id_of(key)) for key in keys_for(peer.keys, parse_rfc3339(dated)))
+    return any(key_id in (name, name[:_SHORT_KEY_ID]) and verify(key, message, raw) for key, name in keys)
 
 
 def _signed(unsigned: Tombstone, context: Context) -> Tombstone:

@@ -3,14 +3,18 @@
 import json
 
 import pytest
+from msgspec import structs
 
 from node.canonical import b64url_encode, canonical_json
 from node.commands.introductions import IntroduceManifest, sealing_chain
 from node.commands.peers import Finding, RecordPeerCheck
+from node.commands.tombstones import TakePeersTombstones
 from node.errors import ManifestConflict
 from node.events.peers import PeerKeyForked
 from node.events.rotations import sign_rotation
+from node.events.tombstones import Tombstone, signed_tombstone
 from node.keys import Signer
+from node.times import format_ms
 from tests.organisations import SEED as SEED_B
 from tests.organisations import Organisation, b64url, jwt, seal_message
 from tests.served import Served
@@ -248,3 +252,30 @@ async def test_of_two_relays_the_one_that_knows_the_last_rotation_counts_unless_
     await introduced_by(peer, forged(org_c, THIEF, [fork])["manifest"])
     with pytest.raises(ManifestConflict):
         chain()
+
+
+async def test_a_tombstone_of_the_old_key_holds_by_its_date(http, peer, clock):
+    before_ms = clock.now_ms()
+    await rotate(peer)
+    (await pulled_with(http, peer.token(http))).expect(200)
+
+    async def refused(number: int, created_ms: int, signer: Signer) -> int:
+        unsigned = Tombstone(
+            id=f"tomb_{number:032d}",
+            entity_uri=f"{peer.node_id}/user/ghost-{number}",
+            scope="*",
+            legal_hold=False,
+            created_at=format_ms(created_ms),
+            signed_by=peer.node_id,
+            key_id=signer.key_id,
+            signature="",
+        )
+        signed = structs.replace(unsigned, signature=b64url_encode(signer.sign(signed_tombstone(unsigned))))
+        shown = TakePeersTombstones(
+            node_id=peer.node_id, public_key=peer.peer_at(http).public_key, shown=((signed, None),)
+        )
+        return (await http.node.execute(shown)).reply
+
+    assert await refused(1, before_ms, OLD) == 0
+    assert await refused(2, before_ms + 10 * MINUTE_MS + 1, OLD) == 1
+    assert await refused(3, before_ms + 10 * MINUTE_MS + 1, peer.signer) == 0
