@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from node.commands.tombstones import EraseEntity
 from node.errors import Refusal
+from node.events.at_rest_folder import FolderKeys
 from node.events.log import Log
 from node.events.store import storage_errors, sync_folder
 from node.events.tombstones import ErasedPlace
@@ -39,8 +40,17 @@ class _Found(Struct, frozen=True):
 class Eraser:
     """The erasing of one node. `replace` takes the views that the node reads from then on."""
 
-    def __init__(self, *, folder: Path, log: Log, writer: Writer, read: Read, replace: Callable[[Views], None]) -> None:
-        self._folder, self._log, self._writer = folder, log, writer
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        log: Log,
+        writer: Writer,
+        read: Read,
+        replace: Callable[[Views], None],
+        keys: FolderKeys,
+    ) -> None:
+        self._folder, self._log, self._writer, self._keys = folder, log, writer, keys
         self._read, self._replace = read, replace
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
@@ -98,9 +108,14 @@ class Eraser:
             graves = list(view.tombstones.newest_first())
         # Of one whose tombstone was revoked there may be news, under the key that it has now.
         gone = [one.tombstone.entity_uri for one in graves if one.erased_at is not None and one.revocation is None]
-        self._log.erase(((offset, item) for offset, items in erased.items() for item in items), gone)
+        with storage_errors():
+            key = self._keys.prepare()
+        self._log.erase(((offset, item) for offset, items in erased.items() for item in items), gone, key)
+        with storage_errors():
+            if key is not None:
+                self._keys.finish(key)
         self._log.compact()
         with storage_errors():
             made = views.written_anew()
-            point_at(made.folder, is_closed=False)
+            point_at(made.folder, is_closed=False, file_key=made.file_key)
         return made

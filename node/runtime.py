@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 from msgspec import Struct
 
-from node.at_rest import Secret, node_secret, secret_of
+from node.at_rest import Secret, secret_of
 from node.clock import Clock
 from node.commands.decision import Context, Principal
 from node.commands.gardens import require_operator
@@ -28,11 +28,11 @@ from node.commands.seals import SealFacts
 from node.config import Config
 from node.erasing import Eraser
 from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal, StorageFailed
-from node.events.at_rest_folder import finish_change, found_keys, is_changing, keys_for, require_as_said
+from node.events.at_rest_folder import FolderKeys, finish_change, found_keys, is_changing, keys_for, require_as_said
 from node.events.checkpoint import origin_of
 from node.events.entry import Entry
 from node.events.evidence import damage_at
-from node.events.key_file import FileKey, add_secret, keep_only
+from node.events.key_file import FileKey
 from node.events.log import Log, finish_compaction
 from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.rotations import RotationEvent
@@ -79,6 +79,7 @@ class Node:
         self._secret: Secret | None = None
         self._file_keys: tuple[FileKey, ...] = ()
         self._file_key: FileKey | None = None
+        self._keys: FolderKeys
         self.log: Log
         # None while they are being made anew; then `_stale` holds what can be read meanwhile, if anything can.
         self._views: Views | None = None
@@ -340,7 +341,9 @@ class Node:
     async def erase(self) -> None:
         """Erase what tombstones hide and no hold keeps. Where that fails it is tried again with the next upkeep, or start."""
         if self._eraser is not None:
-            await self._eraser.catch_up()
+            # The key file is rewrapped by both: a rotation of the node key, and an erasure.
+            async with self._rotating:
+                await self._eraser.catch_up()
 
     async def close(self) -> None:
         """Finish what was taken on, flush, and let go of the folder."""
@@ -383,6 +386,7 @@ class Node:
         try:
             self.log = Log(self._folder / "log", map_bytes=log_map_bytes, file_keys=self._file_keys)
             self._file_key = require_as_said(self.log, self._file_keys)
+            self._keys = FolderKeys(self._folder, self._secret, self._file_key)
             self._open_log()
         except LogDamaged as damage:
             raise damage_at(damage.data.get("offset"), damage.detail) from damage
@@ -481,9 +485,14 @@ class Node:
         )
         # What was cut off is finished before anything is served.
         self._eraser = Eraser(
-            folder=self._folder, log=self.log, writer=self._writer, read=self.read, replace=self._go_on_with
+            folder=self._folder,
+            log=self.log,
+            writer=self._writer,
+            read=self.read,
+            replace=self._go_on_with,
+            keys=self._keys,
         )
-        await self._eraser.catch_up()
+        await self.erase()
 
     def _go_on_with(self, views: Views) -> None:
         self._views = views
@@ -548,23 +557,14 @@ class Node:
             raise NotReady("it is not known yet what the log holds")
         try:
             successor = await asyncio.to_thread(key_file.write_successor, self.clock.random_bytes(32))
-            await asyncio.to_thread(self._lock_for, successor)
+            await asyncio.to_thread(self._keys.admit, successor)
         except (KeyFileError, OSError) as error:
             raise KeyFileUnwritable(str(error)) from error
         return successor
 
-    def _lock_for(self, successor: Signer) -> None:
-        """Let the folder be opened with what is derived from the next node key too, where it is from this one."""
-        if self._secret is not None and self._secret.source == "node_key":
-            add_secret(self._folder, self._secret, node_secret(successor))
-
     def _lock_for_signer_alone(self) -> None:
-        """And with what is derived from another no longer: the node key's file holds this one now."""
-        if self._secret is None or self._secret.source != "node_key":
-            return
-        self._secret = node_secret(self.signer)
         try:
-            keep_only(self._folder, self._secret)
+            self._keys.admit_only(self.signer)
         except OSError as error:
             # It opens with either, and the next start tries again.
             _log.error("old_key_still_opens", detail=str(error))

@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
-from node.at_rest import AtRestError, node_secret
+from node.at_rest import AtRestError, node_secret, read_key_file
 from node.commands.decision import Principal
 from node.config import Config
-from node.events.key_file import KEY_FILE, add_secret, unlock
+from node.events.cipher import unseal
+from node.events.item_keys import NAME_BYTES, WRAPPED_BYTES
+from node.events.key_file import KEY_FILE, FileKey, add_secret, unlock
 from node.key_files import KeyFile
 from node.keys import Signer, create_key_file, load_signer
 from node.runtime import Node
@@ -186,3 +189,42 @@ async def test_a_rotation_that_was_cut_off_before_the_log_opens_with_the_old_key
 
     with pytest.raises(AtRestError):
         unlock(tmp_path / "data", node_secret(next_one))
+
+
+async def test_what_was_erased_opens_no_more_with_the_key_file_of_before_and_all_else_does(config, tmp_path):
+    http = await Served(tmp_path / "data", fixed_clock(), Signer.from_seed(SEED), config).start()
+    gone, kept = f"{NODE_ID}/planted/quoll", f"{NODE_ID}/planted/numbat"
+    await http.write(entity=gone)
+    await http.write(entity=kept)
+    secret = read_key_file(Path(config.at_rest_key_file))
+    (before,) = unlock(tmp_path / "data", secret)
+    name = http.node.log.items.name_of(gone)
+    assert opened_under(before, name, tmp_path / "data" / "log")
+
+    (await http.post("/v1/tombstones", {"entity_uri": gone, "scope": "*", "reason": "asked for"})).expect(201)
+    await http.node.erase()
+
+    assert (await http.get("/v1/facts", entity=gone)).expect(200)["facts"] == []
+    assert len((await http.get("/v1/facts", entity=kept)).expect(200)["facts"]) == 1
+    await http.write(entity=kept, relation="memory:later")
+    (after,) = unlock(tmp_path / "data", secret)
+    assert after.id != before.id
+    assert not opened_under(before, name, tmp_path / "data" / "log")
+    assert not opened_under(after, name, tmp_path / "data" / "log")
+    await http.restart()
+    assert len((await http.get("/v1/facts", entity=kept)).expect(200)["facts"]) == 2
+    await http.closed()
+
+
+def opened_under(file_key: FileKey, name: bytes, log_dir: Path) -> bool:
+    """Whether the key of that name is anywhere in the file, in a free page too, wrapped under this file key."""
+    content = (log_dir / "data.mdb").read_bytes()
+    for start in range(len(content) - WRAPPED_BYTES):
+        # A row lies behind its name; LMDB leaves names where it deleted rows.
+        if content[start - NAME_BYTES : start] != name and content[start : start + NAME_BYTES] != name:
+            continue
+        for at in range(start, start + 2 * NAME_BYTES):
+            with suppress(ValueError):
+                unseal(file_key.items, b"stigmem-item-key/v1" + name, content[at : at + WRAPPED_BYTES])
+                return True
+    return False

@@ -1,7 +1,7 @@
 """A data folder as it is encrypted or not: whether that is what the settings say, and a change of it that was cut off.
 
 Always: what does not fit is said before anything in the folder is touched.
-Always: a change is made in a folder of its own, `log.new`, and takes place by one rename, of `log.new/data.mdb` to `log/data.mdb`.
+Always: a change is made in a folder of its own, `log.rekeyed`, and takes place by one rename, of its `data.mdb` to `log/data.mdb`.
 Before it nothing happened; after it the rest follows from what lies there: the key file that the log names, no other, and
 no views of before.
 
@@ -12,13 +12,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from node.at_rest import AtRestError, Secret
+from node.at_rest import AtRestError, Secret, node_secret
 from node.events.item_keys import AT_REST, ClearItems, LockedItems
 from node.events.key_file import (
     KEY_FILE,
     NEXT_KEY_FILE,
     FileKey,
+    add_secret,
     id_of,
+    keep_only,
     new_file_key,
     sync_folder,
     unlock,
@@ -27,9 +29,49 @@ from node.events.key_file import (
 from node.events.log import Log, open_store
 from node.events.log_file import DATA_FILE
 from node.events.store import storage_errors
+from node.keys import Signer
 
-LOG_FOLDER, VIEWS_FOLDER, NEW_LOG_FOLDER = "log", "views", "log.new"
+# Not the name under which a log is compacted (see log.py): that is cleared away by other rules.
+LOG_FOLDER, VIEWS_FOLDER, NEW_LOG_FOLDER = "log", "views", "log.rekeyed"
 _SETTINGS = "set STIGMEM_AT_REST_ENCRYPTION=on and its key, or decrypt the folder with `stigmem storage decrypt`"
+
+
+class FolderKeys:
+    """The file key of a folder that a node has open, and the secret it lies under; both None, and nothing to do, for one in clear.
+
+    Used by one at a time: an erasure and a rotation of the node key both write the key file.
+    """
+
+    def __init__(self, data_dir: Path, secret: Secret | None, file_key: FileKey | None) -> None:
+        self._data_dir, self._secret, self._file_key = data_dir, secret, file_key
+
+    def prepare(self) -> FileKey | None:
+        """For an erasure, have another file key wait beside the one that is; views stay under theirs."""
+        if self._file_key is None or self._secret is None:
+            return None
+        key = new_file_key(self._file_key.views)
+        write_file_key(self._data_dir / NEXT_KEY_FILE, key, self._secret)
+        return key
+
+    def finish(self, key: FileKey) -> None:
+        """The log is under that one now: it takes the place of the one before."""
+        settle_key_files(self._data_dir, key.id)
+        self._file_key = key
+
+    def admit(self, successor: Signer) -> None:
+        """Let the folder be opened with what is derived from the next node key too, where it is from this one."""
+        if self._secret is not None and self._secret.source == "node_key":
+            add_secret(self._data_dir, self._secret, node_secret(successor))
+
+    def admit_only(self, signer: Signer) -> None:
+        """And with what is derived from another no longer: the node key's file holds this one now."""
+        if self._secret is None or self._secret.source != "node_key":
+            return
+        own = node_secret(signer)
+        if own != self._secret:
+            add_secret(self._data_dir, self._secret, own)
+        keep_only(self._data_dir, own)
+        self._secret = own
 
 
 def is_encrypted(data_dir: Path) -> bool:

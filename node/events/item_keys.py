@@ -97,6 +97,8 @@ class SealedItems:
 
     def __init__(self, store: Store, file_key: FileKey, own: bytes) -> None:
         self._store, self.file_key, self._own = store, file_key, own
+        # What rows are wrapped under that a reader of an older snapshot finds, or of a newer one than is known to be on disk.
+        self._other: FileKey | None = None
         self._naming = derive(own, "names of entities' keys")
         # Two, because a reader of an older snapshot may still find a key that was erased: nothing new is sealed under that.
         self._known: dict[bytes, bytes] = {NO_ENTITY: own}
@@ -190,10 +192,11 @@ class SealedItems:
     def rewrap(self, txn: lmdb.Transaction, file_key: FileKey) -> None:
         """Wrap every key under another file key, which the log names from then on. `use` it once that is on disk.
 
-        The steps of an erasure: write `file_key` to NEXT_KEY_FILE (`key_file.write_file_key`); in one transaction `erase` and
-        `rewrap`; once that is on disk `use`, then `key_file.settle`; then compact the file. Cut off anywhere, `settle` at the
-        next start finds by the id in the log which of the two files is the one.
+        The steps of an erasure (`Log.erase`, node/erasing.py): write `file_key` to NEXT_KEY_FILE; in one transaction `erase` and
+        `rewrap`; once that is on disk `use`, and have the key file replaced; then compact the file. Cut off anywhere,
+        `finish_change` finds by the id in the log which of the two files is the one.
         """
+        self._other = file_key
         with txn.cursor(db=self._store.table(ITEM_KEYS)) as cursor:
             rows = rewrapped(cursor, self.file_key, file_key)
         for name, row in rows:
@@ -202,13 +205,13 @@ class SealedItems:
 
     def use(self, file_key: FileKey) -> None:
         """What `rewrap` wrote is on disk."""
-        self.file_key = file_key
+        self.file_key, self._other = file_key, self.file_key
 
     def check(self, txn: lmdb.Transaction) -> None:
         """Raise LogDamaged where a row of the key table is not one that the file key opens."""
         with txn.cursor(db=self._store.table(ITEM_KEYS)) as cursor:
             for name, row in cursor:
-                _unwrapped(self.file_key, name, row)
+                self._unwrapped(name, row)
 
     def _key_for(self, txn: lmdb.Transaction, name: bytes, fresh: dict[bytes, bytes]) -> bytes:
         key = self._read(txn, name)
@@ -220,7 +223,16 @@ class SealedItems:
 
     def _read(self, txn: lmdb.Transaction, name: bytes) -> bytes | None:
         row = txn.get(name, db=self._store.table(ITEM_KEYS)) if len(name) == NAME_BYTES else None
-        return None if row is None else _unwrapped(self.file_key, name, row)
+        return None if row is None else self._unwrapped(name, row)
+
+    def _unwrapped(self, name: bytes, row: bytes) -> bytes:
+        other = self._other
+        try:
+            return _unwrapped(self.file_key, name, row)
+        except LogDamaged:
+            if other is None:
+                raise
+            return _unwrapped(other, name, row)
 
     def _keep(self, keys: dict[bytes, bytes], name: bytes, key: bytes) -> None:
         if len(keys) >= _KEPT:

@@ -236,9 +236,12 @@ class Log:
             yield from batch
             from_offset += len(batch)
 
-    def erase(self, places: Iterable[tuple[int, int]], entities: Iterable[str] = ()) -> None:
+    def erase(
+        self, places: Iterable[tuple[int, int]], entities: Iterable[str] = (), file_key: FileKey | None = None
+    ) -> None:
         """Delete items, by offset and index, which an entry of this log says are erased, in one durable transaction; some may be
-        gone already. And the keys of `entities`, about which nothing is left, where the log is encrypted.
+        gone already. And the keys of `entities`, about which nothing is left, where the log is encrypted; all other keys are
+        wrapped under `file_key` from then on, so that the one of before opens nothing that is left of those.
 
         What was there may still lie in free pages of the file until it is compacted (see erasing.py). Raises LogDamaged, and
         deletes nothing, where an item is not said to be erased.
@@ -250,6 +253,10 @@ class Log:
                 txn.delete(ITEM_KEY.pack(offset, index), db=self._store.table("items"))
             if isinstance(self.items, SealedItems):
                 self.items.erase(txn, entities)
+                if file_key is not None:
+                    self.items.rewrap(txn, file_key)
+        if isinstance(self.items, SealedItems) and file_key is not None:
+            self.items.use(file_key)
 
     def compact(self) -> None:
         """Write the log anew, so that its file holds nothing of what was deleted, and go on with that. Nobody appends meanwhile.

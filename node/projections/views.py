@@ -68,7 +68,7 @@ class Views:
         """With `file_key`, views that are encrypted under it."""
         if not is_readonly:
             path.mkdir(parents=True, exist_ok=True)
-        self.folder, self._is_readonly, self._file_key = path, is_readonly, file_key
+        self.folder, self._is_readonly, self.file_key = path, is_readonly, file_key
         names = [spec.name for spec in table_specs()] + [CHECKPOINT_TABLE]
         self._store = Store(path, tables=names, map_bytes=map_bytes, is_synced=False, is_readonly=is_readonly)
         self.handles = Handles() if file_key is None else SealedHandles(file_key.views)
@@ -108,7 +108,7 @@ class Views:
         """
         folder = new_folder(self.folder.parent)
         self._store.copy_to(folder)
-        return Views(folder, file_key=self._file_key)
+        return Views(folder, file_key=self.file_key)
 
     def require_kept(self) -> None:
         """Raise StorageFailed where LMDB has given them up, or the disk has not kept all that was written to them.
