@@ -2,12 +2,12 @@
 
 import pytest
 
-from node.events.identity import TrustRule
-from node.projections.trust_lists import TrustLists
+from node.events.identity import Settings, SettingsChanged, TrustRule
+from node.projections.trust_lists import TrustLists, lists_of, settings_of
 from tests.commands.test_ingest import listed, waiting
 from tests.commands.test_trust import bad, good, judged
-from tests.organisations import Organisation, be_strict
-from tests.served import NODE_ID, Served
+from tests.organisations import Organisation, be_strict, issue
+from tests.served import NODE_ID, Served, fact
 
 AGENTS = "stigmem://org-b.example/agent"
 
@@ -315,3 +315,41 @@ async def test_bad_facts_that_come_too_fast_to_be_written_down_singly_count_all_
     assert (recorded, judged(http, org_b.assistant).history) == (0.7, 0.3)
     told = (await http.get("/v1/trust", source=org_b.assistant)).expect(200)
     assert told["counts"] == {"source": {"admitted": 300, "failed": 10}, "origin": {"admitted": 300, "failed": 30}}
+
+
+# What stood before.
+
+
+async def test_a_block_list_of_before_there_were_origins_blocks_a_name_whoever_says_it():
+    settings = Settings(
+        quarantine_garden_id=None,
+        trust_mode="strict",
+        quarantine_trust_threshold=0.4,
+        trust_weights=None,
+        blocked_sources=("agent:mallory", "stigmem://org-b.example/agent", "stigmem:node:1"),
+    )
+
+    standing = settings_of(SettingsChanged(settings=settings))
+    lists = lists_of(standing)
+
+    assert (standing.quarantine_trust_threshold, standing.trust_rules) == (0.4, ())
+    for source, origin in (
+        ("agent:mallory", "stigmem://org-b.example"),
+        ("agent:mallory", NODE_ID),
+        ("stigmem://org-b.example/agent/x", "stigmem://org-b.example"),
+        ("agent:anybody", "stigmem:node:1"),
+    ):
+        assert lists.listed(source, origin).decision == "blocked"
+    assert lists.listed("agent:mallory/x", NODE_ID) is None
+    assert lists.listed("stigmem://org-b.example/agents", "stigmem://org-b.example") is None
+
+
+async def test_an_always_rule_is_no_attestation(http: Served, org_b: Organisation):
+    await org_b.join(http)
+    await be_strict(http, trust_rules=[rule("always", org_b.node_id)])
+    token = await issue(http, org_b.assistant)
+    written = fact(source=org_b.assistant, scope="public")
+
+    held = (await http.send("POST", "/v1/facts", written, bearer=token)).expect(202)
+
+    assert held["quarantine_reason"] == "auto-quarantine: attestation missing"
