@@ -35,7 +35,8 @@ def judge(
 ) -> Judgement:
     """Score a source, given in normal form, for a fact that `origin` wrote first; every term is 0..1."""
     organisation = origin_of(source, origin)
-    listed = listed_as(view, rules, source, organisation)
+    # Every read of a foreign fact comes by here, and most nodes list nobody.
+    listed = None if rules.lists.is_empty else listed_as(view, rules, source, organisation)
     rule = _rule(view, rules, organisation, node_id, listed)
     return _weigh(
         _identity(view, source, organisation, node_id, now_ms, is_by_token=is_by_token, is_by_key=is_by_key),
