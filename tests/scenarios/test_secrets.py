@@ -79,6 +79,15 @@ def private_key_of(org: Organisation) -> dict[str, bytes]:
     }
 
 
+def successor_of(org: Organisation) -> dict[str, bytes]:
+    """The private key that took the place of the one before; its file is encrypted too."""
+    file = org.node.folder / "encrypted.key"
+    raw = openssl("pkey", "-in", file, "-passin", f"pass:{PASSPHRASE}", "-outform", "DER")[-32:]
+    assert raw not in private_key_of(org).values()
+    assert not [path for path in org.node.folder.glob("encrypted.key*") if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    return {"new private key, raw": raw, "new private key, hex": raw.hex().encode()}
+
+
 def use_everything(org_a: Organisation, org_b: Organisation) -> dict[str, bytes]:
     """Has both nodes meet each of these secrets where it belongs, and where it does not; returns them by name."""
     node = org_a.node
@@ -113,22 +122,29 @@ def use_everything(org_a: Organisation, org_b: Organisation) -> dict[str, bytes]
     node.get("/v1/federation/facts", bearer=spent).expect(200)
     node.get("/v1/federation/facts", bearer=spent).refused(401, "nonce_already_seen")
     node.get("/v1/federation/facts", bearer=foreign).refused(401, "invalid_sub")
-    return private_key_of(org_a) | {
-        "spent peer token": spent.encode(),
-        "spent peer token's signature": spent.rpartition(".")[2].encode(),
-        "foreign peer token's signature": foreign.rpartition(".")[2].encode(),
-        "given key": GIVEN_KEY.encode(),
-        "revoked key": REVOKED_KEY.encode(),
-        "bad key": BAD_KEY.encode(),
-        "made key": made_key.encode(),
-        "admin key": node.settings["ADMIN_KEY"].encode(),
-        "passphrase": PASSPHRASE.encode(),
-        "passphrase at rest": AT_REST_PASSPHRASE.encode(),
-        "token signature": json.loads(token["token_json"])["signature"].encode(),
-        "unknown bearer": UNKNOWN_BEARER.encode(),
-        "misplaced secret": MISPLACED.encode(),
-        "bytes that are no request": BROKEN_HTTP.encode(),
-    }
+    keys = private_key_of(org_a)
+    node.post("/v1/admin/keys/rotate", {}).expect(200)
+    org_b.pull(org_a)
+    return (
+        keys
+        | successor_of(org_a)
+        | {
+            "spent peer token": spent.encode(),
+            "spent peer token's signature": spent.rpartition(".")[2].encode(),
+            "foreign peer token's signature": foreign.rpartition(".")[2].encode(),
+            "given key": GIVEN_KEY.encode(),
+            "revoked key": REVOKED_KEY.encode(),
+            "bad key": BAD_KEY.encode(),
+            "made key": made_key.encode(),
+            "admin key": node.settings["ADMIN_KEY"].encode(),
+            "passphrase": PASSPHRASE.encode(),
+            "passphrase at rest": AT_REST_PASSPHRASE.encode(),
+            "token signature": json.loads(token["token_json"])["signature"].encode(),
+            "unknown bearer": UNKNOWN_BEARER.encode(),
+            "misplaced secret": MISPLACED.encode(),
+            "bytes that are no request": BROKEN_HTTP.encode(),
+        }
+    )
 
 
 def files_with(content: bytes, node: RunningNode) -> list[Path]:
