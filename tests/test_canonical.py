@@ -39,6 +39,16 @@ def test_each_vector_of_rfc_8785_comes_out_byte_for_byte(name):
     assert canonical_json(value) == (VECTORS / "output" / name).read_bytes()
 
 
+def test_all_six_vectors_of_rfc_8785_are_there_and_their_bytes_are_those_of_the_hex_beside_them():
+    names = {path.name for path in (VECTORS / "input").iterdir()}
+
+    assert len(names) == 6
+    assert names == {path.name for path in (VECTORS / "output").iterdir()}
+    for name in names:
+        digits = (VECTORS / "outhex" / name).with_suffix(".txt").read_text()
+        assert (VECTORS / "output" / name).read_bytes() == bytes.fromhex(digits)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 2**53 + 1, "\ud800", {1: 2}, object()], ids=repr)
 def test_what_json_cannot_hold_exactly_is_an_invalid_value(value):
     with pytest.raises(InvalidValue):

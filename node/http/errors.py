@@ -63,8 +63,8 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
     """Turn whatever a handler raises into the protocol's answer."""
     try:
         answer = await handler(request)
-        if isinstance(answer, web.Response) and (answer.content_length or 0) > LARGE_ANSWER_BYTES:
-            request.protocol.take_room(answer.content_length)
+        if type(answer) is web.Response and answer.body is not None and len(answer.body) > LARGE_ANSWER_BYTES:
+            request.protocol.take_room(len(answer.body))
         return answer
     except Refusal as refusal:
         if isinstance(refusal, LogDamaged):
