@@ -442,15 +442,16 @@ class Node:
             if stale is not None:
                 stale.retire()
 
-    async def _kept_views(self) -> Views:
+    async def _kept_views(self, views: Views) -> Views:
         """The views, after the disk failed: made anew where it did not keep them; the old ones are read until then."""
         try:
-            await asyncio.to_thread(self._views.require_kept)
+            await asyncio.to_thread(views.require_kept)
         except StorageFailed as failure:
             _log.warning("making_views", log_size=self.log.head().size, reason=failure.detail)
+            views = await asyncio.to_thread(self._made_anew)
             # Whoever still reads the old ones keeps them open.
-            self._views = await asyncio.to_thread(self._made_anew)
-        return self._views
+            self._go_on_with(views)
+        return views
 
     def _made_anew(self) -> Views:
         require_chain(self.log, lambda: self._note_folded(0))

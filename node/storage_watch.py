@@ -31,10 +31,10 @@ class StorageWatch:
         log: Log,
         writer: Writer,
         *,
-        kept_views: Callable[[], Awaitable[Views]],
+        kept_views: Callable[[Views], Awaitable[Views]],
         note_damage: Callable[[LogDamaged], None],
     ) -> None:
-        """`kept_views` gives the node's views, made anew where the disk did not keep them."""
+        """`kept_views` gives the views, or others made anew where the disk did not keep them."""
         self._log, self._writer, self._kept_views, self._note_damage = log, writer, kept_views, note_damage
         self._told: str | None = None
         self._task = asyncio.create_task(self._run(), name="stigmem-storage-watch")
@@ -61,7 +61,7 @@ class StorageWatch:
             return
         self._tell(self._writer.storage_failure)
         await self._writer.try_log(self._require_sound)
-        await self._writer.resume(await self._kept_views())
+        await self._writer.resume(self._kept_views)
         self._told = None
         _log.info("storage_recovered", log_size=self._log.head().size)
 

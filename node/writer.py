@@ -14,7 +14,7 @@ the writer only lets the loop turn until nobody new comes.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import lmdb
@@ -130,13 +130,16 @@ class Writer:
             self._views = await _outcome_of(made)
             return self._views
 
-    async def resume(self, views: Views) -> None:
-        """Take writes again, with these views: once they stand at the head that the log really has. Raises why that does not go."""
-        await self._idle.wait()
-        self._views = views
-        with storage_errors():
-            self._catch_up()
-        self.storage_failure = None
+    async def resume(self, kept: Callable[[Views], Awaitable[Views]]) -> None:
+        """Take writes again, with what `kept` makes of the views, once they stand at the head that the log really has.
+
+        Raises why that does not go.
+        """
+        async with self._pause:
+            self._views = await kept(self._views)
+            with storage_errors():
+                self._catch_up()
+            self.storage_failure = None
 
     async def close(self) -> None:
         """Finish what waits, then stop."""

@@ -144,7 +144,8 @@ class Store:
     def require_in_place(self) -> None:
         """Raise StorageFailed unless the file lies where it was opened: what is written goes with it, wherever it was moved."""
         try:
-            found = _identity(self.path)
+            with self._gate:
+                found = _identity(self.path)
         except OSError as error:
             raise StorageFailed(f"{self.path / DATA_FILE}: {os.strerror(error.errno or 0)}") from error
         if found != self._file:
