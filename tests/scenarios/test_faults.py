@@ -380,3 +380,25 @@ def test_a_clock_that_jumps_an_hour_back_and_forth_puts_nothing_out_of_order(clo
     dates = [entry.header["at"] for entry in read_log(node.data_dir)]
     assert dates == sorted(dates)
     assert check_log(node.data_dir) == []
+
+
+def test_an_erasure_that_finds_the_disk_full_is_finished_when_there_is_room(disk, tmp_path):
+    node = node_on(disk, tmp_path / "node").start()
+    writer = Writer(node)
+    writer.write(LARGE).expect(201)
+    entity, words = f"{ORG_A}/user/alice", "rumpelstiltskin"
+    node.post("/v1/facts", FACT | {"entity": entity, "value": {"type": "text", "v": words}}).expect(201)
+    # Room for what is said, and not for a second log.
+    with filled(disk, leave_bytes=100_000):
+        asked = {"entity_uri": entity, "scope": "*", "reason": "asked to be forgotten"}
+        node.post("/v1/tombstones", asked).expect(201)
+        eventually(lambda: said_with(node, "erasure_failed"), within_s=20, what="the erasure finds no room")
+        assert entity not in {fact["entity"] for fact in node.facts()}
+        writer.assert_nothing_lost()
+
+    node.restart()
+    assert [path for path in node.data_dir.rglob("*") if path.is_file() and words.encode() in path.read_bytes()] == []
+    writer.write().expect(201)
+    writer.assert_nothing_lost()
+    node.stop()
+    node.verify_log()
