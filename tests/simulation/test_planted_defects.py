@@ -53,10 +53,10 @@ def the_cursor_is_stored_before_the_facts(patch: MonkeyPatch) -> None:
         )
         return Decision(events=(event,), actor=NODE_ITSELF)
 
-    async def cursor_first(self, peer, page, cursor, witnessed):
-        if page.facts:
+    async def cursor_first(self, peer, outcomes, cursor, witnessed):
+        if outcomes:
             await self._node.execute(StoreCursor(node_id=peer.node_id, cursor=cursor))
-        return await ingest(self, peer, page, cursor, witnessed)
+        return await ingest(self, peer, outcomes, cursor, witnessed)
 
     patch.setitem(DECIDE, StoreCursor, decide)
     patch.setattr(Sync, "_ingest", cursor_first)
