@@ -32,6 +32,7 @@ from node.private_files import is_open_to_others, leave_no_core
 from node.runtime import StartupError
 from node.serve import open_signer, serve
 from node.tls import TlsFileError
+from node.tombstone_console import add_tombstone_commands
 from node.trust_console import add_trust_commands
 from replay.ending import ended
 
@@ -124,6 +125,7 @@ def _parser(environ: Mapping[str, str], asked: Sequence[str] = ()) -> argparse.A
         _add_peers(commands)
         add_key_commands(commands, _at_node)
         add_garden_commands(commands, _at_node)
+        add_tombstone_commands(commands, _at_node)
         add_trust_commands(commands, _at_node)
         _add_restore(commands)
         _add_ready(commands)

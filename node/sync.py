@@ -41,6 +41,7 @@ from node.events.peers import BatchRefusal
 from node.key_following import KeyFollower
 from node.peer_checks import check_peer
 from node.peer_client import PeerClient, PeerRefused
+from node.peer_tombstones import take_tombstones
 from node.peer_witness import send_cosignature, witness_log
 from node.projections.federation_page import MAX_PAGE_FACTS
 from node.projections.peers import Peer
@@ -125,6 +126,8 @@ class PeerState:
         # Where reading has come to, and under which terms (`Peer.terms_from`) that counts.
         self.cursor: str | None = None
         self.terms_from = -1
+        # Behind which of its tombstones it is asked for news; from the first on in each run, which records nothing twice.
+        self.tombstones: str | None = None
         self.failures = 0
         self.last_contact_at: str | None = None
         self.last_error = ""
@@ -351,6 +354,7 @@ class Sync:
                     break
             state.last_error = state.doubt
             await self._cosign(peer, witnessed)
+            state.tombstones = await take_tombstones(self._node, self._client, peer, state.tombstones)
             return total
 
     async def _cosign(self, peer: Peer, witnessed: Witnessed | None) -> None:

@@ -39,7 +39,7 @@ RUNTIME = COMMANDS | {
     "node.runtime",
 }
 # What speaks to peers: beside each other on one line, below HTTP and the pulling side.
-OUTGOING = RUNTIME | {"node.peer_client", "node.peer_checks", "node.peer_witness"}
+OUTGOING = RUNTIME | {"node.peer_client", "node.peer_checks", "node.peer_witness", "node.peer_tombstones"}
 REPLAY = PROJECTIONS | {"replay"}
 
 # By the longest prefix; each may also import what lies under its own prefix.
@@ -65,6 +65,7 @@ ALLOWED = {
     "node.runtime": RUNTIME | {"node.erasing"},
     "node.peer_checks": OUTGOING,
     "node.peer_witness": OUTGOING,
+    "node.peer_tombstones": OUTGOING,
     "node.key_following": OUTGOING,
     "node.countersign": OUTGOING | {"node.key_following"},
     "node.push": OUTGOING | {"node.backoff"},
@@ -75,6 +76,7 @@ ALLOWED = {
     "node.console": {"node.client"},
     "node.key_console": {"node.client", "node.console"},
     "node.garden_console": EVENTS | {"node.client", "node.console"},
+    "node.tombstone_console": EVENTS | {"node.client", "node.console"},
     "node.trust_console": EVENTS | {"node.client", "node.console"},
     "node.log_console": EVENTS | {"node.client", "replay.log_source"},
     "node.serve": OUTGOING | {"node.http", "node.sync", "node.tls"},
@@ -82,6 +84,7 @@ ALLOWED = {
     | {
         "node.client",
         "node.garden_console",
+        "node.tombstone_console",
         "node.trust_console",
         "node.key_console",
         "node.log_console",

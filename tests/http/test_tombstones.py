@@ -4,16 +4,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from node.canonical import b64url_decode, canonical_json
+from node.commands.tombstones import TakePeersTombstones
 from node.erasing import NOTE
 from node.events.log import COPY_FOLDER, ITEM_KEY, OLD_FOLDER, PARTIAL_COPY_FOLDER, open_store
 from node.keys import verify
 from replay import chain
 from tests.api_keys import bearer_for
+from tests.events.samples import tombstone
 from tests.organisations import NODE_ID as ORG_B
 from tests.organisations import Organisation, issue
-from tests.served import Served, fact
+from tests.served import NODE_ID, Served, fact
 
 ALICE = "stigmem://org-a.example/user/alice"
 WORDS = "rumpelstiltskin"
@@ -246,3 +249,55 @@ async def test_peers_are_told_of_what_they_may_have_been_given_and_of_nothing_el
     assert {one["entity_uri"] for one in read} == {ALICE, secret} and made["id"] in {one["id"] for one in read}
     writer = await issue(http, org_b.assistant)
     (await http.send("GET", "/v1/federation/tombstones", bearer=writer)).refused(403, "insufficient_capability")
+
+
+async def test_a_peer_s_tombstone_hides_its_own_facts_here_and_shows_the_operator_the_others(
+    http: Served, org_b: Organisation
+):
+    """Org B's node pulls from `http`, which buries Alice and then thinks better of it."""
+    home = org_b.home
+    await org_b.join(http)
+    peer_id = await Organisation(http).join(home, node_url=f"http://127.0.0.1:{http.port}")
+    theirs = await http.write(entity=ALICE, scope="public")
+    await http.write(entity=ALICE, scope="public", relation="memory:other")
+    own = await home.write(entity=ALICE, source=f"{ORG_B}/agent/b", scope="public")
+    pull = f"/v1/federation/peers/{peer_id}/pull"
+    assert (await home.post(pull, {})).expect(200)["ingested"] == 2
+
+    held = await bury(http, legal_hold=True)
+    (await home.post(pull, {})).expect(200)
+
+    (await home.get(f"/v1/facts/{theirs['id']}")).refused(404, "fact_not_found")
+    (await home.get(f"/v1/facts/{own['id']}")).expect(200)
+    (shown,) = (await home.get("/v1/tombstones", of="peers")).expect(200)["tombstones"]
+    assert (shown["peer"], shown["facts_hidden"], shown["facts_left"]) == (NODE_ID, 2, 1)
+    (await home.post("/v1/facts", said(source=f"{ORG_B}/agent/b"))).expect(201)
+    size = home.size
+    (await home.post(pull, {})).expect(200)
+    assert {entry.type for entry in home.entries(size)} <= {"page.served.1", "peer.checkpoint_seen.1"}
+
+    (await http.post(f"/v1/tombstones/{held['id']}/revoke", {})).expect(200)
+    (await home.post(pull, {})).expect(200)
+    (await home.get(f"/v1/facts/{theirs['id']}")).expect(200)
+    assert await home.digests() == home.folded_anew()
+
+
+async def test_a_tombstone_that_a_peer_did_not_sign_hides_nothing(http: Served, org_b: Organisation):
+    await org_b.join(http)
+    await org_b.receive(http, org_b.served_fact(number=1, entity=ALICE))
+    with http.node.view() as view:
+        peer = view.peers.of_node(ORG_B)
+    genuine = tombstone(f"tomb_{1:032x}", ALICE, org_b.signer, signed_by=ORG_B)
+    for forged in (
+        structs.replace(genuine, entity_uri=f"{ORG_B}/project/zeus"),
+        structs.replace(genuine, signed_by="stigmem://org-c.example"),
+        tombstone(f"tomb_{2:032x}", ALICE, http.signer, signed_by=ORG_B),
+        tombstone(f"tomb_{3:032x}", "stigmem://ORG-B.example/project/zeus", org_b.signer, signed_by=ORG_B),
+    ):
+        command = TakePeersTombstones(node_id=ORG_B, public_key=peer.public_key, shown=((forged, None),))
+        assert (await http.node.execute(command)).reply == 1
+    assert (await http.get("/v1/tombstones", of="peers")).expect(200)["tombstones"] == []
+
+    command = TakePeersTombstones(node_id=ORG_B, public_key=peer.public_key, shown=((genuine, None),))
+    assert (await http.node.execute(command)).reply == 0
+    assert (await http.get("/v1/facts")).expect(200)["facts"] == []
