@@ -1,0 +1,70 @@
+"""`stigmem tombstones` against a real node, and what is left of its log for whoever checks it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.scenarios.nodes import ADMIN_KEY, RunningNode, run_stigmem
+
+NODE_ID = "stigmem://org-a.example"
+ALICE = f"{NODE_ID}/user/alice"
+WORDS = "planted words of a numbat"
+
+
+@pytest.fixture
+def node(tmp_path: Path):
+    running = RunningNode(tmp_path / "node", ENTITY_URI=NODE_ID).start()
+    yield running
+    running.stop()
+
+
+def tombstones(node: RunningNode, *arguments: str) -> subprocess.CompletedProcess[str]:
+    given = {"URL": node.url, "API_KEY": ADMIN_KEY}
+    return run_stigmem("tombstones", *arguments, folder=node.folder, timeout_s=20, **given)
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def write(node: RunningNode, entity: str) -> None:
+    fact = {
+        "entity": entity,
+        "relation": "memory:note",
+        "value": {"type": "text", "v": WORDS},
+        "source": f"{NODE_ID}/a",
+    }
+    node.post("/v1/facts", fact).expect(201)
+
+
+def files_with_words(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and WORDS.encode() in path.read_bytes()]
+
+
+def test_an_entity_is_removed_from_the_command_line_and_the_log_still_verifies(node: RunningNode):
+    write(node, ALICE)
+    held = json.loads(said(tombstones(node, "add", ALICE, "--legal-hold", "--reason", "a case", "--json")))
+    assert (held["status"], held["held"]) == ("hidden", True) and files_with_words(node.folder)
+    heading, listed = said(tombstones(node, "list")).splitlines()
+    assert heading.split() == ["ENTITY", "SCOPE", "STATUS", "SINCE", "ID"]
+    assert listed.split()[:3] == [ALICE, "*", "hidden"]
+
+    lifted = said(tombstones(node, "lift-hold", held["id"], "--reason", "the case is closed"))
+
+    assert lifted == f"{ALICE} in scope *: erased, 1 items erased ({held['id']})\n"
+    assert files_with_words(node.folder) == []
+    again = tombstones(node, "add", ALICE)
+    assert again.returncode == 1 and "entity_tombstoned" in again.stderr
+    assert said(tombstones(node, "revoke", held["id"])).startswith(f"{ALICE} in scope *: revoked")
+    assert said(tombstones(node, "list", "--peers")).split() == ["ENTITY", "SCOPE", "PEER", "HIDDEN", "LEFT", "REVOKED"]
+    write(node, f"{NODE_ID}/user/bob")
+    node.stop()
+    folder = str(node.data_dir)
+    for command in (["replay", "verify"], ["replay", "rebuild"], ["replay", "audit"]):
+        done = run_stigmem(*command, "--data-dir", folder, folder=node.folder, timeout_s=60)
+        assert done.returncode == 0, done
+    node.start()
+    assert [fact["entity"] for fact in node.facts()] == [f"{NODE_ID}/user/bob"]
