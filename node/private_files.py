@@ -2,9 +2,10 @@
 
 Always: a folder or file of the node's own is closed to everybody else before anything in it is used, whatever the umask was.
 
-Does not close what is not the node's own: an operator's key file may be a mounted secret (see `is_open_to_others`).
+Does not close what is not the node's own: of an operator's file it says what is wrong.
 """
 
+import os
 import resource
 import stat
 from pathlib import Path
@@ -34,6 +35,16 @@ def close_to_others(path: Path) -> bool:
 def is_open_to_others(path: Path) -> bool:
     """Whether somebody who is neither its owner nor of its group may do anything with it. Raises OSError."""
     return bool(path.stat().st_mode & stat.S_IRWXO)
+
+
+def why_not_private(path: Path) -> str | None:
+    """What is wrong with the mode of an operator's secret file, in words; None where it is its owner's alone. Raises OSError."""
+    found = path.stat()
+    # Secrets that a supervisor hands to a service are root's, and the service reads them as its group.
+    may_be_shared = found.st_uid == 0 and os.geteuid() != 0
+    if stat.S_IMODE(found.st_mode) & (0o037 if may_be_shared else 0o077):
+        return f"{path} is open to others than its owner (mode {stat.S_IMODE(found.st_mode):04o}): chmod 600"
+    return None
 
 
 def leave_no_core() -> None:

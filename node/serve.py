@@ -30,7 +30,7 @@ from node.http.tls_door import BACKLOG, TlsSite
 from node.key_files import KeyFile
 from node.keys import Signer, create_key_file, load_signer
 from node.peer_client import PeerClient
-from node.private_files import Exposed, close_to_others, is_open_to_others
+from node.private_files import Exposed, close_to_others, why_not_private
 from node.runtime import Node, StartupError
 from node.sync import Sync
 from node.times import format_ms
@@ -114,9 +114,9 @@ def open_signer(config: Config, clock: Clock) -> Signer:
 
 def _signer_of_operator(path: Path, passphrase: str | None) -> Signer:
     signer = load_signer(path, passphrase)
-    if is_open_to_others(path):
-        # Not closed: it is not ours, and where secrets are mounted their owner and mode are the platform's.
-        _log.warning("key_file_open", path=str(path), reason="anybody on this machine may read it: chmod 600")
+    reason = why_not_private(path)
+    if reason is not None:
+        raise StartupError(f"STIGMEM_NODE_PRIVATE_KEY_FILE: {reason}")
     return signer
 
 

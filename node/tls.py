@@ -8,16 +8,16 @@ A private key that others than its owner can read is refused.
 Does not decide: which routes want a client's certificate, and whether it fits who asks (see node/http/exchange.py).
 """
 
-import os
 import ssl
-import stat
 import time
+from pathlib import Path
 from typing import Protocol, Self
 
 from msgspec import Struct
 
 from node.certificates import Certificate, certificate_of, first_in
 from node.config import Config
+from node.private_files import why_not_private
 
 _REFUSED_OURS = frozenset(
     {
@@ -292,14 +292,9 @@ def _own(path: str) -> Certificate:
 
 def _require_private(path: str) -> None:
     _read("STIGMEM_TLS_KEY_FILE", path)
-    found = os.stat(path)
-    # Secrets that a supervisor hands to a service are root's, and the service reads them as its group.
-    may_be_shared = found.st_uid == 0 and os.geteuid() != 0
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & (0o037 if may_be_shared else 0o077):
-        raise TlsFileError(
-            f"STIGMEM_TLS_KEY_FILE: {path} is open to others than its owner (mode {mode:04o}): chmod 600"
-        )
+    reason = why_not_private(Path(path))
+    if reason is not None:
+        raise TlsFileError(f"STIGMEM_TLS_KEY_FILE: {reason}")
 
 
 def _read(variable: str, path: str) -> bytes:

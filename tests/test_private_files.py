@@ -10,7 +10,7 @@ import pytest
 
 from node.events.store import make_folder
 from node.keys import create_key_file
-from node.private_files import close_to_others, is_open_to_others
+from node.private_files import close_to_others, is_open_to_others, why_not_private
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o027], ids=oct)
@@ -77,3 +77,16 @@ def as_nobody(act: Callable[[], object]) -> str:
         said = told.read()
     os.waitpid(child, 0)
     return said
+
+
+@pytest.mark.parametrize(("mode", "is_private"), [(0o600, True), (0o400, True), (0o640, False), (0o604, False)])
+def test_an_operator_s_secret_file_is_its_owner_s_alone_or_told_of(tmp_path: Path, mode: int, is_private: bool):
+    key = tmp_path / "signing.key"
+    key.touch()
+    key.chmod(mode)
+
+    reason = why_not_private(key)
+
+    assert (reason is None) is is_private
+    assert is_private or reason == f"{key} is open to others than its owner (mode {mode:04o}): chmod 600"
+    assert mode_of(key) == mode

@@ -43,7 +43,6 @@ def orgs(make_organisation) -> tuple[Organisation, Organisation]:
         # As some other hand made them.
         org.node.data_dir.mkdir()
         org.node.data_dir.chmod(0o777)
-        org.key.private.chmod(0o644)
     encrypted = org_a.node.folder / "encrypted.key"
     openssl("pkey", "-in", org_a.key.private, "-aes-256-cbc", "-passout", f"pass:{PASSPHRASE}", "-out", encrypted)
     org_a.node.settings |= {"NODE_PRIVATE_KEY_FILE": "encrypted.key", "NODE_PRIVATE_KEY_PASSPHRASE": PASSPHRASE}
@@ -236,7 +235,5 @@ def test_every_log_line_is_one_json_object_whatever_strangers_send(orgs):
 
     logged = [json.loads(line) for org in orgs for line in org.node.said().splitlines()]
 
-    assert {"serving", "stopping", "malformed_http", "data_folder_closed", "key_file_open"} <= {
-        line["event"] for line in logged
-    }
+    assert {"serving", "stopping", "malformed_http", "data_folder_closed"} <= {line["event"] for line in logged}
     assert [line for line in logged if not {"event", "level", "logger", "timestamp"} <= line.keys()] == []

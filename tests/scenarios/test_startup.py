@@ -113,6 +113,14 @@ def test_a_key_file_that_cannot_be_read_stops_the_start(tmp_path, content):
     assert "signing.key" in serve_in_vain(tmp_path, NODE_PRIVATE_KEY_FILE="signing.key", ADMIN_KEY=ADMIN_KEY)
 
 
+def test_a_key_file_that_others_may_read_stops_the_start(tmp_path):
+    KeyPair.made_in(tmp_path).private.chmod(0o644)
+
+    said = serve_in_vain(tmp_path, NODE_PRIVATE_KEY_FILE="signing.key", ADMIN_KEY=ADMIN_KEY)
+
+    assert "STIGMEM_NODE_PRIVATE_KEY_FILE: signing.key is open to others than its owner (mode 0644): chmod 600" in said
+
+
 def test_a_key_of_another_kind_stops_the_start(tmp_path):
     openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", tmp_path / "signing.key")
 
