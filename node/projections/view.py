@@ -111,6 +111,13 @@ class View:
         for projection in self.projections:
             projection.flush()
 
+    def close(self) -> None:
+        """Let go of the transaction: LMDB keeps a reader's slot for it until nothing names it any more.
+
+        Projections name the view that opened them, and what names each other waits for the collector, which looks seldom.
+        """
+        self.__dict__.clear()
+
     def digests(self) -> dict[str, str]:
         """Each projection's digest by name. Reads everything: not for the event loop."""
         return {projection.name: projection.digest() for projection in self.projections}

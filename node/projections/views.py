@@ -129,17 +129,19 @@ class Views:
 class Reading:
     """A view and its transaction, from the beginning of a `with` to its end. By hand: every request opens one."""
 
-    __slots__ = ("_txn", "_views")
+    __slots__ = ("_txn", "_view", "_views")
 
     def __init__(self, views: Views) -> None:
         self._views = views
 
     def __enter__(self) -> View:
         self._txn = self._views.begin()
-        return View(self._txn, self._views.handles)
+        self._view = View(self._txn, self._views.handles)
+        return self._view
 
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         self._txn.abort()
+        self._view.close()
         if isinstance(error, _NO_ROW):
             raise meaning_of(error) from error
 
@@ -174,8 +176,8 @@ class StaleViews:
                 raise NotReady("the views have just been made anew")
             self._readers += 1
         try:
-            with self._views.begin() as txn:
-                yield View(txn, self._views.handles, self.stale)
+            with self._views.begin() as txn, closing(View(txn, self._views.handles, self.stale)) as view:
+                yield view
         finally:
             self._leave()
 

@@ -4,6 +4,7 @@ Always: the routes are those of the route table and the fields those of what eac
 Nothing gets a 5xx or an answer in another form; what is refused leaves nothing but that; and the node answers the next one.
 """
 
+import gc
 import json
 import os
 import re
@@ -340,3 +341,23 @@ async def test_a_stranger_stores_nothing_at_any_route(attacked: Attacked):
             await attacked.attack(route, body, body=body, bearer=None)
             await attacked.attack(route, body, body=body, bearer=ADMIN_KEY[:-1])
     assert attacked.served.size == size
+
+
+def _slots(served: Served) -> list[str]:
+    """The slots for readers that are taken of the log and of its views."""
+    stores = (served.node.log.store, served.node._views._store)
+    return [line for store in stores for line in store._env.readers().splitlines()[1:]]
+
+
+async def test_no_route_keeps_a_slot_for_readers_until_the_collector_looks(attacked: Attacked):
+    """There are 126 of them, and the collector of a node looks seldom: requests would be refused for want of a slot."""
+    for route in ROUTES:
+        await attacked.ask(route, body=b"{}" if description_of(route).body is not None else None)
+    taken = len(_slots(attacked.served))
+    gc.disable()
+    try:
+        for route in ROUTES:
+            await attacked.ask(route, body=b"{}" if description_of(route).body is not None else None)
+        assert len(_slots(attacked.served)) <= taken + 2
+    finally:
+        gc.enable()
