@@ -40,7 +40,7 @@ from node.events.store import LOG_MAP_BYTES, make_folder, storage_errors
 from node.folder_lock import FolderLock
 from node.kept_secrets import NONCE_BYTES, KeptSecrets, first_secrets, open_kept_secrets
 from node.key_files import KeyFile
-from node.keys import KeyFileError, KeyInUse, Signer, equal_secrets, key_id_of, keyed_hash
+from node.keys import KeyFileError, KeyInUse, Signer, hashes_to, key_id_of, keyed_hash
 from node.log_watch import RECENT_ENTRIES, LogWatch, recent_damage, require_chain, require_file
 from node.projections.fact_rows import FactRow
 from node.projections.told_facts import is_told
@@ -213,7 +213,8 @@ class Node:
         try:
             with self.log.evidence() as evidence:
                 for row in rows:
-                    self.require_undamaged(row.place[0])
+                    if self._damage is not None:
+                        self.require_undamaged(row.place[0])
                     if not is_told(row):
                         evidence.require(row.place, row.fact)
         except LogDamaged as damage:
@@ -285,7 +286,7 @@ class Node:
         """Compared in constant time, and as keyed hashes, so that neither length nor prefix shows."""
         if self._admin_hash is None and self._views is None:
             raise self._why_not()
-        return self._admin_hash is not None and equal_secrets(keyed_hash(self.secrets.admin_key, key), self._admin_hash)
+        return self._admin_hash is not None and hashes_to(self.secrets.admin_key, key, self._admin_hash)
 
     def api_key_hash(self, key: str) -> str:
         """What stands for an API key in the log and in the views."""
@@ -468,6 +469,7 @@ class Node:
             refusals=self._refusals,
             attestations=self._attestations,
         )
+        self._views.keep_readings()
         if not self.log.head().size:
             await self.execute(FoundNode())
         # Before anything else is written behind a snapshot, and again at the next start if this one goes down first.
@@ -496,7 +498,9 @@ class Node:
         await self.erase()
 
     def _go_on_with(self, views: Views) -> None:
+        self._views.let_go()
         self._views = views
+        views.keep_readings()
 
     def _note_folded(self, size: int) -> None:
         # On the folding thread, between two of its transactions.

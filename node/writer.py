@@ -353,7 +353,7 @@ class Writer:
         finally:
             head = await _outcome_of(append)
         self._key.settle(entries[-1].public_key)
-        txn.commit()
+        self._views.commit(txn)
         self._log.announce(head)
 
     async def _recover(self, batch: list[_Waiting], error: Exception) -> None:

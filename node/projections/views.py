@@ -30,6 +30,7 @@ from node.projections.base import Handles, TableSpec
 from node.projections.sealed_tables import SealedHandles
 from node.projections.view import View
 
+MAX_READINGS = 1000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -73,6 +74,8 @@ class Views:
         self._store = Store(path, tables=names, map_bytes=map_bytes, is_synced=False, is_readonly=is_readonly)
         self.handles = Handles() if file_key is None else SealedHandles(file_key.views)
         self.handles.update({name: self._store.table(name) for name in names})
+        self._kept = KeptReading(self._store, self.handles)
+        self._reader: int | None = None
 
     def begin(self, *, write: bool = False) -> lmdb.Transaction:
         return self._store.begin(write=write)
@@ -80,9 +83,22 @@ class Views:
     def view(self, txn: lmdb.Transaction) -> View:
         return View(txn, self.handles)
 
-    def reading(self) -> "Reading":
+    def commit(self, txn: lmdb.Transaction) -> None:
+        """Commit what was written; from then on `reading` is of that. On the thread that reads are kept for."""
+        self.let_go()
+        txn.commit()
+
+    def keep_readings(self) -> None:
+        """From now on this thread is the one that reads most, and is not to begin anew for each reading."""
+        self._reader = threading.get_ident()
+
+    def reading(self) -> "Reading | KeptReading":
         """A view of what is committed, for one `with`."""
-        return Reading(self)
+        return self._kept if threading.get_ident() == self._reader else Reading(self)
+
+    def let_go(self) -> None:
+        """Close what is kept for the next `reading`."""
+        self._kept.let_go()
 
     def checkpoint(self) -> Checkpoint:
         with self.begin() as txn:
@@ -98,6 +114,7 @@ class Views:
             progress(start)
             with storage_errors(), self.begin(write=True) as txn:
                 apply_all(txn, self.handles, portion(log.scan(start, to_offset)))
+            self.let_go()
             if self.checkpoint().size == start:
                 raise LogDamaged(f"offset {start}: the log ends before its head")
 
@@ -119,6 +136,7 @@ class Views:
             self._store.sync()
 
     def close(self) -> None:
+        self.let_go()
         try:
             if not self._is_readonly:
                 self._store.sync()
@@ -155,6 +173,42 @@ def meaning_of(error: Exception) -> Exception:
     if not isinstance(error, _NO_ROW):
         return error
     return damage_at(None, "the views hold a row that cannot be read; `stigmem replay rebuild` makes them anew")
+
+
+class KeptReading:
+    """One view for all readings of one thread between two commits: what makes a view is as dear as what most ask of it.
+
+    It is let go of with the next commit, so it never keeps pages from being used again; and after `MAX_READINGS`, because views
+    remember what they were asked.
+    """
+
+    __slots__ = ("_depth", "_handles", "_left", "_store", "_txn", "_view")
+
+    def __init__(self, store: Store, handles: Handles) -> None:
+        self._store, self._handles = store, handles
+        self._depth = self._left = 0
+        self._view: View | None = None
+
+    def __enter__(self) -> View:
+        if self._left <= 0 and self._depth == 0:
+            self.let_go()
+            self._txn = self._store.begin()
+            self._view, self._left = View(self._txn, self._handles), MAX_READINGS
+        self._left -= 1
+        self._depth += 1
+        return self._view
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._depth -= 1
+        if isinstance(error, lmdb.Error):
+            self._left = 0
+        if isinstance(error, _NO_ROW):
+            raise meaning_of(error) from error
+
+    def let_go(self) -> None:
+        if self._view is not None:
+            self._view, self._left = None, 0
+            self._txn.abort()
 
 
 def table_specs() -> list[TableSpec]:
