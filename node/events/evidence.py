@@ -33,6 +33,10 @@ class Stored(Protocol):
     def committed(self, offset: int, index: int) -> bytes: ...
 
 
+# By a fact's place: the item that brought it, and the hash that its entry commits to. Entries never change, so it holds for good.
+Proven = dict[tuple[int, int], tuple[int, str]]
+# Some 300 bytes each.
+MAX_PROVEN = 1 << 15
 _REMEDY = "; `stigmem replay verify` tells what is damaged"
 
 _encode = msgspec.json.Encoder().encode
@@ -51,6 +55,9 @@ class _Header(Struct, frozen=True):
 
     type: str
     items: tuple[str, ...]
+
+
+_NO_HEADER = _Header("", ())
 
 
 class _Bringing(Struct, frozen=True):
@@ -79,17 +86,24 @@ FACT_ITEMS: dict[str, tuple[int, Callable[[bytes], Fact]]] = {
 
 
 class Evidence:
-    """One snapshot of a log, for holding facts against it."""
+    """One snapshot of a log, for holding facts against it.
 
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-        self._offset, self._header = -1, _Header("", ())
+    `proven` is what was held against the tree before.
+    """
+
+    __slots__ = ("_header", "_offset", "_proven", "_stored")
+
+    def __init__(self, stored: Stored, proven: Proven) -> None:
+        self._stored, self._proven = stored, proven
+        self._offset, self._header = -1, _NO_HEADER
 
     def require(self, place: tuple[int, int], fact: Fact) -> None:
         """Raise LogDamaged, with the offset, where the fact is not what the log has at that place."""
         offset, index = place
         try:
-            self._require(offset, index, fact)
+            proven = self._proven.get(place)
+            if proven is None or not self._still_holds(offset, *proven, fact):
+                self._require(offset, index, fact)
         except LogDamaged as damage:
             raise damage_at(offset, damage.detail) from damage
 
@@ -99,6 +113,11 @@ class Evidence:
             self._header_at(offset)
         except LogDamaged as damage:
             raise damage_at(offset, damage.detail) from damage
+
+    def _still_holds(self, offset: int, number: int, commitment: str, fact: Fact) -> bool:
+        """Whether the item is, as it lies there now, what its entry was found to commit to, and has the fact word for word."""
+        item = self._stored.committed(offset, number)
+        return sha256(item).hexdigest() == commitment and item.find(_encode(fact), SALT_BYTES) >= 0
 
     def _header_at(self, offset: int) -> _Header:
         # A page of a peer's brought its facts in one entry.
@@ -123,6 +142,7 @@ class Evidence:
         item = self._stored.committed(offset, number)
         if sha256(item).hexdigest() != header.items[number]:
             raise LogDamaged(f"item {number} does not match its commitment")
+        self._note(offset, index, number, header.items[number])
         # In JSON every quote within a text is escaped: behind the salt, these bytes can stand there for the fact alone.
         if item.find(_encode(fact), SALT_BYTES) >= 0:
             return
@@ -132,3 +152,9 @@ class Evidence:
             raise LogDamaged(f"item {number} cannot be read: {error}") from error
         if logged not in (fact, structs.replace(fact, seal=None)):
             raise LogDamaged("the views say something else than the log (`stigmem replay rebuild` makes them anew)")
+
+    def _note(self, offset: int, index: int, number: int, commitment: str) -> None:
+        # All at once: which of them are asked for again is not known, and other threads read it meanwhile.
+        if len(self._proven) >= MAX_PROVEN:
+            self._proven.clear()
+        self._proven[offset, index] = number, commitment

@@ -22,7 +22,7 @@ from msgspec import Struct
 from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
-from node.events.evidence import Evidence
+from node.events.evidence import Evidence, Proven
 from node.events.item_keys import AT_REST, CLEAR, ITEM_KEYS, Laid, SealedItems, items_in
 from node.events.key_file import FileKey
 from node.events.log_file import DATA_FILE
@@ -107,6 +107,7 @@ class Log:
         # Of so many entries: read once an item is missing, and again when the log has grown by an erasure.
         self._erasures: Erasures | None = None
         self._announced = self.head()
+        self.proven: Proven = {}
         self._followers: set[asyncio.Event] = set()
 
     @property
@@ -562,7 +563,7 @@ class Reading:
             self._txn = self._store.begin()
         except (lmdb.Error, OSError) as error:
             raise refusal_of(error) from error
-        return Evidence(self)
+        return Evidence(self, self._log.proven)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._txn.abort()
