@@ -111,10 +111,11 @@ def bearer_of(request: web.Request) -> str | None:
     headers = request.headers.getall("Authorization", ())
     if not headers:
         return None
-    scheme, _, bearer = headers[0].partition(" ")
-    if len(headers) > 1 or scheme.lower() != "bearer" or not bearer.strip():
+    scheme, _, rest = headers[0].partition(" ")
+    bearer = rest.strip()
+    if len(headers) > 1 or scheme.lower() != "bearer" or not bearer:
         raise InvalidCredentials("Authorization: one Bearer credential")
-    return bearer.strip()
+    return bearer
 
 
 def _recognised(request: web.Request, node: Node, bearer: str | None) -> Principal:

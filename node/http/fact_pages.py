@@ -103,7 +103,7 @@ def listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node:
 
 def is_small(asked: FactsQuery, view: View) -> bool:
     """Whether the answer is made of so few facts that the loop may make it. Raises InvalidParameter."""
-    return is_narrow(view, _name("entity", asked.entity))
+    return asked.entity is not None and is_narrow(view, _name("entity", asked.entity))
 
 
 def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> Page:
@@ -117,25 +117,24 @@ def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, no
     found = page_of(view, query, access, snapshot, limit=asked.limit, after=None if cursor is None else cursor.place)
     following = None
     if found.last is not None:
-        following = Cursor(
-            structs.replace(snapshot, total=found.total), found.last, _digest(query), as_of, _digest_of_access(access)
-        )
+        counted = structs.replace(snapshot, total=found.total)
+        following = cursor_text(Cursor(counted, found.last, _digest(query), as_of, _digest_of_access(access)))
     return Page(
         rows=found.rows,
         at=At(snapshot.size, snapshot.now_ms),
         is_past=as_of is not None,
         total=found.total,
-        cursor=cursor_text(following),
+        cursor=following,
     )
 
 
 def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -> FactQuery:
     return FactQuery(
-        entity=_name("entity", asked.entity),
-        relation=_relation(asked.relation),
-        source=_name("source", asked.source),
+        entity=None if asked.entity is None else _name("entity", asked.entity),
+        relation=None if asked.relation is None else _relation(asked.relation),
+        source=None if asked.source is None else _name("source", asked.source),
         scope=asked.scope,
-        garden_id=_garden_id(asked.garden_id, access, view, size),
+        garden_id=None if asked.garden_id is None else _garden_id(asked.garden_id, access, view, size),
         min_confidence=asked.min_confidence,
         after_ms=time_asked("after", asked.after),
         before_ms=time_asked("before", asked.before),
@@ -146,9 +145,7 @@ def _query(asked: FactsQuery, access: Access, view: View, *, size: int | None) -
     )
 
 
-def _garden_id(name: str | None, access: Access, view: View, size: int | None) -> str | None:
-    if name is None:
-        return None
+def _garden_id(name: str, access: Access, view: View, size: int | None) -> str:
     if not name:
         raise InvalidParameter("garden_id: an id, a slug or a URI")
     # Not there and not yours read alike (PROTOCOL §6.1).
@@ -161,16 +158,16 @@ def _garden_id(name: str | None, access: Access, view: View, size: int | None) -
     return garden.id
 
 
-def _name(parameter: str, text: str | None) -> str | None:
+def _name(parameter: str, text: str) -> str:
     try:
-        return None if text is None else normal_uri(text)
+        return normal_uri(text)
     except InvalidUri as error:
         raise InvalidParameter(f"{parameter}: not a name that a fact can carry") from error
 
 
-def _relation(text: str | None) -> str | None:
+def _relation(text: str) -> str:
     try:
-        return None if text is None else normal_relation(text)
+        return normal_relation(text)
     except InvalidField as error:
         raise InvalidParameter("relation: not one that a fact can carry") from error
 

@@ -4,6 +4,7 @@ Always: effective confidence uses live trust for what other organisations say, t
 read, and the stated confidence for our own word.
 """
 
+from functools import lru_cache
 from typing import get_type_hints
 
 import msgspec
@@ -17,7 +18,7 @@ from node.events.facts import Fact, Scope
 from node.http.forms import Base64Url, Cid, Count, Hlc, Share, Time, Uuid
 from node.http.moments import now_at
 from node.projections.conflicts import At
-from node.projections.fact_rows import FactRow
+from node.projections.fact_rows import FactRow, Speaker
 from node.projections.gardens import QuarantineStatus
 from node.projections.view import View
 from node.runtime import Node
@@ -131,8 +132,8 @@ def queue_item(record: Record) -> QueueItem:
 
 
 def _effective_confidence(fact: Fact, view: View, node: Node, *, is_past: bool) -> float:
-    source = normal_uri(fact.source)
-    if origin_of(source, fact.origin) == node.node_id:
+    speaks_for, source = _identity_of(fact.source, fact.origin)
+    if speaks_for == node.node_id:
         return fact.confidence
     if is_past:
         return fact.confidence if fact.source_trust is None else round(fact.confidence * fact.source_trust, 6)
@@ -152,3 +153,10 @@ def _effective_confidence(fact: Fact, view: View, node: Node, *, is_past: bool) 
         is_by_token=False,
     )
     return round(fact.confidence * judgement.t, 6)
+
+
+# Few sources say nearly all that is read.
+@lru_cache(maxsize=1024)
+def _identity_of(source: str, origin: str) -> Speaker:
+    named = normal_uri(source)
+    return origin_of(named, origin), named

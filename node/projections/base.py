@@ -63,7 +63,8 @@ class Table(Generic[Row]):
         self._pending: dict[bytes, Row] = {}
 
     def get(self, key: bytes) -> Row | None:
-        row = self._pending.get(key)
+        # A reader has nothing pending.
+        row = self._pending.get(key) if self._pending else None
         if row is not None:
             return row
         value = self._txn.get(key, db=self._db)
@@ -144,10 +145,11 @@ class Table(Generic[Row]):
         """The first keys of this prefix that the transaction holds; what was put since the last flush is not among them."""
         keys: list[bytes] = []
         with self._txn.cursor(db=self._db) as cursor:
-            found = cursor.set_range(prefix)
-            while found and len(keys) < limit and cursor.key().startswith(prefix):
-                keys.append(cursor.key())
-                found = cursor.next()
+            if cursor.set_range(prefix):
+                for key in islice(cursor.iternext(values=False), limit):
+                    if not key.startswith(prefix):
+                        break
+                    keys.append(key)
         return keys
 
     def scan_back(self, prefix: bytes, *, before: bytes) -> Iterator[tuple[bytes, Row]]:

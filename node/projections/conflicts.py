@@ -222,9 +222,10 @@ class Conflicts(Projection):
 
     def standing(self, row: FactRow, at: At) -> Standing:
         """How a fact stands in its group: one that is not live is not disputed, unless a resolution put it aside."""
-        if not _takes_part(row.fact) or row.shown_from is None:
+        if row.shown_from is None or self._facts.is_known_alone(row):
             return _UNDISPUTED
         key = _group_key(row)
+        # What takes no part in contradictions has no group.
         group = self._groups.get(key)
         if group is None or (group.only is not None and not group.has_past):
             return _UNDISPUTED

@@ -17,7 +17,7 @@ from node.errors import FactNotFound
 from node.events.facts import Fact, Scope
 from node.projections import told_facts
 from node.projections.access import Access, may_read, readable_at
-from node.projections.base import LAST_PLACE, Place
+from node.projections.base import Place
 from node.projections.conflicts import At
 from node.projections.fact_rows import FactRow, row_at
 from node.projections.facts import Facts
@@ -99,12 +99,12 @@ def find_fact(name: str, access: Access, view: View, at: At) -> FactRow:
     raise FactNotFound("there is no such fact")
 
 
-def is_narrow(view: View, entity: str | None) -> bool:
+def is_narrow(view: View, entity: str) -> bool:
     """Whether a listing looks at so few rows, whatever else it asks for, that the loop may wait for it. In normal form.
 
     Of up to 64 KiB each: some milliseconds at worst, and far less than going to a thread costs where they are small.
     """
-    return entity is not None and not told_facts.may_be_told_of(entity) and view.facts.has_few(entity)
+    return not told_facts.may_be_told_of(entity) and view.facts.has_few(entity)
 
 
 def is_expired(fact: Fact, now_ms: int) -> bool:
@@ -130,7 +130,7 @@ def _matching(
             and row.shown_from[0] < snapshot.size
             and _has_asked_form(row, query)
             and may_read(row, view, access)
-            and (query.includes_expired or not is_expired(row.fact, snapshot.now_ms))
+            and (query.includes_expired or row.fact.valid_until is None or not is_expired(row.fact, snapshot.now_ms))
             and (query.includes_retracted or _stands(view.facts, row, snapshot))
             and (query.includes_contradicted or view.conflicts.standing(row, at).is_shown)
         ):
@@ -138,18 +138,25 @@ def _matching(
 
 
 def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place | None) -> Iterator[FactRow]:
-    names = {"entity": query.entity, "relation": query.relation, "source": query.source}
-    at = At(snapshot.size, snapshot.now_ms)
+    entity, relation, source = query.entity, query.relation, query.source
     if query.is_ascending:
         behind = after or (0, 0)
-        said = view.facts.indexed_forward(**names, after=behind, end=snapshot.size)
-        told = told_facts.told_forward(view, at, **names, after=behind) if told_facts.is_asked_for(**names) else None
+        said = view.facts.indexed_forward(
+            entity=entity, relation=relation, source=source, after=behind, end=snapshot.size
+        )
     else:
-        before = after or min(LAST_PLACE, (snapshot.size, 0))
-        said = view.facts.indexed(**names, before=before)
-        told = told_facts.told(view, at, **names, before=before) if told_facts.is_asked_for(**names) else None
+        before = after or (snapshot.size, 0)
+        said = view.facts.indexed(entity=entity, relation=relation, source=source, before=before)
     # Through a merge each fact would take longer, also where there is nothing to merge it with.
-    return said if told is None else heapq.merge(said, told, key=attrgetter("place"), reverse=not query.is_ascending)
+    if not told_facts.is_asked_for(entity, relation, source):
+        return said
+    names = {"entity": entity, "relation": relation, "source": source}
+    at = At(snapshot.size, snapshot.now_ms)
+    if query.is_ascending:
+        told = told_facts.told_forward(view, at, **names, after=behind)
+    else:
+        told = told_facts.told(view, at, **names, before=before)
+    return heapq.merge(said, told, key=attrgetter("place"), reverse=not query.is_ascending)
 
 
 def _has_asked_form(row: FactRow, query: FactQuery) -> bool:
@@ -161,13 +168,11 @@ def _has_asked_form(row: FactRow, query: FactQuery) -> bool:
         and (query.min_confidence is None or fact.confidence >= query.min_confidence)
         and (query.entity is None or normal_uri(fact.entity) == query.entity)
         and (query.source is None or normal_uri(fact.source) == query.source)
-        and _is_between(fact, query)
+        and ((query.after_ms is None and query.before_ms is None) or _is_between(fact, query))
     )
 
 
 def _is_between(fact: Fact, query: FactQuery) -> bool:
-    if query.after_ms is None and query.before_ms is None:
-        return True
     at_ms = parse_rfc3339(fact.timestamp)
     return (query.after_ms is None or at_ms > query.after_ms) and (query.before_ms is None or at_ms < query.before_ms)
 

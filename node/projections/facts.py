@@ -167,8 +167,8 @@ class Facts(Projection):
         self.erased: tuple[FactRow, ...] = ()
         # Of the subjects looked at: their first fact, and whether it is their only one. Most are looked for twice in a row.
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
-        # Of the entities listed: where the facts about them stand. A listing asks whether they are few, and then for them.
-        self._few: dict[str, list[Place] | None] = {}
+        # Of the entity listed last: where the facts about it stand. A listing asks whether they are few, and then for them.
+        self._few: tuple[str, list[Place] | None] | None = None
         self._has_hidings: bool | None = None
 
     # A read looks at one or two of the tables.
@@ -180,6 +180,14 @@ class Facts(Projection):
     @cached_property
     def _by_id(self) -> Table[bytes]:
         return self.table(BY_ID)
+
+    @cached_property
+    def _withdrawn(self) -> Table[Withdrawal]:
+        return self.table(_WITHDRAWN)
+
+    @cached_property
+    def _by_subject(self) -> Table[bytes]:
+        return self.table(BY_SUBJECT)
 
     @cached_property
     def _indexes(self) -> list[Table[bytes]]:
@@ -222,13 +230,13 @@ class Facts(Projection):
         self, *, entity: str | None, relation: str | None, source: str | None, before: Place
     ) -> Iterator[FactRow]:
         """Rows before a place, newest first, through the narrowest index; the caller still filters by what it asked for."""
-        index = _index_for(entity, relation, source)
         if entity is not None and relation is None:
             few = self._few_about(entity)
             if few is not None:
                 return map(self.at, [place for place in reversed(few) if place < before])
             streams = (self._places_back(BY_SUBJECT, key, before) for key in self._subjects_of(entity))
             return map(self.at, heapq.merge(*streams, reverse=True))
+        index = _index_for(entity, relation, source)
         if index is None:
             return (row for _, row in self._by_place.scan_back(b"", before=place_key(before)))
         return self._newest_first(*index, before)
@@ -252,8 +260,12 @@ class Facts(Projection):
         """Whether FEW facts, or fewer, are about an entity. Costs no more than that."""
         return self._few_about(entity) is not None
 
+    def is_known_alone(self, row: FactRow) -> bool:
+        """Whether no other fact is or was about its entity, as far as a listing has just found out."""
+        return self._few is not None and self._few[1] == [row.place] and not self._hidings_of(self._few[0])
+
     def withdrawal(self, place: Place) -> Withdrawal | None:
-        return self.table(_WITHDRAWN).get(place_key(place))
+        return self._withdrawn.get(place_key(place))
 
     def withdrawn_from(self, place: Place) -> Place | None:
         withdrawal = self.withdrawal(place)
@@ -315,7 +327,7 @@ class Facts(Projection):
 
     def fold(self, entry: Entry) -> None:
         self.changes, self.erased = [], ()
-        self._few.clear()
+        self._few = None
         match entry.event:
             case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
                 self._add(entry, 0, fact, None)
@@ -399,7 +411,7 @@ class Facts(Projection):
         """
         self.flush()
         self._subjects.clear()
-        self._few.clear()
+        self._few = None
         beside_others = self._beside_others(keys[BY_SUBJECT.name])
         for spec in self.tables:
             self.table(spec).put_encoded(rows.get(spec.name, []))
@@ -560,12 +572,11 @@ class Facts(Projection):
 
     def _few_about(self, entity: str) -> list[Place] | None:
         """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
-        if entity not in self._few:
-            table = self.table(BY_SUBJECT)
-            table.flush()
-            keys = table.stored_keys(text_key(entity), FEW + 1)
-            self._few[entity] = sorted(map(place_of, keys)) if len(keys) <= FEW else None
-        return self._few[entity]
+        if self._few is None or self._few[0] != entity:
+            self._by_subject.flush()
+            keys = self._by_subject.stored_keys(text_key(entity), FEW + 1)
+            self._few = entity, sorted([place_of(key) for key in keys]) if len(keys) <= FEW else None
+        return self._few[1]
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""

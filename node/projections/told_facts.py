@@ -10,6 +10,7 @@ They are found by entity, relation, source or id; a listing that names none of t
 
 import heapq
 from collections.abc import Iterator
+from functools import lru_cache
 from operator import attrgetter
 
 from msgspec import structs
@@ -63,6 +64,8 @@ def told_forward(
     yield from heapq.merge(*streams, key=attrgetter("place"))
 
 
+# A listing asks twice.
+@lru_cache(maxsize=64)
 def may_be_told_of(entity: str) -> bool:
     """Whether the node may have something to say of an entity of that name."""
     return entity.startswith(PREFIX) or is_uuid(entity)
