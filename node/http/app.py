@@ -38,6 +38,7 @@ from node.http.errors import answer_refusals
 from node.http.idempotency import TURNS, Turns
 from node.http.keys import COUNTERSIGNER, DOCUMENT, FOLLOWER, LARGE_BODIES, NODE, PEERS, SYNC, Document, PullNow
 from node.http.openapi import document_of
+from node.http.prompt import PROMPT, PromptRoutes, is_prompt, patient
 from node.key_following import KeyFollower
 from node.peer_client import PeerClient
 from node.runtime import Node
@@ -121,17 +122,26 @@ ROUTES = (
 
 def make_app(*, node: Node, client: PeerClient, sync: PullNow) -> web.Application:
     """The application over an open node. Bodies are bounded by each handler, not by aiohttp."""
-    guards = [] if node.config.auth_required else [guard_open_node]
+    is_open = not node.config.auth_required
+    guards = [guard_open_node] if is_open else []
     app = web.Application(middlewares=[answer_refusals, *guards], client_max_size=0)
     app[NODE], app[PEERS], app[SYNC] = node, client, sync
     app[TURNS], app[LARGE_BODIES] = Turns(lambda: node.secrets), asyncio.Lock()
     app[ROOM] = BodyRoom()
     app[FOLLOWER] = KeyFollower(node, client)
     app[COUNTERSIGNER], app[DOCUMENT] = Countersigner(node, client), own_document
+    app[PROMPT] = PromptRoutes(app, require_own_host if is_open else None)
     for route in ROUTES:
-        options = {**route.kwargs, "expect_handler": _accept_expect}
-        web.RouteDef(route.method, route.path, route.handler, options).register(app.router)
+        _register(route, app)
     return app
+
+
+def _register(route: web.RouteDef, app: web.Application) -> None:
+    options = {**route.kwargs, "expect_handler": _accept_expect}
+    handler = patient(route.handler) if is_prompt(route.handler) else route.handler
+    registered = web.RouteDef(route.method, route.path, handler, options).register(app.router)[0]
+    if route.method == "GET":
+        app[PROMPT].add(route.path, registered, route.handler)
 
 
 @cache
@@ -142,11 +152,15 @@ def own_document() -> Document:
 
 @web.middleware
 async def guard_open_node(request: web.Request, handler: Handler) -> web.StreamResponse:
+    require_own_host(request)
+    return await handler(request)
+
+
+def require_own_host(request: web.Request) -> None:
     """A node without authentication answers only to its own name: else any web page could speak to it (DNS rebinding)."""
     origin = request.headers.get("Origin")
     if not _is_own_host(request.host) or (origin is not None and not _is_own_host(origin.partition("://")[2])):
         raise WrongHost("this node answers to loopback names only")
-    return await handler(request)
 
 
 def _is_own_host(host: str) -> bool:

@@ -10,8 +10,12 @@ the bytes, which are the stranger's.
 
 A connection that is being closed still takes the rest of the body that a handler waits for: SIGTERM finishes what is under way.
 
+A request that need not wait is answered past aiohttp's task of the connection (see node/http/prompt.py), one at a time: what is
+sent in one go, or by somebody who does not take the answers, is left to that task.
+
 Rests on private names of aiohttp's RequestHandler: `_waiter`, set while a connection waits for its next request, as its own
-keep-alive timer does, and `_close` and `_force_close`, set once it shuts down; the tests fail when one goes.
+keep-alive timer does; `_close` and `_force_close`, set once it shuts down; for prompt answers `_messages`, `_parser`, `_paused`,
+`_next_keepalive_close_time`, what it makes and handles requests with, and a request's `_match_info`. The tests fail when one goes.
 
 Does not limit: the time a body takes, or what bodies hold (see node/http/body.py).
 """
@@ -23,13 +27,15 @@ from functools import cached_property
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMethod, InvalidURLError
 
 from node.certificates import Certificate
 from node.errors import InvalidUri, MethodNotAllowed, Overloaded
-from node.http.body import json_response
+from node.http.body import json_response, written_answer
 from node.http.errors import refusal_response
+from node.http.prompt import PROMPT, Awaited, PromptHandler, PromptRoutes, begin
 from node.tls import certificate_in
 
 HEADER_TIMEOUT_S = 30.0
@@ -75,7 +81,12 @@ class GuardedRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         plain = await super()._make_server()
-        return GuardedServer(plain.request_handler, request_factory=plain.request_factory, **self._limits)
+        return GuardedServer(
+            plain.request_handler,
+            request_factory=plain.request_factory,
+            prompt=self.app.get(PROMPT) or PromptRoutes(self.app, None),
+            **self._limits,
+        )
 
 
 class GuardedServer(web.Server):
@@ -86,6 +97,7 @@ class GuardedServer(web.Server):
         handler: Any,
         *,
         request_factory: Any,
+        prompt: PromptRoutes,
         header_timeout_s: float,
         answer_timeout_s: float,
         answers_room_bytes: int,
@@ -93,7 +105,7 @@ class GuardedServer(web.Server):
         sweep_interval_s: float,
     ) -> None:
         super().__init__(handler, request_factory=request_factory)
-        self.header_timeout_s = header_timeout_s
+        self.header_timeout_s, self.prompt = header_timeout_s, prompt
         self._answer_timeout_s = answer_timeout_s
         self._answers_room_bytes = answers_room_bytes
         self._max_idle = max_idle
@@ -171,7 +183,7 @@ class GuardedConnection(web.RequestHandler):
     def __init__(self, server: GuardedServer) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, access_log=None, auto_decompress=False, max_field_size=MAX_FIELD_BYTES)
-        self._header_timeout_s = server.header_timeout_s
+        self._header_timeout_s, self._prompt = server.header_timeout_s, server.prompt
         self._header_deadline: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         # aiohttp lets go of its transport once it closes it, which what is still to be read puts off.
@@ -194,7 +206,7 @@ class GuardedConnection(web.RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
+        return self._waiter is not None and not self._waiter.done() and not self._messages
 
     @property
     def unread_bytes(self) -> int:
@@ -220,6 +232,12 @@ class GuardedConnection(web.RequestHandler):
         if self._socket is not None:
             self._socket.abort()
 
+    def close(self) -> None:
+        # A request that was taken and waits for its turn is under way: aiohttp would end its task with the others that wait.
+        if self._messages and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        super().close()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = transport
         super().connection_made(transport)
@@ -227,10 +245,14 @@ class GuardedConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._close or self._force_close:
             self._take_while_closing(data)
+            has_request = not self.is_idle
+        elif self.is_idle:
+            has_request = self._take_while_idle(data)
         else:
             super().data_received(data)
+            has_request = True
         # A connection that still waits after these bytes has got a part of a header and no more.
-        if self.is_idle:
+        if not has_request:
             if data and self._header_deadline is None:
                 self._header_deadline = self._loop.call_later(self._header_timeout_s, self._refuse_slow_header)
             self._header_bytes += len(data)
@@ -239,6 +261,8 @@ class GuardedConnection(web.RequestHandler):
             return
         self._header_bytes = 0
         self.last_request_at = self._loop.time()
+        # An answer that was given at once, aiohttp has not seen.
+        self._next_keepalive_close_time = self.last_request_at + self._keepalive_timeout
         if self._header_deadline is not None:
             self._drop_header_deadline()
 
@@ -264,6 +288,59 @@ class GuardedConnection(web.RequestHandler):
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         _log.error("connection_failed", cause=str(args[0]), exc_info=kw.get("exc_info", True))
+
+    def _take_while_idle(self, data: bytes) -> bool:
+        """Take bytes; returns whether they brought a request.
+
+        aiohttp's task of this connection sleeps on `_waiter` meanwhile, and is woken for whatever `_answer` does not answer.
+        """
+        waiter, self._waiter = self._waiter, None
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = waiter
+        if not self._messages:
+            return False
+        found = self._prompt.find(self._messages[0][0]) if _is_plain(*self._messages[0]) else None
+        if found is None:
+            waiter.set_result(None)
+        else:
+            # Together with what others have just sent: the processor forgets the code while it reads and writes.
+            self._loop.call_soon(self._answer, waiter, *found)
+        return True
+
+    def _answer(self, waiter: asyncio.Future[None], match: web.UrlMappingMatchInfo, handler: PromptHandler) -> None:
+        """Answer the request that was taken, unless the connection is closed by now, or its task woken for what came behind it."""
+        if waiter.done() or self.transport is None:
+            return
+        # Whoever does not take what was answered, or sends many requests in one go, has them answered one by one by the task.
+        if self._paused or not self._answer_at_once(match, handler) or self._messages:
+            waiter.set_result(None)
+
+    def _answer_at_once(self, match: web.UrlMappingMatchInfo, handler: PromptHandler) -> bool:
+        message, payload = self._messages[0]
+        # It writes nothing by itself, so there is no writer.
+        request = self._request_factory(message, payload, self, None, self._task_handler)
+        request._match_info = match
+        answer = begin(handler, request)
+        if not isinstance(answer, bytes):
+            self._go_on_with(answer)
+            return False
+        self._messages.popleft()
+        self._parser.message_consumed()
+        self._manager.requests_count += 1
+        self.transport.write(written_answer(answer))
+        return True
+
+    def _go_on_with(self, answer: Awaited) -> None:
+        """Have the task of this connection await and send what its next request came to."""
+        handler = self._request_handler
+
+        async def go_on(_: web.BaseRequest) -> web.StreamResponse:
+            self._request_handler = handler
+            return await answer
+
+        self._request_handler = go_on
 
     def _take_while_closing(self, data: bytes) -> None:
         """aiohttp drops what comes once it closes, so the request under way would wait in vain for the end of its body."""
@@ -293,6 +370,18 @@ class GuardedConnection(web.RequestHandler):
         if self._header_deadline is not None:
             self._header_deadline.cancel()
             self._header_deadline = None
+
+
+def _is_plain(message: Any, payload: Any) -> bool:
+    """Whether it is a whole request of HTTP/1.1 without a body, after which the connection stays open."""
+    return (
+        payload is EMPTY_PAYLOAD
+        and type(message) is RawRequestMessage
+        and message.version == HttpVersion11
+        and not message.should_close
+        and not message.upgrade
+        and "Expect" not in message.headers
+    )
 
 
 # A request line in which aiohttp's parser found a method that it does not know; what it says begins with the reason.

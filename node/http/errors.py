@@ -66,27 +66,33 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
         if type(answer) is web.Response and answer.body is not None and len(answer.body) > LARGE_ANSWER_BYTES:
             request.protocol.take_room(len(answer.body))
         return answer
-    except Refusal as refusal:
-        if isinstance(refusal, LogDamaged):
-            request.app[NODE].note_damage(refusal)
-        await record_refusal(request, refusal)
-        return refusal_response(refusal)
-    except web.HTTPNotFound:
-        return refusal_response(RouteNotFound("there is no such route"))
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return refusal_response(MethodNotAllowed(f"this route takes {allowed}"), {"Allow": allowed})
-    except web.HTTPRequestEntityTooLarge:
-        return refusal_response(BodyTooLarge())
-    except web.HTTPException as error:
-        _log.warning("http_exception", status=error.status, path=request.path)
-        return refusal_response(MalformedJson("the request cannot be understood"))
-    # One of three places that catch everything: what gets here is a bug, and its words may hold secrets.
-    except Exception:
-        _log.exception("request_failed", method=request.method, path=request.path)
-        return refusal_response(Internal())
+    # One of three places that catch everything: what is no refusal is a bug, and its words may hold secrets.
+    except Exception as error:
+        return await answer_to(error, request)
     finally:
         request.app[ROOM].leave(request)
+
+
+async def answer_to(error: Exception, request: web.Request) -> web.Response:
+    """The protocol's answer to what a handler raised. It is not raised again: it would hold on to itself, and to what was read."""
+    match error:
+        case Refusal():
+            if isinstance(error, LogDamaged):
+                request.app[NODE].note_damage(error)
+            await record_refusal(request, error)
+            return refusal_response(error)
+        case web.HTTPNotFound():
+            return refusal_response(RouteNotFound("there is no such route"))
+        case web.HTTPMethodNotAllowed(allowed_methods=methods):
+            allowed = ", ".join(sorted(methods))
+            return refusal_response(MethodNotAllowed(f"this route takes {allowed}"), {"Allow": allowed})
+        case web.HTTPRequestEntityTooLarge():
+            return refusal_response(BodyTooLarge())
+        case web.HTTPException(status=status):
+            _log.warning("http_exception", status=status, path=request.path)
+            return refusal_response(MalformedJson("the request cannot be understood"))
+    _log.error("request_failed", exc_info=error, method=request.method, path=request.path)
+    return refusal_response(Internal())
 
 
 async def record_refusal(request: web.Request, refusal: Refusal) -> None:

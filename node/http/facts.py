@@ -1,5 +1,6 @@
 """/v1/facts: asserting, listing, reading one, and the bytes that were signed (PROTOCOL §2)."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
 from aiohttp import web
@@ -36,17 +37,17 @@ from node.errors import (
 from node.events.entry import Entry
 from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, principal_of, reader_of
-from node.http.body import decode_query, json_response, read_json
+from node.http.body import decode_query, encoded, json_response, read_json
 from node.http.describe import FACT, READERS, describes
 from node.http.fact_pages import FactsPage, FactsQuery, is_small, listing
-from node.http.fact_reader import read_named, vouched_fact
+from node.http.fact_reader import vouched_fact
 from node.http.forms import Entity, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.moments import AsOfQuery, asked_moment, moment_of
 from node.http.records import HeldRecord, Record, held_answer, new_record_of, record_of
 from node.projections.conflicts import At
-from node.projections.fact_queries import find_fact
+from node.projections.fact_queries import find_fact, may_be_many
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -168,15 +169,15 @@ def command_of(body: FactRequest, principal: Principal, accepted_ms: int) -> Ass
     answers={200: FactsPage},
     refuses=(InvalidCursor, GardenForbidden, InsufficientCapability),
 )
-async def list_facts(request: web.Request) -> web.Response:
+def list_facts(request: web.Request) -> bytes | Awaitable[web.Response]:
     node, principal = request.app[NODE], reader_of(request)
     asked = decode_query(request, FactsQuery)
     # Before the view is opened, which then holds at least what was announced.
     moment = moment_of(asked.as_of, node)
     with node.view() as view:
         if is_small(asked, view):
-            return json_response(listing(asked, moment, readable_by(principal, view), view, node))
-    return json_response(await node.read(lambda view: listing(asked, moment, readable_by(principal, view), view, node)))
+            return encoded(listing(asked, moment, readable_by(principal, view), view, node))
+    return _read(node, lambda view: listing(asked, moment, readable_by(principal, view), view, node))
 
 
 @describes(
@@ -186,7 +187,7 @@ async def list_facts(request: web.Request) -> web.Response:
     answers={200: Record},
     refuses=(FactNotFound, InsufficientCapability),
 )
-async def get_fact(request: web.Request) -> web.Response:
+def get_fact(request: web.Request) -> bytes | Awaitable[web.Response]:
     node, principal = request.app[NODE], reader_of(request)
     moment, name = asked_moment(request), request.match_info["fact_id"]
 
@@ -194,7 +195,10 @@ async def get_fact(request: web.Request) -> web.Response:
         row = find_fact(name, readable_by(principal, view), view, moment.at)
         return record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None)
 
-    return json_response(await read_named(name, node, read))
+    if may_be_many(name):
+        return _read(node, read)
+    with node.view() as view:
+        return encoded(read(view))
 
 
 @describes(
@@ -208,6 +212,10 @@ async def get_body(request: web.Request) -> web.Response:
     """The fact body as it was signed (PROTOCOL §2.4)."""
     body = body_of(await vouched_fact(request, reader_of(request)))
     return web.Response(body=body, content_type="application/json", headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def _read(node: Node, use: Callable[[View], Record | FactsPage]) -> web.Response:
+    return json_response(await node.read(use))
 
 
 async def _attested(command: AssertFact, request: web.Request) -> AssertFact:

@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from node.errors import LogDamaged, NotReady, StorageFailed, StorageFull
-from node.http.body import json_response
+from node.http.body import encoded
 from node.http.describe import PUBLIC, describes
 from node.http.forms import Count
 from node.http.keys import NODE
@@ -26,8 +26,8 @@ class Ready(Struct, frozen=True, kw_only=True):
 
 
 @describes("whether the process lives", who=PUBLIC, answers={200: Alive}, reads_node=False)
-async def healthz(request: web.Request) -> web.Response:
-    return json_response(Alive())
+def healthz(request: web.Request) -> bytes:
+    return encoded(Alive())
 
 
 @describes(
@@ -36,8 +36,8 @@ async def healthz(request: web.Request) -> web.Response:
     answers={200: Ready},
     refuses=(NotReady, LogDamaged, StorageFull, StorageFailed),
 )
-async def readyz(request: web.Request) -> web.Response:
+def readyz(request: web.Request) -> bytes:
     """503 where the writer has stopped, or the disk takes nothing; it starts only once the views stand at the log's head."""
     node = request.app[NODE]
     node.require_ready()
-    return json_response(Ready(log_size=node.log.announced().size))
+    return encoded(Ready(log_size=node.log.announced().size))
