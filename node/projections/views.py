@@ -188,6 +188,7 @@ class KeptReading:
         self._store, self._handles = store, handles
         self._depth = self._left = 0
         self._view: View | None = None
+        self._txn: lmdb.Transaction | None = None
 
     def __enter__(self) -> View:
         if self._left <= 0 and self._depth == 0:
@@ -207,8 +208,9 @@ class KeptReading:
 
     def let_go(self) -> None:
         if self._view is not None:
-            self._view, self._left = None, 0
+            self._view.close()
             self._txn.abort()
+            self._view, self._txn, self._left = None, None, 0
 
 
 def table_specs() -> list[TableSpec]:
