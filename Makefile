@@ -37,13 +37,10 @@ test: need-test $(VENV)/.installed-for-tests $(VENV)/clients/.installed
 test-long: need-test $(VENV)/.installed-for-tests $(VENV)/clients/.installed
 	STIGMEM_TEST_LONG=1 $(VENV)/bin/python -m pytest --timeout=1800 $(ARGS)
 
-# What a test sees of a node must not depend on how it lies on the disk. Left out: tests that lay out the folder themselves.
+# What a node answers must not depend on how it lies on the disk: tests that do not look into the folder themselves.
 test-encrypted: need-test $(VENV)/.installed-for-tests
-	STIGMEM_TEST_ENCRYPTED=1 $(VENV)/bin/python -m pytest tests/commands tests/http tests/projections/test_fold.py \
-		--deselect tests/http/test_audit.py::test_every_type_of_event_is_told_with_what_it_is_about_and_can_be_asked_for \
-		--deselect tests/http/test_audit.py::test_no_value_no_document_and_no_secret_is_told \
-		--deselect tests/http/test_tombstones.py::test_after_a_tombstone_the_words_are_in_no_file_and_the_tables_are_those_of_the_log \
-		$(ARGS)
+	STIGMEM_TEST_ENCRYPTED=1 $(VENV)/bin/python -m pytest tests/commands tests/projections/test_fold.py tests/test_at_rest.py \
+		$(addprefix tests/http/test_, facts.py conflicts.py members.py time_travel.py idempotency.py listing_against_model.py) $(ARGS)
 
 serve: need-venv $(VENV)/.installed
 	@exec $(VENV)/bin/stigmem serve

@@ -75,7 +75,7 @@ class Served:
 
     def __init__(self, folder: Path, clock: CountedClock, signer: Signer, config: Config) -> None:
         self.folder, self.clock, self.signer = folder, clock, signer
-        self.config = encrypted(config, folder) if ENCRYPTED else config
+        self.config = encrypted(config, folder) if ENCRYPTED and not config.at_rest_encryption else config
         self.key_file = KeyFile(folder / "node.key", None)
         self.node: Node
         self.sync: Sync
