@@ -87,6 +87,7 @@ class SimulatedNode:
         """Drop all that is in memory. Where the whole machine went down, the views are not trusted afterwards."""
         await self._end_pulls()
         # Past `Node.close`, which finishes what was taken on and marks the views as closed: a crash does neither.
+        await self.node._storage_watch.close()
         self._writer_task.cancel()
         await asyncio.gather(self._writer_task, return_exceptions=True)
         self.node._writer._log_thread.shutdown()
@@ -103,9 +104,9 @@ class SimulatedNode:
         """Have the power fail at the next append."""
         append, self.cut = self.node.log.append, cut
 
-        def interrupted(expected_offset: int, entries: list[Entry]) -> Head:
+        def interrupted(expected_offset: int, entries: list[Entry], *more: object) -> Head:
             if cut == "after":
-                append(expected_offset, entries)
+                append(expected_offset, entries, *more)
             raise PowerCut
 
         self.node.log.append = interrupted
