@@ -60,11 +60,24 @@ def test_an_entity_is_removed_from_the_command_line_and_the_log_still_verifies(n
     assert again.returncode == 1 and "entity_tombstoned" in again.stderr
     assert said(tombstones(node, "revoke", held["id"])).startswith(f"{ALICE} in scope *: revoked")
     assert said(tombstones(node, "list", "--peers")).split() == ["ENTITY", "SCOPE", "PEER", "HIDDEN", "LEFT", "REVOKED"]
-    write(node, f"{NODE_ID}/user/bob")
+    bob = {
+        "entity": f"{NODE_ID}/user/bob",
+        "relation": "memory:note",
+        "value": {"type": "null"},
+        "source": f"{NODE_ID}/a",
+    }
+    node.post("/v1/facts", bob).expect(201)
     node.stop()
-    folder = str(node.data_dir)
-    for command in (["replay", "verify"], ["replay", "rebuild"], ["replay", "audit"]):
+    folder, snapshot = str(node.data_dir), str(node.folder / "one.snapshot")
+    for command in (
+        ["snapshot", "create", "--out", snapshot],
+        ["replay", "verify"],
+        ["replay", "rebuild"],
+        ["replay", "audit"],
+    ):
         done = run_stigmem(*command, "--data-dir", folder, folder=node.folder, timeout_s=60)
         assert done.returncode == 0, done
+    assert run_stigmem("snapshot", "verify", snapshot, folder=node.folder, timeout_s=60).returncode == 0
+    assert files_with_words(node.folder) == []
     node.start()
     assert [fact["entity"] for fact in node.facts()] == [f"{NODE_ID}/user/bob"]
