@@ -17,16 +17,18 @@ from node.events.tombstones import EntityErased, places_in
 PLACES_ITEM = 2
 _MARK = f'"type":"{type_of(EntityErased)}"'.encode()
 
+_OFFSET_BYTES = 8
+
 # By offset, the items of the entry there.
 Erasures = dict[int, set[int]]
 NOTHING_ERASED: Erasures = {}
 
 
-def erasing_offsets(stored: Iterable[bytes]) -> Iterator[int]:
-    """Of a log's entries, in order from the first on, the offsets of those that erase."""
-    for offset, one in enumerate(stored):
-        if _MARK in one:
-            yield offset
+def erasing_offsets(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[int]:
+    """Of rows of headers, the offsets of those that erase, by their keys: of a damaged log others may be missing."""
+    for key, stored in rows:
+        if _MARK in stored and len(key) == _OFFSET_BYTES:
+            yield int.from_bytes(key)
 
 
 def add_erasures(erasures: Erasures, stored: bytes, committed: bytes) -> None:

@@ -510,7 +510,7 @@ class Log:
             headers, items = self._store.table("headers"), self._store.table("items")
             found: Erasures = {}
             with txn.cursor(db=headers) as cursor:
-                for erasing in erasing_offsets(cursor.iternext(keys=False, values=True)):
+                for erasing in erasing_offsets(cursor):
                     key = ITEM_KEY.pack(erasing, PLACES_ITEM)
                     committed = self._open_item(txn, key, _there(txn.get(key, db=items), PLACES_ITEM))
                     add_erasures(found, _entry(txn, headers, erasing), committed)

@@ -376,7 +376,7 @@ class LogCheck:
         size = self._count("headers")
         if size != self._erasures_of:
             found: Erasures = {}
-            for erasing in list(erasing_offsets(stored for _, stored in self._rows("headers", b""))):
+            for erasing in list(erasing_offsets(self._rows("headers", b""))):
                 self._add_erasures(found, erasing)
             self._erasures, self._erasures_of = found, size
         return is_erased(self._erasures, offset, index)
