@@ -264,7 +264,7 @@ async def serve_tombstones(request: web.Request) -> web.Response:
         except Refusal as refusal:
             await refuse_peer(node, claims, refusal)
         scopes, prefix = (await node.execute(ServeTombstones(claims=claims))).reply, None
-    return json_response(await node.read(lambda view: _served(asked, after, scopes, prefix, view)))
+    return json_response(await node.read(lambda view: served_page(asked, after, scopes, prefix, view)))
 
 
 def _made(entries: Sequence[Entry], view: View) -> web.Response:
@@ -386,9 +386,10 @@ def _granted(principal: Principal) -> tuple[tuple[Scope, ...], str | None]:
     return (scopes, None) if scopes else (ALL_SCOPES, grant.object)
 
 
-def _served(
+def served_page(
     asked: ServedQuery, after: int, scopes: tuple[Scope, ...], prefix: str | None, view: View
 ) -> TombstonesServed:
+    """What a reader of these scopes, and of names under the prefix where there is one, is told of behind an offset."""
     changed = sorted(
         (
             grave

@@ -9,19 +9,22 @@ from node.commands.exchange import ServePage, TakeCosignature
 from node.commands.introductions import held_manifest
 from node.commands.peer_tokens import authenticate, parse_peer_token
 from node.commands.pushes import examine_push
+from node.commands.tombstones import ServeTombstones
 from node.errors import ManifestNotFound, PeerFailed, Refusal, Unavailable
 from node.events.checkpoint import open_checkpoint, origin_of
 from node.events.manifest_proof import checkpoint_at, consistency_proof, inclusion_proof
+from node.http.cursors import opened_cursor
 from node.http.exchange import PullQuery, PushBody, page_body
+from node.http.tombstones import ServedQuery, served_page
 from node.peer_client import PeerRefused
 from node.runtime import Node
 from tests.simulation.nodes import SimulatedNode
-from tests.simulation.transport import COSIGN, MANIFEST, PULL, PUSH, Request
+from tests.simulation.transport import COSIGN, MANIFEST, PULL, PUSH, TOMBSTONES, Request
 
 
 async def answer(at: SimulatedNode, request: Request) -> bytes | PeerRefused | PeerFailed:
     """The answer of a node to a request that arrived, a refusal included. Raises NodeCrashed."""
-    act = {PULL: _pull, PUSH: _push, COSIGN: _cosign, MANIFEST: _manifest}[request.path]
+    act = {PULL: _pull, PUSH: _push, COSIGN: _cosign, MANIFEST: _manifest, TOMBSTONES: _tombstones}[request.path]
     try:
         return await act(at, request)
     except Refusal as refusal:
@@ -66,6 +69,16 @@ async def _manifest(at: SimulatedNode, request: Request) -> bytes:
     if manifest is None:
         raise ManifestNotFound("no manifest of that entity is held here")
     return manifest
+
+
+async def _tombstones(at: SimulatedNode, request: Request) -> bytes:
+    scopes = (await at.execute(ServeTombstones(claims=_claims(at, request)))).reply
+    cursor = request.params.get("cursor")
+    asked = ServedQuery(cursor=cursor, limit=int(request.params["limit"]))
+    with at.node.view() as view:
+        return msgspec.json.encode(
+            served_page(asked, -1 if cursor is None else opened_cursor(cursor, int), scopes, None, view)
+        )
 
 
 async def _cosign(at: SimulatedNode, request: Request) -> bytes:

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from node.errors import PeerUnreachable
 
 PULL, PUSH, COSIGN = "/v1/federation/facts", "/v1/federation/facts/push", "/v1/log/cosignatures"
+TOMBSTONES = "/v1/federation/tombstones"
 # Asked for without a token, with the organisation as `entity_uri`.
 MANIFEST = "/v1/federation/manifest"
 # Answers what needs no message, or raises.
