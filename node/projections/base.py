@@ -144,12 +144,12 @@ class Table(Generic[Row]):
     def stored_keys(self, prefix: bytes, limit: int) -> list[bytes]:
         """The first keys of this prefix that the transaction holds; what was put since the last flush is not among them."""
         keys: list[bytes] = []
-        with self._txn.cursor(db=self._db) as cursor:
-            if cursor.set_range(prefix):
-                for key in islice(cursor.iternext(values=False), limit):
-                    if not key.startswith(prefix):
-                        break
-                    keys.append(key)
+        cursor = self._txn.cursor(self._db)
+        found = cursor.set_range(prefix)
+        while found and len(keys) < limit and (key := cursor.key()).startswith(prefix):
+            keys.append(key)
+            found = cursor.next()
+        cursor.close()
         return keys
 
     def scan_back(self, prefix: bytes, *, before: bytes) -> Iterator[tuple[bytes, Row]]:

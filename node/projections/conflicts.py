@@ -222,7 +222,7 @@ class Conflicts(Projection):
 
     def standing(self, row: FactRow, at: At) -> Standing:
         """How a fact stands in its group: one that is not live is not disputed, unless a resolution put it aside."""
-        if row.shown_from is None or self._facts.is_known_alone(row):
+        if row.shown_from is None or self._facts.is_known_alone(row.place):
             return _UNDISPUTED
         key = _group_key(row)
         # What takes no part in contradictions has no group.

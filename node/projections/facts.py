@@ -169,6 +169,8 @@ class Facts(Projection):
         self._subjects: dict[bytes, tuple[Place, bool]] = {}
         # Of the entity listed last: where the facts about it stand. A listing asks whether they are few, and then for them.
         self._few: tuple[str, list[Place] | None] | None = None
+        # That of the one fact that is or was about it, where there is no other.
+        self._alone: Place | None = None
         self._has_hidings: bool | None = None
 
     # A read looks at one or two of the tables.
@@ -260,12 +262,13 @@ class Facts(Projection):
         """Whether FEW facts, or fewer, are about an entity. Costs no more than that."""
         return self._few_about(entity) is not None
 
-    def is_known_alone(self, row: FactRow) -> bool:
-        """Whether no other fact is or was about its entity, as far as a listing has just found out."""
-        return self._few is not None and self._few[1] == [row.place] and not self._hidings_of(self._few[0])
+    def is_known_alone(self, place: Place) -> bool:
+        """Whether no other fact is or was about the entity of the one there, as far as a listing has just found out."""
+        return place == self._alone
 
     def withdrawal(self, place: Place) -> Withdrawal | None:
-        return self._withdrawn.get(place_key(place))
+        # What withdraws a fact is about the same entity.
+        return None if place == self._alone else self._withdrawn.get(place_key(place))
 
     def withdrawn_from(self, place: Place) -> Place | None:
         withdrawal = self.withdrawal(place)
@@ -327,7 +330,7 @@ class Facts(Projection):
 
     def fold(self, entry: Entry) -> None:
         self.changes, self.erased = [], ()
-        self._few = None
+        self._few = self._alone = None
         match entry.event:
             case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
                 self._add(entry, 0, fact, None)
@@ -411,7 +414,7 @@ class Facts(Projection):
         """
         self.flush()
         self._subjects.clear()
-        self._few = None
+        self._few = self._alone = None
         beside_others = self._beside_others(keys[BY_SUBJECT.name])
         for spec in self.tables:
             self.table(spec).put_encoded(rows.get(spec.name, []))
@@ -575,7 +578,9 @@ class Facts(Projection):
         if self._few is None or self._few[0] != entity:
             self._by_subject.flush()
             keys = self._by_subject.stored_keys(text_key(entity), FEW + 1)
-            self._few = entity, sorted([place_of(key) for key in keys]) if len(keys) <= FEW else None
+            places = sorted(map(place_of, keys)) if len(keys) <= FEW else None
+            self._few = entity, places
+            self._alone = places[0] if len(keys) == 1 and not self._hidings_of(entity) else None
         return self._few[1]
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:

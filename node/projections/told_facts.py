@@ -10,7 +10,6 @@ They are found by entity, relation, source or id; a listing that names none of t
 
 import heapq
 from collections.abc import Iterator
-from functools import lru_cache
 from operator import attrgetter
 
 from msgspec import structs
@@ -29,6 +28,7 @@ _RELATIONS = (BETWEEN, STATUS, RESOLVES, RECEIVED_FROM)
 # Behind every fact that one event can bring.
 _FIRST_INDEX = 1 << 31
 _FIRST_RECEIVED_INDEX = 3 << 30
+_UUID_CHARS = 36
 
 
 def is_told(row: FactRow) -> bool:
@@ -64,11 +64,9 @@ def told_forward(
     yield from heapq.merge(*streams, key=attrgetter("place"))
 
 
-# A listing asks twice.
-@lru_cache(maxsize=64)
 def may_be_told_of(entity: str) -> bool:
     """Whether the node may have something to say of an entity of that name."""
-    return entity.startswith(PREFIX) or is_uuid(entity)
+    return entity.startswith(PREFIX) or (len(entity) == _UUID_CHARS and is_uuid(entity))
 
 
 def is_asked_for(entity: str | None, relation: str | None, source: str | None) -> bool:
