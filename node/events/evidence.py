@@ -33,8 +33,9 @@ class Stored(Protocol):
     def committed(self, offset: int, index: int) -> bytes: ...
 
 
-# By a fact's place: the item that brought it, and the hash that its entry commits to. Entries never change, so it holds for good.
-Proven = dict[tuple[int, int], tuple[int, str]]
+# By a fact's place: the item that brought it, the hash that its entry commits to, and where in the item the fact began. Entries
+# never change, so it holds for good.
+Proven = dict[tuple[int, int], tuple[int, str, int]]
 # Some 300 bytes each.
 MAX_PROVEN = 1 << 15
 _REMEDY = "; `stigmem replay verify` tells what is damaged"
@@ -114,10 +115,10 @@ class Evidence:
         except LogDamaged as damage:
             raise damage_at(offset, damage.detail) from damage
 
-    def _still_holds(self, offset: int, number: int, commitment: str, fact: Fact) -> bool:
+    def _still_holds(self, offset: int, number: int, commitment: str, start: int, fact: Fact) -> bool:
         """Whether the item is, as it lies there now, what its entry was found to commit to, and has the fact word for word."""
         item = self._stored.committed(offset, number)
-        return sha256(item).hexdigest() == commitment and item.find(_encode(fact), SALT_BYTES) >= 0
+        return sha256(item).hexdigest() == commitment and item.startswith(_encode(fact), start)
 
     def _header_at(self, offset: int) -> _Header:
         # A page of a peer's brought its facts in one entry.
@@ -142,9 +143,10 @@ class Evidence:
         item = self._stored.committed(offset, number)
         if sha256(item).hexdigest() != header.items[number]:
             raise LogDamaged(f"item {number} does not match its commitment")
-        self._note(offset, index, number, header.items[number])
         # In JSON every quote within a text is escaped: behind the salt, these bytes can stand there for the fact alone.
-        if item.find(_encode(fact), SALT_BYTES) >= 0:
+        start = item.find(_encode(fact), SALT_BYTES)
+        if start >= 0:
+            self._note((offset, index), (number, header.items[number], start))
             return
         try:
             logged = read(item[SALT_BYTES:])
@@ -153,8 +155,8 @@ class Evidence:
         if logged not in (fact, structs.replace(fact, seal=None)):
             raise LogDamaged("the views say something else than the log (`stigmem replay rebuild` makes them anew)")
 
-    def _note(self, offset: int, index: int, number: int, commitment: str) -> None:
+    def _note(self, place: tuple[int, int], proven: tuple[int, str, int]) -> None:
         # All at once: which of them are asked for again is not known, and other threads read it meanwhile.
         if len(self._proven) >= MAX_PROVEN:
             self._proven.clear()
-        self._proven[offset, index] = number, commitment
+        self._proven[place] = proven

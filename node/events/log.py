@@ -398,7 +398,7 @@ class Log:
 
     def evidence(self) -> "Reading":
         """What facts can be held against, all from one snapshot."""
-        return Reading(self)
+        return Reading(self, self._store)
 
     def close(self) -> None:
         self._store.close()
@@ -555,8 +555,8 @@ class Reading:
 
     __slots__ = ("_log", "_store", "_txn")
 
-    def __init__(self, log: Log) -> None:
-        self._log, self._store = log, log.store
+    def __init__(self, log: Log, store: Store) -> None:
+        self._log, self._store = log, store
 
     def __enter__(self) -> Evidence:
         try:

@@ -29,7 +29,7 @@ EXACT_TOTAL_MAX = 10_000
 _CID_PREFIX = "sha256:"
 
 
-class FactQuery(Struct, frozen=True, kw_only=True):
+class FactQuery(Struct, frozen=True):
     """What is asked for. URIs in normal form, times in epoch ms, both bounds excluded; `garden_id` is a garden's id."""
 
     entity: str | None
@@ -123,11 +123,11 @@ def _total(view: View, query: FactQuery, access: Access, snapshot: Snapshot) -> 
 def _matching(
     view: View, query: FactQuery, access: Access, snapshot: Snapshot, after: Place | None
 ) -> Iterator[FactRow]:
-    at = At(snapshot.size, snapshot.now_ms)
+    size, at = snapshot.size, At(snapshot.size, snapshot.now_ms)
     for row in _candidates(view, query, snapshot, after):
         if (
             row.shown_from is not None
-            and row.shown_from[0] < snapshot.size
+            and row.shown_from[0] < size
             and _has_asked_form(row, query)
             and may_read(row, view, access)
             and (query.includes_expired or row.fact.valid_until is None or not is_expired(row.fact, snapshot.now_ms))
