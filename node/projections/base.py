@@ -259,13 +259,14 @@ def place_of(key: bytes) -> Place:
 def text_key(*texts: str) -> bytes:
     """A fixed-length key for texts of any length: LMDB keys are at most 511 bytes."""
     joined = "\x00".join(texts) if len(texts) > 1 else texts[0]
-    return _text_key(joined)
+    return new_text_key(joined)
 
 
 def text_keys(texts: Iterable[str]) -> list[bytes]:
     """`text_key` of each, for texts that do not come again."""
-    return list(map(_text_key, texts))
+    return list(map(new_text_key, texts))
 
 
-def _text_key(text: str) -> bytes:
+def new_text_key(text: str) -> bytes:
+    """`text_key` of a text that does not come again."""
     return sha256(text.encode()).digest()[:16]

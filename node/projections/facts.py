@@ -37,6 +37,7 @@ from node.projections.base import (
     Projection,
     Table,
     TableSpec,
+    new_text_key,
     place_key,
     place_of,
     text_key,
@@ -577,7 +578,7 @@ class Facts(Projection):
         """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
         if self._few is None or self._few[0] != entity:
             self._by_subject.flush()
-            keys = self._by_subject.stored_keys(text_key(entity), FEW + 1)
+            keys = self._by_subject.stored_keys(new_text_key(entity), FEW + 1)
             places = sorted(map(place_of, keys)) if len(keys) <= FEW else None
             self._few = entity, places
             self._alone = places[0] if len(keys) == 1 and not self._hidings_of(entity) else None

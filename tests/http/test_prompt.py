@@ -129,6 +129,27 @@ async def test_what_was_just_written_is_read(http):
         assert (await http.get("/v1/facts", entity=record["entity"])).expect(200)["total"] == 1
 
 
+@pytest.mark.parametrize("value", [{"type": "null"}, {"type": "string", "v": "green"}], ids=["whatever", "by value"])
+async def test_a_fact_that_was_listed_alone_with_its_entity_is_hidden_once_it_is_withdrawn(http, value):
+    first = await http.write()
+    for _ in range(2):
+        assert (await http.get("/v1/facts", entity=first["entity"])).expect(200)["total"] == 1
+    await http.write(value=value, confidence=0.0)
+    assert (await http.get("/v1/facts", entity=first["entity"])).expect(200)["facts"] == []
+    # And asked of alone, behind the entity that was listed last.
+    other = await http.write(entity=f"{first['entity']}/other")
+    assert (await http.get("/v1/facts", entity=other["entity"])).expect(200)["total"] == 1
+    assert (await http.get("/v1/facts", entity=first["entity"])).expect(200)["total"] == 0
+
+
+async def test_a_fact_that_is_contradicted_after_it_was_listed_alone_says_so(http):
+    first = await http.write()
+    for contradicted in (False, True):
+        shown = (await http.get("/v1/facts", entity=first["entity"], include_contradicted=True)).expect(200)["facts"]
+        assert {fact["contradicted"] for fact in shown} == {contradicted}
+        await http.write(value={"type": "string", "v": "red"}, source=f"{first['source']}/other")
+
+
 async def test_an_item_that_changes_on_disk_after_it_was_served_is_served_no_more(tmp_path, clock: CountedClock):
     folder = tmp_path / "damaged"
     http = await Served(folder, clock, Signer.from_seed(SEED), config_for(folder)).start()
