@@ -84,8 +84,9 @@ class Eraser:
             return
         views = await self._writer.rewrite(self._write_anew)
         self._replace(views)
-        (self._folder / NOTE).unlink()
-        sync_folder(self._folder)
+        with storage_errors():
+            (self._folder / NOTE).unlink()
+            sync_folder(self._folder)
         _log.info("erased", log_size=self._log.head().size)
 
     def _next(self, view: View) -> _Found | None:

@@ -387,7 +387,7 @@ class Node:
         try:
             self.log = Log(self._folder / "log", map_bytes=log_map_bytes, file_keys=self._file_keys)
             self._file_key = require_as_said(self.log, self._file_keys)
-            self._keys = FolderKeys(self._folder, self._secret, self._file_key)
+            self._keys = FolderKeys(self._folder, self._secret, self._file_key, self.log.file_key_id)
             self._open_log()
         except LogDamaged as damage:
             raise damage_at(damage.data.get("offset"), damage.detail) from damage

@@ -11,9 +11,10 @@ from msgspec import structs
 from node.at_rest import AtRestError, node_secret, read_key_file
 from node.commands.decision import Principal
 from node.config import Config
+from node.events.at_rest_folder import FolderKeys
 from node.events.cipher import unseal
 from node.events.item_keys import NAME_BYTES, WRAPPED_BYTES
-from node.events.key_file import KEY_FILE, FileKey, add_secret, unlock
+from node.events.key_file import KEY_FILE, FileKey, add_secret, new_file_key, unlock
 from node.key_files import KeyFile
 from node.keys import Signer, create_key_file, load_signer
 from node.runtime import Node
@@ -214,6 +215,22 @@ async def test_what_was_erased_opens_no_more_with_the_key_file_of_before_and_all
     await http.restart()
     assert len((await http.get("/v1/facts", entity=kept)).expect(200)["facts"]) == 2
     await http.closed()
+
+
+async def test_a_key_that_the_log_names_is_not_written_over_where_the_disk_kept_it_from_its_place(open_node, tmp_path):
+    signer, data = Signer.from_seed(SEED), tmp_path / "data"
+    node = await open_node(at_rest_key_file=None, node_private_key_file=str(tmp_path / "elsewhere.key"))
+    keys = FolderKeys(data, node_secret(signer), new_file_key(), node.log.file_key_id)
+    # What an erasure has done when its last step, the renaming of the key file, fails.
+    node.log.erase((), (), keys.prepare())
+
+    again = keys.prepare()
+
+    assert {key.id for key in unlock(data, node_secret(signer))} == {node.log.file_key_id(), again.id}
+    node.log.erase((), (), again)
+    successor = Signer.from_seed(bytes(32))
+    keys.admit(successor)
+    assert [key.id for key in unlock(data, node_secret(successor))] == [again.id]
 
 
 def opened_under(file_key: FileKey, name: bytes, log_dir: Path) -> bool:

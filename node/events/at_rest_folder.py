@@ -9,7 +9,7 @@ Does not make the change (see replay/storage.py).
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from node.at_rest import AtRestError, Secret, node_secret
@@ -39,16 +39,21 @@ _SETTINGS = "set STIGMEM_AT_REST_ENCRYPTION=on and its key, or decrypt the folde
 class FolderKeys:
     """The file key of a folder that a node has open, and the secret it lies under; both None, and nothing to do, for one in clear.
 
-    Used by one at a time: an erasure and a rotation of the node key both write the key file.
+    Used by one at a time: an erasure and a rotation of the node key both write the key file. `log_id` reads under which file key
+    the log lies: where a failing disk left the key that the log names waiting, that one takes its place first, or the next would
+    be written over it.
     """
 
-    def __init__(self, data_dir: Path, secret: Secret | None, file_key: FileKey | None) -> None:
-        self._data_dir, self._secret, self._file_key = data_dir, secret, file_key
+    def __init__(
+        self, data_dir: Path, secret: Secret | None, file_key: FileKey | None, log_id: Callable[[], bytes | None]
+    ) -> None:
+        self._data_dir, self._secret, self._file_key, self._log_id = data_dir, secret, file_key, log_id
 
     def prepare(self) -> FileKey | None:
         """For an erasure, have another file key wait beside the one that is; views stay under theirs."""
         if self._file_key is None or self._secret is None:
             return None
+        settle_key_files(self._data_dir, self._log_id())
         key = new_file_key(self._file_key.views)
         write_file_key(self._data_dir / NEXT_KEY_FILE, key, self._secret)
         return key
@@ -61,6 +66,7 @@ class FolderKeys:
     def admit(self, successor: Signer) -> None:
         """Let the folder be opened with what is derived from the next node key too, where it is from this one."""
         if self._secret is not None and self._secret.source == "node_key":
+            settle_key_files(self._data_dir, self._log_id())
             add_secret(self._data_dir, self._secret, node_secret(successor))
 
     def admit_only(self, signer: Signer) -> None:

@@ -154,7 +154,8 @@ class SealedItems:
                 named.append((at, name))
                 jobs.append((key, at + name, item.salt + item.content))
         rows = [(at, SEALED + name + sealed) for (at, name), sealed in zip(named, seal_all(jobs), strict=True)]
-        return Laid(sorted(rows + clear) if clear else rows, _wrapped(self.file_key, list(fresh.items())), fresh)
+        wrapped = _wrapped(self.under(txn), list(fresh.items())) if fresh else []
+        return Laid(sorted(rows + clear) if clear else rows, wrapped, fresh)
 
     def took(self, laid: Laid) -> None:
         """What was laid is on disk: a key that is not must never be used again."""
@@ -182,6 +183,14 @@ class SealedItems:
         except ValueError as error:
             raise LogDamaged(f"item {index_of(place)} cannot be decrypted: {error}") from error
 
+    def under(self, txn: lmdb.Transaction) -> FileKey:
+        """What the rows are wrapped under that a transaction finds: after a commit of unknown outcome it may be either."""
+        named = txn.get(AT_REST, db=self._store.table("meta"))
+        for key in (self.file_key, self._other):
+            if key is not None and key.id == named:
+                return key
+        raise LogDamaged("the key table is wrapped under a key that nobody here has heard of")
+
     def erase(self, txn: lmdb.Transaction, entities: Iterable[str]) -> None:
         """Delete the keys of these entities, in normal form; to be followed by `rewrap` in the same transaction."""
         for name in map(self.name_of, entities):
@@ -196,7 +205,7 @@ class SealedItems:
         `rewrap`; once that is on disk `use`, and have the key file replaced; then compact the file. Cut off anywhere,
         `finish_change` finds by the id in the log which of the two files is the one.
         """
-        self._other = file_key
+        self.file_key, self._other = self.under(txn), file_key
         with txn.cursor(db=self._store.table(ITEM_KEYS)) as cursor:
             rows = rewrapped(cursor, self.file_key, file_key)
         for name, row in rows:

@@ -183,6 +183,21 @@ def erase(log: Log, file_key: FileKey, *entities: str) -> None:
     items.use(file_key)
 
 
+def test_after_a_change_of_file_keys_of_unknown_outcome_new_keys_lie_under_the_one_that_the_log_names(
+    open_log,
+):
+    log, unknown, later = open_log(), new_file_key(), new_file_key()
+    appended(log, about("x", 1))
+    with log.store.begin(write=True) as txn:
+        log.items.rewrap(txn, unknown)
+
+    entries = appended(log, about("y", 2))
+
+    with log.store.begin(write=True) as txn:
+        log.items.rewrap(txn, later)
+    assert open_log(later).item(1, 1) == entries[0].items[1]
+
+
 def test_with_an_erased_key_its_items_open_no_more_and_all_others_do(open_log):
     log, later = open_log(), new_file_key()
     entries = appended(log, about("x", 1), about("y", 2), about("x", 3))
