@@ -183,6 +183,19 @@ async def test_an_erasure_that_failed_is_hidden_all_the_same_and_finished_by_the
     assert (await http.get(f"/v1/tombstones/{made['id']}")).expect(200)["status"] == "erased"
 
 
+async def test_a_tombstone_is_answered_and_the_node_starts_where_the_note_of_its_erasure_cannot_be_removed(
+    http: Served,
+):
+    await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
+    (http.folder / NOTE).mkdir()
+
+    await bury(http)
+    await http.restart()
+
+    assert files_with(http.folder, WORDS) == []
+    (http.folder / NOTE).rmdir()
+
+
 @pytest.mark.parametrize(
     "left",
     [(PARTIAL_COPY_FOLDER,), (COPY_FOLDER,), (COPY_FOLDER, OLD_FOLDER), (OLD_FOLDER,)],
