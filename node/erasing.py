@@ -53,7 +53,14 @@ class Eraser:
         self._folder, self._log, self._writer, self._keys = folder, log, writer, keys
         self._read, self._replace = read, replace
         self._turn = asyncio.Lock()
+        note = folder / NOTE
+        self._unfinished = set(note.read_text().split()) if note.is_file() else set()
         self._tasks: set[asyncio.Future[None]] = set()
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """The ids of tombstones of whose entities the files may still hold something, though the log says that it is erased."""
+        return frozenset(self._unfinished)
 
     async def catch_up(self) -> None:
         """Erase whatever is to be erased and is not yet, to the end once it has begun. A failure is logged: call it again."""
@@ -75,9 +82,8 @@ class Eraser:
 
     async def _catch_up(self) -> None:
         found = await self._read(self._next)
-        if found is not None:
-            self._put_note()
         while found is not None:
+            self._put_note(found.grave.tombstone.id)
             await self._writer.execute(EraseEntity(tombstone_id=found.grave.tombstone.id, places=found.places))
             found = await self._read(self._next)
         if not (self._folder / NOTE).exists():
@@ -87,6 +93,7 @@ class Eraser:
         with storage_errors():
             (self._folder / NOTE).unlink()
             sync_folder(self._folder)
+        self._unfinished.clear()
         _log.info("erased", log_size=self._log.head().size)
 
     def _next(self, view: View) -> _Found | None:
@@ -96,10 +103,13 @@ class Eraser:
             return None
         return _Found(grave, tuple(items_about(grave.tombstone.entity_uri, view, self._log)))
 
-    def _put_note(self) -> None:
+    def _put_note(self, tombstone_id: str) -> None:
+        self._unfinished.add(tombstone_id)
         with storage_errors():
             note = self._folder / NOTE
             note.touch(mode=0o600)
+            with note.open("a") as file:
+                file.write(f"{tombstone_id}\n")
             sync_folder(note)
             sync_folder(self._folder)
 

@@ -339,6 +339,10 @@ class Node:
             await self._settle_key_file()
         await self.erase()
 
+    def unfinished_erasures(self) -> frozenset[str]:
+        """The ids of tombstones of whose entities the files may still hold something, though the log says that it is erased."""
+        return frozenset() if self._eraser is None else self._eraser.unfinished
+
     async def erase(self) -> None:
         """Erase what tombstones hide and no hold keeps. Where that fails it is tried again with the next upkeep, or start."""
         if self._eraser is not None:

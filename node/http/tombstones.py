@@ -198,7 +198,8 @@ async def list_tombstones(request: web.Request) -> web.Response:
     before = LAST_PLACE if not asked.cursor else opened_cursor(asked.cursor, Place)
     if not (0 <= before[0] <= LAST_PLACE[0] and 0 <= before[1] <= LAST_PLACE[1]):
         raise InvalidCursor(FOREIGN)
-    return json_response(await node.read(lambda view: _page(asked, before, view)))
+    unfinished = node.unfinished_erasures()
+    return json_response(await node.read(lambda view: _page(asked, before, unfinished, view)))
 
 
 @describes(
@@ -293,7 +294,7 @@ def _now(request: web.Request) -> TombstoneRecord:
         grave = view.tombstones.by_id(request.match_info["tombstone_id"])
     if grave is None:
         raise TombstoneNotFound("this node has no such tombstone")
-    return _shown(grave)
+    return _shown(grave, request.app[NODE].unfinished_erasures())
 
 
 def _reader_of(request: web.Request) -> Principal:
@@ -309,32 +310,34 @@ async def _reason(request: web.Request) -> str:
     return decode(raw, ReasonRequest).reason
 
 
-def _page(asked: TombstonesQuery, before: Place, view: View) -> TombstonesPage | PeersTombstonesPage:
+def _page(
+    asked: TombstonesQuery, before: Place, unfinished: frozenset[str], view: View
+) -> TombstonesPage | PeersTombstonesPage:
     stones = view.tombstones
     found: Iterator[Grave | PeersGrave] = stones.newest_first(before) if asked.of == "node" else stones.of_peers(before)
     graves = list(islice(found, asked.limit + 1))
     page, has_more = graves[: asked.limit], len(graves) > asked.limit
     cursor = cursor_text(page[-1].place) if has_more else None
     if asked.of == "node":
-        return TombstonesPage(tombstones=[_shown(one) for one in page], cursor=cursor, has_more=has_more)
+        return TombstonesPage(tombstones=[_shown(one, unfinished) for one in page], cursor=cursor, has_more=has_more)
     shown = [_shown_of_peer(one, view) for one in page]
     return PeersTombstonesPage(tombstones=shown, cursor=cursor, has_more=has_more)
 
 
-def _status_of(grave: Grave) -> Status:
+def _status_of(grave: Grave, unfinished: frozenset[str]) -> Status:
     if grave.revocation is not None:
         return "revoked"
     if grave.erased_at is not None:
-        return "erased"
+        return "erasing" if grave.tombstone.id in unfinished else "erased"
     return "erasing" if grave.is_to_be_erased else "hidden"
 
 
-def _shown(grave: Grave) -> TombstoneRecord:
+def _shown(grave: Grave, unfinished: frozenset[str]) -> TombstoneRecord:
     return TombstoneRecord(
         **structs.asdict(grave.tombstone),
         reason=grave.reason,
         created_by=grave.created_by,
-        status=_status_of(grave),
+        status=_status_of(grave, unfinished),
         held=grave.held,
         hold_lifted_at=grave.hold_lifted_at,
         erased_at=grave.erased_at,
