@@ -97,8 +97,9 @@ class Eraser:
         _log.info("erased", log_size=self._log.head().size)
 
     def _next(self, view: View) -> _Found | None:
-        graves = (grave for grave in view.tombstones.newest_first() if grave.is_to_be_erased)
-        grave = next(graves, None)
+        held = view.tombstones.held_entities()
+        due = (grave for grave in view.tombstones.newest_first() if grave.is_to_be_erased)
+        grave = next((one for one in due if one.tombstone.entity_uri not in held), None)
         if grave is None:
             return None
         return _Found(grave, tuple(items_about(grave.tombstone.entity_uri, view, self._log)))

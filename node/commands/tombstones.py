@@ -167,6 +167,8 @@ def decide_erase_entity(command: EraseEntity, view: View, context: Context) -> D
     if grave is None or not grave.is_to_be_erased:
         return Decision()
     entity = grave.tombstone.entity_uri
+    if entity in view.tombstones.held_entities():
+        return Decision()
     rows = view.facts.about(entity)
     if {row.place for row in rows} != {(one.offset, one.index) for one in command.places if one.index is not None}:
         raise ValueError("the facts of a tombstoned entity are not those that were found")

@@ -242,6 +242,8 @@ async def revoke_tombstone(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
     reason, tombstone_id = await _reason(request), request.match_info["tombstone_id"]
     await node.execute(RevokeTombstone(principal=principal, tombstone_id=tombstone_id, reason=reason))
+    # Its hold may have been all that kept what another tombstone has erased.
+    await node.erase()
     return json_response(_now(request))
 
 
@@ -291,10 +293,10 @@ def _made(entries: Sequence[Entry], view: View) -> web.Response:
 
 def _now(request: web.Request) -> TombstoneRecord:
     with request.app[NODE].view() as view:
-        grave = view.tombstones.by_id(request.match_info["tombstone_id"])
+        grave, held = view.tombstones.by_id(request.match_info["tombstone_id"]), view.tombstones.held_entities()
     if grave is None:
         raise TombstoneNotFound("this node has no such tombstone")
-    return _shown(grave, request.app[NODE].unfinished_erasures())
+    return _shown(grave, request.app[NODE].unfinished_erasures(), held)
 
 
 def _reader_of(request: web.Request) -> Principal:
@@ -319,25 +321,29 @@ def _page(
     page, has_more = graves[: asked.limit], len(graves) > asked.limit
     cursor = cursor_text(page[-1].place) if has_more else None
     if asked.of == "node":
-        return TombstonesPage(tombstones=[_shown(one, unfinished) for one in page], cursor=cursor, has_more=has_more)
+        held = stones.held_entities()
+        return TombstonesPage(
+            tombstones=[_shown(one, unfinished, held) for one in page], cursor=cursor, has_more=has_more
+        )
     shown = [_shown_of_peer(one, view) for one in page]
     return PeersTombstonesPage(tombstones=shown, cursor=cursor, has_more=has_more)
 
 
-def _status_of(grave: Grave, unfinished: frozenset[str]) -> Status:
+def _status_of(grave: Grave, unfinished: frozenset[str], held: set[str]) -> Status:
     if grave.revocation is not None:
         return "revoked"
     if grave.erased_at is not None:
         return "erasing" if grave.tombstone.id in unfinished else "erased"
-    return "erasing" if grave.is_to_be_erased else "hidden"
+    is_due = grave.is_to_be_erased and grave.tombstone.entity_uri not in held
+    return "erasing" if is_due else "hidden"
 
 
-def _shown(grave: Grave, unfinished: frozenset[str]) -> TombstoneRecord:
+def _shown(grave: Grave, unfinished: frozenset[str], held: set[str]) -> TombstoneRecord:
     return TombstoneRecord(
         **structs.asdict(grave.tombstone),
         reason=grave.reason,
         created_by=grave.created_by,
-        status=_status_of(grave, unfinished),
+        status=_status_of(grave, unfinished, held),
         held=grave.held,
         hold_lifted_at=grave.hold_lifted_at,
         erased_at=grave.erased_at,

@@ -49,7 +49,7 @@ class Grave(Struct, frozen=True, array_like=True):
 
     @property
     def is_to_be_erased(self) -> bool:
-        """Whether what it hides is to be erased and is not yet: only what is about every scope is."""
+        """Whether what it hides is to be erased and is not yet, but for holds of others: only what is about every scope is."""
         is_over = self.held or self.erased_at is not None or self.revocation is not None
         return self.tombstone.scope == "*" and not is_over
 
@@ -93,6 +93,10 @@ class Tombstones(Projection):
         """This node's own, last first."""
         for _, key in self.table(_LISTED).scan_back(b"", before=place_key(before)):
             yield self.table(_BY_ID).get(key)
+
+    def held_entities(self) -> set[str]:
+        """The entities, in normal form, on which a legal hold is: nothing of them is erased, whichever tombstone asks for it."""
+        return {grave.tombstone.entity_uri for grave in self.newest_first() if grave.held and grave.revocation is None}
 
     def of_peer(self, node_id: str, tombstone_id: str) -> PeersGrave | None:
         return self.table(_OF_PEERS).get(text_key(node_id) + text_key(tombstone_id))

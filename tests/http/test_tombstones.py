@@ -118,6 +118,22 @@ async def test_a_tombstone_of_one_scope_hides_that_scope_alone_and_erases_nothin
     (await http.post("/v1/facts", said(scope="public"))).expect(201)
 
 
+@pytest.mark.parametrize("ended_by", ["lift-hold", "revoke"])
+async def test_a_hold_on_one_scope_keeps_the_entity_from_a_tombstone_of_every_scope(http: Served, ended_by: str):
+    await http.write(entity=ALICE, scope="company", value={"type": "string", "v": WORDS})
+    held = await bury(http, scope="company", legal_hold=True)
+
+    made = await bury(http)
+
+    assert (await http.get(f"/v1/tombstones/{made['id']}")).expect(200)["status"] == "hidden"
+    await http.node.keep_up()
+    assert files_with(http.folder, WORDS)
+    (await http.post(f"/v1/tombstones/{held['id']}/{ended_by}", {})).expect(200)
+    assert (await http.get(f"/v1/tombstones/{made['id']}")).expect(200)["status"] == "erased"
+    assert files_with(http.folder, WORDS) == []
+    assert await http.digests() == http.folded_anew()
+
+
 async def test_a_request_sent_again_tells_nothing_of_what_is_gone(http: Served):
     headers = {"Idempotency-Key": "once"}
     (await http.send("POST", "/v1/facts", said(), headers=headers)).expect(201)
