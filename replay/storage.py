@@ -35,7 +35,7 @@ from node.events.key_file import (
     unlock,
     write_file_key,
 )
-from node.events.log import OFFSET_KEY, Log, clear_rows, item_key, open_store
+from node.events.log import COPY_FOLDER, OFFSET_KEY, Log, clear_rows, finish_compaction, item_key, open_store
 from node.events.log_file import DATA_FILE
 from node.events.store import Store, storage_errors
 from node.folder_lock import FolderLock
@@ -60,8 +60,11 @@ def change(data_dir: Path, wanted: Change, tell: Tell) -> int:
 
     Raises AtRestError where the folder is not as it would have to be, FolderInUse, NotALog, Damaged, Refusal, OSError.
     """
-    require_log(data_dir)
+    if not (data_dir / COPY_FOLDER).exists():
+        require_log(data_dir)
     with FolderLock(data_dir / "lock"):
+        # An erasure that was cut off leaves the log as it lay before it, in its old form, beside the one that is.
+        finish_compaction(data_dir / LOG_FOLDER)
         if is_changing(data_dir):
             finish_change(data_dir)
         old_keys = _old_keys(data_dir, wanted)

@@ -10,10 +10,10 @@ import lmdb
 import pytest
 
 from node.at_rest import AtRestError, Secret
-from node.events.at_rest_folder import finish_change, is_changing, is_encrypted
+from node.events.at_rest_folder import LOG_FOLDER, finish_change, is_changing, is_encrypted
 from node.events.item_keys import SealedItems
 from node.events.key_file import KEY_FILE, unlock
-from node.events.log import Log
+from node.events.log import COPY_FOLDER, OLD_FOLDER, Log
 from node.folder_lock import FolderInUse, FolderLock
 from node.projections.views import close_current, rebuild
 from replay.chain import Damaged
@@ -88,6 +88,22 @@ def test_once_encrypted_nothing_of_what_was_said_is_in_any_file(data_dir):
 
     assert found_in(data_dir, [SAID]) == []
     assert sorted(path.name for path in data_dir.iterdir()) == [KEY_FILE, "lock", "log"]
+
+
+@pytest.mark.parametrize(
+    ("log", "left"),
+    [(LOG_FOLDER, (OLD_FOLDER,)), (LOG_FOLDER, (COPY_FOLDER,)), (COPY_FOLDER, (OLD_FOLDER,))],
+    ids=["renamed", "copied", "between the two renames"],
+)
+def test_where_an_erasure_was_cut_off_no_log_of_before_stays_beside_the_one_that_is_encrypted(data_dir, log, left):
+    for name in left:
+        shutil.copytree(data_dir / LOG_FOLDER, data_dir / name)
+    (data_dir / LOG_FOLDER).rename(data_dir / log)
+
+    changed(data_dir, ENCRYPT)
+
+    assert found_in(data_dir, [SAID]) == []
+    assert [path.name for path in data_dir.glob("log*")] == [LOG_FOLDER]
 
 
 def test_rekeying_gives_every_item_another_key(data_dir):
