@@ -15,6 +15,7 @@ from msgspec import Struct
 from node.commands.tombstones import EraseEntity
 from node.errors import Refusal
 from node.events.at_rest_folder import FolderKeys
+from node.events.erasures import NOTE
 from node.events.log import Log
 from node.events.store import storage_errors, sync_folder
 from node.events.tombstones import ErasedPlace
@@ -24,7 +25,6 @@ from node.projections.view import View
 from node.projections.views import Views, point_at
 from node.writer import Writer
 
-NOTE = "erasing"
 _log = structlog.get_logger("stigmem.erasing")
 
 Read = Callable[[Callable[[View], Any]], Awaitable[Any]]

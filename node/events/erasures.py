@@ -13,6 +13,8 @@ from node.events.entry import SALT_BYTES, open_header
 from node.events.event import type_of
 from node.events.tombstones import EntityErased, places_in
 
+# In the data folder while its files may hold what an entry says is erased: the next start writes them anew (see node/erasing.py).
+NOTE = "erasing"
 # Of its items: the actor, what is plain, the places.
 PLACES_ITEM = 2
 _MARK = f'"type":"{type_of(EntityErased)}"'.encode()

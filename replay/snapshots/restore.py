@@ -18,11 +18,12 @@ import lmdb
 from node.canonical import b64url_decode
 from node.errors import LogDamaged, StorageFailed
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
+from node.events.erasures import NOTE
 from node.events.event import type_of
 from node.events.identity import NodeRestored
 from node.events.item_keys import AT_REST, ITEM_KEYS, LogLocked, rewrapped
 from node.events.key_file import KEY_FILE, FileKey, id_in, write_content
-from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, open_store
+from node.events.log import FORMAT, ITEM_KEY, NODE_KEY, OFFSET_KEY, PARTIAL_FOLDER, RESTORED, Log, open_store
 from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.store import Store, storage_errors
 from node.events.tree import Frontier, leaf_hash
@@ -37,7 +38,7 @@ from replay.snapshots.rows import unpack_keys, unpack_rows
 from replay.verify import SizeAndRoot, verify
 
 # What a folder may hold and still count as empty: the node's own key, what a failed restore left, what file systems put there.
-_HARMLESS = frozenset({"node.key", "lock", KEY_FILE, PARTIAL_FOLDER, "lost+found"})
+_HARMLESS = frozenset({"node.key", "lock", KEY_FILE, PARTIAL_FOLDER, NOTE, "lost+found"})
 _RESTORED_MARK = f'"type":"{type_of(NodeRestored)}"'.encode()
 Note = Callable[[str], None]
 
@@ -284,6 +285,17 @@ def _build(data_dir: Path, snapshots: Sequence[SnapshotFile]) -> None:
     if key_file is not None:
         # Before the log has its name: a log without its key file would be nobody's.
         write_content(data_dir / KEY_FILE, key_file)
+    if _has_erasures(partial):
+        # What an earlier snapshot of several holds may have been erased before a later one was made.
+        (data_dir / NOTE).touch(mode=0o600)
     partial.rename(data_dir / "log")
     sync_folder(data_dir)
     sync_folder(data_dir.parent)
+
+
+def _has_erasures(log_dir: Path) -> bool:
+    log = Log(log_dir, is_readonly=True)
+    try:
+        return log.has_erasures()
+    finally:
+        log.close()

@@ -1,6 +1,7 @@
 """`stigmem tombstones` against a real node, and what is left of its log for whoever checks it."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,17 @@ def write(node: RunningNode, entity: str) -> None:
         "source": f"{NODE_ID}/a",
     }
     node.post("/v1/facts", fact).expect(201)
+
+
+def snapshot(node: RunningNode, number: int, *since: Path) -> Path:
+    path = node.folder / f"{number}.snapshot"
+    told = ["--since", *map(str, since)] if since else []
+    said(
+        run_stigmem(
+            "snapshot", "create", "--data-dir", str(node.data_dir), "--out", str(path), *told, folder=node.folder
+        )
+    )
+    return path
 
 
 def files_with_words(folder: Path) -> list[Path]:
@@ -81,3 +93,22 @@ def test_an_entity_is_removed_from_the_command_line_and_the_log_still_verifies(n
     assert files_with_words(node.folder) == []
     node.start()
     assert [fact["entity"] for fact in node.facts()] == [f"{NODE_ID}/user/bob"]
+
+
+def test_what_was_erased_between_two_snapshots_is_in_no_file_once_both_are_restored_and_the_node_has_started(
+    node: RunningNode, tmp_path: Path
+):
+    write(node, ALICE)
+    full = snapshot(node, 1)
+    said(tombstones(node, "add", ALICE))
+    later = snapshot(node, 2, full)
+    other = RunningNode(tmp_path / "other", ENTITY_URI=NODE_ID)
+    done = run_stigmem(
+        "snapshot", "restore", str(full), str(later), "--data-dir", str(other.data_dir), folder=other.folder
+    )
+    assert done.returncode == 0 and files_with_words(other.data_dir), done
+    shutil.copy(node.data_dir / "node.key", other.data_dir)
+
+    other.start().stop()
+
+    assert files_with_words(other.data_dir) == []
