@@ -61,7 +61,7 @@ def plant(org_a: Organisation, org_b: Organisation) -> list[str]:
     org_a.pull(org_b)
     held = eventually(org_a.held, within_s=20, what="a fact is held")
     reason = {"fact_id": held[0]["fact_id"], "reason": "planted reason of a rejection antechinus"}
-    node.post(f"/v1/gardens/{held[0]['garden_id']}/reject", reason)
+    node.post(f"/v1/gardens/{held[0]['quarantine_garden_id']}/reject", reason).expect(200)
     client = node.client()
     client._connection.request(
         "POST",
