@@ -288,9 +288,12 @@ def _keys(log: Log) -> OwnKeys:
     if not isinstance(first[0].event, NodeCreated):
         raise Damaged(0, f"the first entry is {first[0].type}, not node.created.1")
     try:
-        return own_keys_of(log)
+        keys = own_keys_of(log)
     except LogDamaged as damage:
         raise Damaged(0, damage.detail) from damage
+    if not is_signed_by(first[0].stored, keys.at(0)):
+        raise Damaged(0, "the signature does not verify")
+    return keys
 
 
 def _line(entry: Entry) -> LogLine:

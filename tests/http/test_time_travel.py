@@ -112,7 +112,11 @@ async def test_a_read_without_a_past_refuses_rather_than_answers_with_the_presen
 
 async def test_every_read_of_content_takes_a_point_or_refuses_one(http: Served):
     """What is public, what peers ask for, and whom a credential speaks for is no content; a new read has to choose."""
-    spared = {"GET /v1/me", "GET /v1/federation/tombstones"} | PEERS_ALONE | (PUBLIC - {"GET /v1/federation/manifest/{entity_uri:.+}"})
+    spared = (
+        {"GET /v1/me", "GET /v1/federation/tombstones"}
+        | PEERS_ALONE
+        | (PUBLIC - {"GET /v1/federation/manifest/{entity_uri:.+}"})
+    )
     reads = {route.path for route in ROUTES if route.method == "GET" and f"GET {route.path}" not in spared}
     assert len(reads) >= 16
     for read in reads:
