@@ -184,6 +184,21 @@ async def test_two_successors_of_one_key_stop_the_exchange(http, peer, clock):
     (await pulled_with(http, peer.token(http))).refused(401, "unknown_or_inactive_peer")
 
 
+@pytest.mark.parametrize("leaves_out", ["its rotations", "its manifest"])
+async def test_a_peer_that_tells_its_rotations_no_more_does_not_hide_a_second_successor(http, peer, clock, leaves_out):
+    await rotate(peer)
+    (await pulled_with(http, peer.token(http))).expect(200)
+    size, held = http.size, peer.peer_at(http)
+    none = {"public_key": peer.signer.public_key_b64, "manifest": None, "log_entry": None}
+
+    found = await looked_at(peer, http, **(none if leaves_out == "its manifest" else forged(peer, peer.signer, [])))
+
+    assert (found.status, found.reason) == ("rejected", "manifest_rotation_chain_invalid")
+    assert http.size == size and peer.peer_at(http) == held
+    shown = step(OLD, THIEF, clock.now_ms())
+    assert (await looked_at(peer, http, **forged(peer, THIEF, [shown]))).reason == "key_forked"
+
+
 async def test_a_rotation_from_the_future_is_not_followed(http, peer, clock):
     ahead = [step(OLD, THIEF, clock.now_ms() + 5 * MINUTE_MS + 1)]
 
