@@ -4,6 +4,7 @@ Always: which of two keys is the node's is said by its log, never by what files 
 however far it came before. A key is deleted only where the log never knew it.
 """
 
+import glob
 import os
 from pathlib import Path
 
@@ -24,8 +25,7 @@ class KeyFile:
         return load_signer(self._path, self._passphrase)
 
     def write_successor(self, seed: bytes) -> Signer:
-        """Write a new key beside the old one, in the place of one that never came into use. Raises KeyFileError."""
-        self._discard()
+        """Write a new key beside the old one, once the files are settled. Raises KeyFileError where another lies there still."""
         passphrase = self._passphrase if is_encrypted_key_file(self._path) else None
         return create_key_file(self._next, seed, passphrase)
 
@@ -37,11 +37,12 @@ class KeyFile:
     def settle(self, current: bytes) -> Signer:
         """The signer of the node's key, in NAME from here on, where either file has it; else that of NAME. Raises KeyFileError."""
         signer = self.load()
+        self._discard_drafts()
         if not self.has_successor:
             return signer
         successor = load_signer(self._next, self._passphrase)
         if successor.public_key != current:
-            self._discard()
+            _delete(self._next)
             return signer
         self._take(signer)
         return successor
@@ -57,8 +58,14 @@ class KeyFile:
         except OSError as error:
             raise KeyFileError(f"key file {self._path}: cannot be replaced ({error.strerror})") from error
 
-    def _discard(self) -> None:
-        try:
-            self._next.unlink(missing_ok=True)
-        except OSError as error:
-            raise KeyFileError(f"key file {self._next}: cannot be deleted ({error.strerror})") from error
+    def _discard_drafts(self) -> None:
+        """What a key that was being written as the process ended left behind (see `create_key_file`)."""
+        for draft in self._next.parent.glob(f".{glob.escape(self._next.name)}.*"):
+            _delete(draft)
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise KeyFileError(f"key file {path}: cannot be deleted ({error.strerror})") from error

@@ -54,16 +54,29 @@ class Signer:
 
 
 class KeyInUse:
-    """The key that the node signs with, and the one that a rotation under way names; the log says when it is in use."""
+    """The key that the node signs with, and the one that a rotation under way names; the log says when it is in use.
+
+    Always: while there is a `successor`, the log may hold its rotation or not, and neither key's file may be deleted.
+    """
 
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
         self.successor: Signer | None = None
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which key the log goes on with."""
+        return self.successor is None
+
     def settle(self, signed_last: bytes) -> None:
-        """The log's last entry is signed by this public key: a successor that it is of is in use from now on."""
+        """The log's last entry is signed by this public key: a successor that it is of is in use from now on, another is none."""
         if self.successor is not None and self.successor.public_key == signed_last:
-            self.signer, self.successor = self.successor, None
+            self.signer = self.successor
+        self.successor = None
+
+    def forget_successor(self) -> None:
+        """Nothing of the rotation under way was given to the log."""
+        self.successor = None
 
 
 def key_id_of(public_key: bytes) -> str:

@@ -335,8 +335,10 @@ class Node:
             )
         if self._is_manifest_due():
             await self.execute(RenewManifest())
-        if self._key_file is not None and not self._rotating.locked() and self._key_file.has_successor:
-            await self._settle_key_file()
+        if self._key_file is not None and self._key_file.has_successor:
+            # Beside a rotation under way the key that it has just written would look like one that never came into use.
+            async with self._rotating:
+                await self._settle_key_file()
         await self.erase()
 
     def unfinished_erasures(self) -> frozenset[str]:
@@ -562,9 +564,11 @@ class Node:
             raise LogDamaged(f"the rotation: {error}", offset=offset) from error
 
     async def _written_successor(self, key_file: KeyFile) -> Signer:
-        if not self._writer.is_in_step:
+        if not self._key.is_known:
             raise NotReady("it is not known yet what the log holds")
         try:
+            # Its files may not have followed the last rotation: then NAME.next is all that there is of the key in use.
+            await asyncio.to_thread(key_file.settle, self.signer.public_key)
             successor = await asyncio.to_thread(key_file.write_successor, self.clock.random_bytes(32))
             await asyncio.to_thread(self._keys.admit, successor)
         except (KeyFileError, OSError) as error:
@@ -580,7 +584,7 @@ class Node:
 
     async def _settle_key_file(self) -> None:
         """Have the key file hold the key that is current, once that is known."""
-        if self._key_file is None or not self._writer.is_in_step:
+        if self._key_file is None or not self._key.is_known:
             return
         try:
             await asyncio.to_thread(self._key_file.settle, self.signer.public_key)

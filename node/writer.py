@@ -213,11 +213,6 @@ class Writer:
         if not self._is_in_step():
             self._catch_up()
 
-    @property
-    def is_in_step(self) -> bool:
-        """Whether it is known what the log holds, and the views hold it."""
-        return self._is_in_step()
-
     def _is_in_step(self) -> bool:
         return self._log.head().size == self._log.announced().size
 
@@ -368,10 +363,12 @@ class Writer:
             _refuse_all(waiting, error)
         elif len(batch) > 1:
             # A bug in deciding or folding, before anything was appended: running them one by one tells whose it is.
+            self._key.forget_successor()
             _log.warning("batch_split", error=repr(error), commands=len(waiting))
             for item in waiting:
                 await self._write([item])
         else:
+            self._key.forget_successor()
             _log.error("command_failed", exc_info=error)
             _refuse_all(waiting, Internal())
 

@@ -1,5 +1,6 @@
 """Rotating a node's own key (PROTOCOL §11): its log, manifest and key file, credentials, and what a stolen old key can still do."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -240,3 +241,67 @@ async def test_the_next_rotation_after_one_that_could_not_swap_files_finishes_bo
     await node.node.keep_up()
 
     assert not node.key_file.has_successor and node.key_file.load().key_id == first["new_key_id"]
+
+
+async def test_no_rotation_deletes_the_key_of_the_one_before_where_its_files_did_not_follow(node, monkeypatch):
+    def refused(source: object, target: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refused)
+        first = await rotate(node)
+        (await node.post(ROTATE, {})).refused(503, "key_file_unwritable")
+    assert load_signer(node.folder / "node.key.next", None).key_id == first["new_key_id"]
+
+    second = await rotate(node)
+
+    kept = {f"node.key.{key_id[:12]}" for key_id in (OLD.key_id, first["new_key_id"])}
+    assert set(files(node)) == {"node.key", *kept}
+    assert node.key_file.load().key_id == second["new_key_id"]
+    await node.restart()
+
+
+async def test_rotations_at_once_and_under_load_are_all_done_and_every_key_is_kept(node):
+    """While appends are under way, and upkeep looks at the files."""
+
+    async def written() -> None:
+        for _ in range(30):
+            (await node.post("/v1/facts", fact())).expect(201)
+
+    async def kept_up() -> None:
+        for _ in range(30):
+            await node.node.keep_up()
+
+    rotations = [rotate(node) for _ in range(6)]
+    *done, _, _, _ = await asyncio.gather(*rotations, written(), written(), kept_up())
+
+    order = {one["old_key_id"]: one["new_key_id"] for one in done}
+    chain = [OLD.key_id]
+    while chain[-1] in order:
+        chain.append(order[chain[-1]])
+    assert len(chain) == 7
+    assert set(files(node)) == {"node.key", *(f"node.key.{key_id[:12]}" for key_id in chain[:-1])}
+    assert node.key_file.load().key_id == node.node.signer.key_id == chain[-1]
+    await node.restart()
+
+
+async def test_a_rotation_whose_caller_went_away_keeps_its_key(node):
+    """It may be in the log, or on its way there, whoever waits for it."""
+    for step in range(16):
+        asked = asyncio.create_task(node.node.rotate_key(node.admin, is_compromised=False, since_ms=None))
+        await asyncio.wait([asked], timeout=step / 1000)
+        asked.cancel()
+        await asyncio.wait([asked])
+        (await node.post("/v1/facts", fact())).expect(201)
+        await node.node.keep_up()
+        assert node.key_file.load().key_id == node.node.signer.key_id
+
+
+def test_what_a_key_file_was_half_written_to_is_deleted(tmp_path):
+    path = tmp_path / "org[1].pem"
+    signer = create_key_file(path, SEED)
+    (tmp_path / ".org[1].pem.next.abcdefgh").write_bytes(path.read_bytes())
+
+    KeyFile(path, None).settle(signer.public_key)
+
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
