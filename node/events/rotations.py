@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from node.canonical import b64url_decode, b64url_encode, canonical_json
 from node.keys import Signer, is_sound_public_key, key_id_of, verify
@@ -157,8 +157,12 @@ def first_key(public_key: bytes) -> KeyChain:
 
 
 def rotated(chain: KeyChain, rotation: Rotation) -> KeyChain:
-    """The chain with its last key closed and the next one behind it."""
-    return (*chain[:-1], _closed(chain[-1].public_key, rotation), *first_key(rotation.new_public_key))
+    """The chain with its last key closed and the next one behind it.
+
+    Whoever had the last key since some time had the files of those before it too, which lie beside: none proves more from then on.
+    """
+    closed = (*chain[:-1], _closed(chain[-1].public_key, rotation))
+    return (*_compromised(closed, rotation.compromised_since_ms), *first_key(rotation.new_public_key))
 
 
 def chain_of(entity_uri: str, public_key: bytes, rotations: Sequence[Rotation], held: KeyChain) -> KeyChain:
@@ -176,7 +180,13 @@ def chain_of(entity_uri: str, public_key: bytes, rotations: Sequence[Rotation], 
     # What was told first of a key that was rotated away is what counts.
     first_told = {key.public_key: key for key in held if key.rotated_ms is not None}
     before = [key for key in held if key.public_key not in keys]
-    return (*before, *(first_told.get(key.public_key, key) for key in shown))
+    merged: KeyChain = (*before, *(first_told.get(key.public_key, key) for key in shown))
+    told = {key_id_of(key) for key in first_told}
+    for rotation in rotations:
+        if rotation.compromised_since_ms is not None and rotation.old_key_id not in told:
+            place = next(n for n, key in enumerate(merged) if key.public_key == rotation.new_public_key)
+            merged = (*_compromised(merged[:place], rotation.compromised_since_ms), *merged[place:])
+    return merged
 
 
 def keys_for(chain: KeyChain, dated_ms: int) -> tuple[bytes, ...]:
@@ -195,6 +205,15 @@ def keys_trusted_on(chain: KeyChain, window_ms: int, *, issued_ms: int, now_ms: 
         and key.is_trusted_on
         and issued_ms <= key.rotated_ms
         and now_ms <= key.rotated_ms + window_ms
+    )
+
+
+def _compromised(chain: KeyChain, since_ms: int | None) -> KeyChain:
+    """Former keys, the last of which was in other hands since then; None: it was not."""
+    if since_ms is None:
+        return chain
+    return tuple(
+        structs.replace(key, holds_until_ms=min(key.holds_until_ms, since_ms), is_trusted_on=False) for key in chain
     )
 
 

@@ -83,7 +83,7 @@ _AFTER_ALL = b"\xff" * 9
 
 class Identity(Projection):
     name: ClassVar[str] = "identity"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     events: ClassVar[tuple[type[Event], ...]] = (
         NodeCreated,
         ManifestPublished,

@@ -34,7 +34,7 @@ _BY_INTRODUCER = TableSpec("introductions/by_introducer", bytes, hashed=((0, 32)
 
 class Introductions(Projection):
     name: ClassVar[str] = "introductions"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     events: ClassVar[tuple[type[Event], ...]] = (ManifestIntroduced, PeerStatusSet, PeerVerified)
     tables: ClassVar[tuple[TableSpec, ...]] = (_BY_ENTITY, _BY_INTRODUCER)
 

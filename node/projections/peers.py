@@ -166,7 +166,7 @@ _TOLD_OF = (
 
 class Peers(Projection):
     name: ClassVar[str] = "peers"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     events: ClassVar[tuple[type[Event], ...]] = (
         *_TOLD_OF,
         PageServed,

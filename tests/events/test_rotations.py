@@ -145,6 +145,29 @@ def test_a_compromised_key_proves_nothing_dated_after_it_was_taken_and_is_not_tr
     assert keys_trusted_on(chain, CAPABILITY_TRUST_MS, issued_ms=AT - HOUR_MS, now_ms=AT) == ()
 
 
+@pytest.mark.parametrize("held", range(4))
+def test_with_a_compromised_key_those_before_it_are_trusted_on_no_more_either(held):
+    """Their files lie beside its own, and whoever rotated before he knew of the theft has yet to say which key it was."""
+    steps = [*STEPS[:2], step(2, 3, at_ms=AT + 3 * HOUR_MS, since_ms=AT - HOUR_MS)]
+    before = told(*STEPS[: min(held, 2)], key=min(held, 2)) if held < 3 else ()
+
+    chain = told(*steps, key=3, held=before)
+
+    assert keys_for(chain, AT - HOUR_MS) == tuple(KEYS[number].public_key for number in (3, 2, 1, 0))
+    assert keys_for(chain, AT - HOUR_MS + 1) == (KEYS[3].public_key,)
+    assert keys_trusted_on(chain, CAPABILITY_TRUST_MS, issued_ms=AT - HOUR_MS, now_ms=AT) == ()
+    again = told(*steps, STEPS[3], key=4, held=chain)
+    assert again[:3] == chain[:3] and again == told(*steps, STEPS[3], key=4)
+
+
+def test_a_theft_later_than_a_rotation_leaves_what_the_key_before_proves():
+    chain = told(STEPS[0], step(1, 2, at_ms=AT + 5 * HOUR_MS, since_ms=AT + 4 * HOUR_MS), key=2)
+
+    assert keys_for(chain, AT + LEEWAY_MS)[-1] == KEYS[0].public_key
+    assert KEYS[0].public_key not in keys_for(chain, AT + LEEWAY_MS + 1)
+    assert keys_trusted_on(chain, CAPABILITY_TRUST_MS, issued_ms=AT, now_ms=AT + 5 * HOUR_MS) == ()
+
+
 @pytest.mark.parametrize("window_ms", [PEER_TOKEN_TRUST_MS, CAPABILITY_TRUST_MS])
 def test_a_rotated_key_is_trusted_for_its_window_with_what_it_signed_before(window_ms):
     chain = told(step(0, 1), key=1)

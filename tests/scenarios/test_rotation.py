@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import random
 import sys
 import threading
 from pathlib import Path
@@ -34,6 +35,28 @@ class Traffic(threading.Thread):
                 self.written.append(self._client.send("POST", "/v1/facts", draft).expect(201)["id"])
         except AssertionError as failure:
             self.failure = failure
+        except (OSError, http.client.HTTPException):
+            # Its node was killed, or the writing itself says which facts are missing.
+            return
+
+
+class Rotating(threading.Thread):
+    """Rotates a node's key for as long as it answers; `made` are the key ids, and any answer but 200 is a failure."""
+
+    def __init__(self, node: RunningNode) -> None:
+        super().__init__(daemon=True)
+        self.made: list[str] = []
+        self.failure: AssertionError | None = None
+        self._client = node.client()
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.made.append(self._client.send("POST", "/v1/admin/keys/rotate", {}).expect(200)["new_key_id"])
+        except AssertionError as failure:
+            self.failure = failure
+        except (OSError, http.client.HTTPException):
+            return
 
 
 def rotate(organisation: Organisation, *flags: str) -> dict[str, Any]:
@@ -152,5 +175,37 @@ def test_a_rotation_killed_at_any_step_is_finished_at_the_next_start_or_was_not_
     assert len(key_ids) == 1 + len(STEPS) - 1
     kept = {path.name for path in key_file.parent.glob(f"{key_file.name}.*") if len(path.suffix) == 13}
     assert kept == {f"{key_file.name}.{key_id[:12]}" for key_id in key_ids[:-1]}
+    node.stop()
+    verified(org)
+
+
+def test_nodes_killed_at_random_among_rotations_lose_neither_a_key_nor_a_fact(make_organisation, long_run):
+    org = make_organisation("org-a", TRUST_MODE="relaxed")
+    node, key_file, chance = org.node, org.key.private, random.Random(20)
+    node.start()
+    first = load_signer(key_file, None).key_id
+    request = {"entity_uri": "agent:x", "permissions": ["read", "write"], "allowed_sources": ["agent:"]}
+    made = node.post("/v1/auth/keys", request).expect(201)["raw_key"]
+    written: list[str] = []
+    for number in range(20 if long_run else 4):
+        draft = own_fact(org, "agent:x", "company") | {"entity": f"{org.entity_uri}/{number}"}
+        writing, rotating = Traffic(node, made, draft), [Rotating(node), Rotating(node)]
+        for one in (writing, *rotating):
+            one.start()
+        writing.join(timeout=chance.uniform(0.05, 0.3))
+        node.kill()
+        for one in (writing, *rotating):
+            one.join(timeout=20)
+        assert [one.failure for one in (writing, *rotating) if one.failure] == []
+        written += writing.written
+
+        node.start()
+        manifest = node.get("/.well-known/stigmem-manifest.json", bearer=None).expect(200)
+        key_ids = [first, *(one["new_key_id"] for one in manifest["rotation_events"])]
+        assert {key_id for one in rotating for key_id in one.made} <= set(key_ids)
+        assert load_signer(key_file, None).key_id == manifest["key_id"] == key_ids[-1]
+        beside = {path.name for path in key_file.parent.iterdir() if key_file.name in path.name}
+        assert beside == {key_file.name, *(f"{key_file.name}.{key_id[:12]}" for key_id in key_ids[:-1])}
+    assert set(written) <= ids_of(org, "agent:x")
     node.stop()
     verified(org)
