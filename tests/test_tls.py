@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from node.certificates import certificate_of, fingerprint_of
+from node.certificates import certificate_of, fingerprint_of, first_in
 from node.config import Config
-from node.tls import Tls, TlsFileError
-from tests.certificates import Authority, CertificateFiles
+from node.tls import Tls, TlsFileError, fault_in
+from tests.certificates import Authority, CertificateFiles, Somebody
 
 NODE_ID = "stigmem://org-a.example"
 
@@ -38,6 +38,36 @@ def test_a_certificate_is_known_by_the_fingerprint_that_openssl_prints_and_its_u
     shown = opened(own).own
 
     assert (shown.fingerprint, shown.uris) == (fingerprint_of(printed), (NODE_ID, "urn:other"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "stigmem://ORG-A.example",
+        "STIGMEM://org-a.example",
+        f"{NODE_ID}/",
+        f"{NODE_ID}/agent/x",
+        f"{NODE_ID}.",
+        f"{NODE_ID}:443",
+        f"{NODE_ID}\0",
+        f"{NODE_ID}\0.evil.example",
+        f" {NODE_ID}",
+        "stigmem://*.example",
+        "stigmem://*",
+        "stigmem://org-%61.example",
+        "stigmem://org-a.example#",
+        "https://org-a.example",
+        "org-a.example",
+    ],
+)
+def test_a_uri_that_is_not_the_node_id_byte_for_byte_speaks_for_nobody(tmp_path, uri):
+    files = Authority(tmp_path).issue("org-a.example", uri, hosts=("org-a.example", "127.0.0.1"))
+    shown = first_in(files.certificate.read_bytes())
+
+    assert "no such URI among its names" in fault_in(shown, Somebody(NODE_ID))
+    # Its common name, and hosts of any kind, say nothing; a pin says all, and for this certificate alone.
+    assert fault_in(shown, Somebody(NODE_ID, (files.fingerprint,))) is None
+    assert "none of those" in fault_in(shown, Somebody(NODE_ID, ("ab" * 32,)))
 
 
 @pytest.mark.parametrize("text", ["", "ab" * 31, "ab" * 33, "zz" * 32, ":".join(["ab"] * 31), "sha1:" + "ab" * 32])
