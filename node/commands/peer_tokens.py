@@ -23,7 +23,7 @@ from node.errors import (
     TokenBeforeRestore,
     UnknownOrInactivePeer,
 )
-from node.events.rotations import PEER_TOKEN_TRUST_MS, keys_trusted_on
+from node.events.rotations import MAX_TRIED, PEER_TOKEN_TRUST_MS, keys_trusted_on
 from node.keys import Signer, verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -100,7 +100,7 @@ def authenticate(token: PeerToken, view: View, now_ms: int) -> Claims:
 def _keys_for(claims: Claims, peer: Peer, now_ms: int) -> tuple[bytes, ...]:
     """The peer's key, and for five minutes the one before it for what it signed before it was rotated (PROTOCOL §11)."""
     former = keys_trusted_on(peer.keys, PEER_TOKEN_TRUST_MS, issued_ms=claims.iat, now_ms=now_ms)
-    return (peer.keys[-1].public_key, *former)
+    return (peer.keys[-1].public_key, *former[:MAX_TRIED])
 
 
 def check_claims(claims: Claims, view: View, context: Context) -> None:

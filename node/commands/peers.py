@@ -6,8 +6,6 @@ Always: what keeps a peer from being active is one reason code with words beside
 Does not fetch anything (see `node/peer_checks.py`): it judges what was fetched.
 """
 
-from collections.abc import Sequence
-
 from msgspec import Struct
 
 from node.canonical import b64url_decode, b64url_encode, canonical_json
@@ -44,7 +42,7 @@ from node.events.peers import (
     PeerTlsFailed,
     PeerVerified,
 )
-from node.events.rotations import Rotation, first_key, read_rotation, rotations_in
+from node.events.rotations import first_key, read_rotation, rotated_in, rotations_in
 from node.keys import is_sound_public_key, verify
 from node.projections.peers import Peer
 from node.projections.view import View
@@ -309,7 +307,7 @@ def _verified(peer: Peer, command: RecordPeerCheck, view: View, context: Context
     key = _sound_key(documents.public_key)
     if documents.manifest is None:
         _require_pinned(peer, key)
-        _require_told_again(peer, [])
+        _require_told_again(peer, b"{}")
     is_strict = rules_in_force(view, context.config).mode == "strict"
     manifest, doubts = _manifest(documents, key, peer, context.at_ms)
     checkpoint = None
@@ -341,13 +339,12 @@ def _follow(manifest: Manifest, peer: Peer, now_ms: int) -> None:
     followed(manifest, peer.keys, now_ms)
     if peer.declared_key is not None:
         followed(manifest, first_key(b64url_decode(peer.declared_key)), now_ms)
-    _require_told_again(peer, rotations_in(manifest.canonical()))
+    _require_told_again(peer, manifest.canonical())
 
 
-def _require_told_again(peer: Peer, shown: Sequence[Rotation]) -> None:
+def _require_told_again(peer: Peer, shown: bytes) -> None:
     """Raises where a rotation that the last manifest told is left out (PROTOCOL §4.2): against it a second successor is seen."""
-    told = {rotation.old_key_id for rotation in rotations_in(peer.manifest or b"{}")}
-    if not told <= {rotation.old_key_id for rotation in shown}:
+    if not rotated_in(peer.manifest or b"{}") <= rotated_in(shown):
         detail = "it leaves out rotations that it told before"
         raise _Unproven("rejected", ManifestRotationChainInvalid.code, detail)
 

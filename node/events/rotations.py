@@ -21,6 +21,8 @@ LEEWAY_MS = 600_000
 CAPABILITY_TRUST_MS = 90 * 86_400_000
 PEER_TOKEN_TRUST_MS = 300_000
 MAX_ROTATIONS = 1024
+# A signature names no key: with each one of a long chain a page of signatures that hold under none would take minutes.
+MAX_TRIED = 64
 _SIGNATURES = ("rotation_sig", "signature")
 
 
@@ -148,6 +150,12 @@ def rotations_in(manifest: bytes) -> list[Rotation]:
     return [open_rotation(one) for one in listed or ()]
 
 
+def rotated_in(manifest: bytes) -> set[str]:
+    """The ids of the keys that a manifest's rotations lead on from, which were read before."""
+    told = msgspec.json.decode(manifest).get("rotation_events") or ()
+    return {one.get("old_key_id", one.get("previous_key_id")) for one in told}
+
+
 def is_signed_by_old(rotation: Rotation, old_public_key: bytes) -> bool:
     return verify(old_public_key, rotation.signed, rotation.signature)
 
@@ -190,10 +198,12 @@ def chain_of(entity_uri: str, public_key: bytes, rotations: Sequence[Rotation], 
 
 
 def keys_for(chain: KeyChain, dated_ms: int) -> tuple[bytes, ...]:
-    """The keys under which something of that date may be proved, newest first."""
-    return tuple(
-        key.public_key for key in reversed(chain) if key.holds_until_ms is None or dated_ms <= key.holds_until_ms
-    )
+    """The keys under which something of that date may be proved, newest first; of many the nearest to what was current then."""
+    places = [n for n, key in enumerate(chain) if key.holds_until_ms is None or dated_ms <= key.holds_until_ms]
+    if len(places) > MAX_TRIED:
+        current = next(n for n, key in enumerate(chain) if key.rotated_ms is None or dated_ms <= key.rotated_ms)
+        places = sorted(sorted(places, key=lambda place: abs(place - current))[:MAX_TRIED])
+    return tuple(chain[place].public_key for place in reversed(places))
 
 
 def keys_trusted_on(chain: KeyChain, window_ms: int, *, issued_ms: int, now_ms: int) -> tuple[bytes, ...]:

@@ -11,9 +11,11 @@ from node.canonical import b64url_encode, canonical_json
 from node.events.rotations import (
     CAPABILITY_TRUST_MS,
     LEEWAY_MS,
+    MAX_TRIED,
     PEER_TOKEN_TRUST_MS,
     ChainBroken,
     ChainForked,
+    ChainKey,
     KeyChain,
     chain_of,
     first_key,
@@ -143,6 +145,20 @@ def test_a_compromised_key_proves_nothing_dated_after_it_was_taken_and_is_not_tr
     assert keys_for(chain, AT - HOUR_MS) == (KEYS[1].public_key, KEYS[0].public_key)
     assert keys_for(chain, AT - HOUR_MS + 1) == (KEYS[1].public_key,)
     assert keys_trusted_on(chain, CAPABILITY_TRUST_MS, issued_ms=AT - HOUR_MS, now_ms=AT) == ()
+
+
+@pytest.mark.parametrize("current", [0, 40, 500, 999])
+def test_of_a_long_chain_the_keys_nearest_to_a_date_are_tried_and_the_one_of_that_date_always(current):
+    """Rotated every second: ten minutes' leeway holds hundreds of keys."""
+    keys = [number.to_bytes(32, "big") for number in range(1000)]
+    closed = [ChainKey(key, AT + n * 1000, AT + n * 1000 + LEEWAY_MS, True) for n, key in enumerate(keys[:-1])]
+    chain = (*closed, ChainKey(keys[-1], None, None, True))
+
+    tried = keys_for(chain, AT + current * 1000)
+
+    places = [keys.index(key) for key in tried]
+    assert len(tried) == MAX_TRIED and places == sorted(places, reverse=True)
+    assert current in places and all(place in places for place in range(current, min(current + 20, 1000)))
 
 
 @pytest.mark.parametrize("held", range(4))
