@@ -42,7 +42,9 @@ class KeyFile:
             return signer
         successor = load_signer(self._next, self._passphrase)
         if successor.public_key != current:
-            _delete(self._next)
+            # Where neither is, the log is not the one that these files belong to: another may know the key.
+            if signer.public_key == current:
+                _delete(self._next)
             return signer
         self._take(signer)
         return successor

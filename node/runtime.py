@@ -551,7 +551,9 @@ class Node:
                 f"key_mismatch: the log in {self._folder} was rotated from the key {ours} to {current}: name that key's file"
             )
         if self.log.read(own.size - 1, 1)[0].public_key != self.signer.public_key or self._damage is None:
-            raise StartupError(f"key_mismatch: the log in {self._folder} is signed by another key than {ours}")
+            raise StartupError(
+                f"key_mismatch: the log in {self._folder} goes on under the key {current}, not {ours}: name that key's file"
+            )
 
     def _kept_secrets(self, own: OwnKeys) -> KeptSecrets:
         if len(own.chain) == 1:

@@ -301,6 +301,22 @@ async def test_a_rotation_whose_caller_went_away_keeps_its_key(node):
         assert node.key_file.load().key_id == node.node.signer.key_id
 
 
+async def test_a_log_of_before_a_rotation_says_which_key_it_needs_and_no_key_is_deleted(node):
+    """As a restored snapshot is one, started with the key file as it has become."""
+    before = copied(node)
+    first = await rotate(node)
+    second = await rotate(node)
+    os.replace(node.folder / "node.key", before / "node.key")
+    os.replace(node.folder / f"node.key.{first['new_key_id'][:12]}", before / "node.key.next")
+    key_file, config = KeyFile(before / "node.key", None), structs.replace(node.config, data_dir=str(before))
+
+    words = f"goes on under the key {OLD.key_id[:12]}, not {second['new_key_id'][:12]}: name that key's file"
+    with pytest.raises(StartupError, match=words):
+        await Node.open(config=config, clock=node.clock, signer=key_file.load(), key_file=key_file)
+
+    assert {one.name for one in before.glob("node.key*")} == {"node.key", "node.key.next"}
+
+
 def test_what_a_key_file_was_half_written_to_is_deleted(tmp_path):
     path = tmp_path / "org[1].pem"
     signer = create_key_file(path, SEED)
