@@ -414,6 +414,8 @@ class Log:
     def _check_format(self) -> None:
         with storage_errors(), self._store.begin() as txn:
             found = txn.get(b"format", db=self._store.table("meta"))
+        if found is None:
+            raise UnknownFormat(f"{self._store.path} is no log of ours; `stigmem replay verify` tells what is damaged")
         if found != FORMAT:
             raise UnknownFormat(
                 f"{self._store.path} holds a log of format {found!r}; this version reads {FORMAT.decode()}: "
@@ -503,7 +505,10 @@ class Log:
             return self._read_erasures(txn)
 
     def has_erasures(self) -> bool:
-        return bool(self.erasures())
+        """Whether anything that an entry commits to was erased."""
+        with storage_errors(), self._store.begin() as txn:
+            erased = self._read_erasures(txn).items()
+            return any(min(items) < len(open_header(self._stored(txn, offset)).items) for offset, items in erased)
 
     def _read_erasures(self, txn: lmdb.Transaction) -> Erasures:
         if self._erasures is None:

@@ -41,7 +41,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log with one of each event."""
     data_dir = tmp_path_factory.mktemp("sample") / "data"
-    make_folder(data_dir)
+    make_folder(data_dir, is_rotated=True)
     return data_dir
 
 
@@ -64,7 +64,7 @@ def test_every_event_type_has_a_telling_and_docs_audit_md_has_its_verb():
 def test_every_event_is_one_line_of_canonical_json_in_log_order(sample: Path):
     found = lines(sample)
 
-    assert [line["offset"] for line in found] == list(range(len(sound_events())))
+    assert [line["offset"] for line in found] == list(range(len(sound_events(is_rotated=True))))
     assert {line["type"] for line in found} == set(EVENT_TYPES)
     for line in found:
         assert set(line) == {"offset", "at", "hlc", "type", "actor", "verb", "things", "data", "leaf_hash"}
