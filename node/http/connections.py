@@ -14,8 +14,9 @@ A request that need not wait is answered past aiohttp's task of the connection (
 sent in one go, or by somebody who does not take the answers, is left to that task.
 
 Rests on private names of aiohttp's RequestHandler: `_waiter`, set while a connection waits for its next request, as its own
-keep-alive timer does; `_close` and `_force_close`, set once it shuts down; for prompt answers `_messages`, `_parser`, `_paused`,
-`_next_keepalive_close_time`, what it makes and handles requests with, and a request's `_match_info`. The tests fail when one goes.
+keep-alive timer does; `_messages`, what is still to be answered; `_close` and `_force_close`,
+set once it shuts down; for prompt answers `_parser`, `_paused`, `_next_keepalive_close_time`, what it makes and handles requests
+with, and a request's `_match_info`. The tests fail when one goes.
 
 Does not limit: the time a body takes, or what bodies hold (see node/http/body.py).
 """
@@ -41,6 +42,8 @@ from node.tls import certificate_in
 HEADER_TIMEOUT_S = 30.0
 # Beyond what credentials and all that proxies add can come to; aiohttp bounds the fields and their number, not their sum.
 MAX_HEADER_BYTES = 1 << 16
+# How long one that sends more is still listened to, so that it can read why it was refused.
+LINGER_S = 1.0
 ANSWER_TIMEOUT_S = 30.0
 # What a reader must take within that time.
 ANSWER_STEP_BYTES = 1 << 14
@@ -186,6 +189,7 @@ class GuardedConnection(web.RequestHandler):
         self._header_timeout_s, self._prompt = server.header_timeout_s, server.prompt
         self._header_deadline: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._was_asked = self._is_refused = False
         # aiohttp lets go of its transport once it closes it, which what is still to be read puts off.
         self._socket: asyncio.Transport | None = None
         # Of the last large answer.
@@ -243,6 +247,8 @@ class GuardedConnection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self._close or self._force_close:
             self._take_while_closing(data)
             has_request = not self.is_idle
@@ -250,7 +256,8 @@ class GuardedConnection(web.RequestHandler):
             has_request = self._take_while_idle(data)
         else:
             super().data_received(data)
-            has_request = True
+            # One that was just made is not idle yet: its task has not begun to wait.
+            has_request = self._was_asked or bool(self._messages)
         # A connection that still waits after these bytes has got a part of a header and no more.
         if not has_request:
             if data and self._header_deadline is None:
@@ -259,7 +266,7 @@ class GuardedConnection(web.RequestHandler):
             if self._header_bytes > MAX_HEADER_BYTES:
                 self._refuse_long_header()
             return
-        self._header_bytes = 0
+        self._was_asked, self._header_bytes = True, 0
         self.last_request_at = self._loop.time()
         # An answer that was given at once, aiohttp has not seen.
         self._next_keepalive_close_time = self.last_request_at + self._keepalive_timeout
@@ -362,9 +369,16 @@ class GuardedConnection(web.RequestHandler):
 
     def _refuse_long_header(self) -> None:
         _log.info("malformed_http", remote=self.peername and self.peername[0], cause="LongHeader")
-        if self.transport is not None:
-            self.transport.write(_LONG_HEADER)
-        self.force_close()
+        self._is_refused = True
+        if self.transport is None:
+            return
+        self.transport.write(_LONG_HEADER)
+        if not self.transport.can_write_eof():
+            self.force_close()
+            return
+        # Closing over bytes that nobody has read yet takes the answer back from who is still sending.
+        self.transport.write_eof()
+        self._loop.call_later(LINGER_S, self.force_close)
 
     def _drop_header_deadline(self) -> None:
         if self._header_deadline is not None:

@@ -139,7 +139,7 @@ def test_a_restored_log_is_the_log_row_by_row(made: Made, tmp_path: Path):
     new = restored(tmp_path / "new", made.file)
 
     assert rows_of(new) == rows_of(made.data_dir)
-    assert sorted(path.name for path in new.iterdir()) == ["erasing", "lock", "log"]
+    assert sorted(path.name for path in new.iterdir()) == ["lock", "log"]
     assert replay("verify", new).code == 0
 
 
@@ -437,7 +437,7 @@ def test_a_folder_with_the_node_s_key_and_an_interrupted_restore_counts_as_empty
     (tmp_path / PARTIAL_FOLDER / "data.mdb").write_text("half")
 
     assert rows_of(restored(tmp_path, made.file)) == rows_of(made.data_dir)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["erasing", "lock", "log", "node.key"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "log", "node.key"]
 
 
 def test_a_folder_that_a_node_holds_is_refused(made: Made, tmp_path: Path):
