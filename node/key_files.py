@@ -6,6 +6,7 @@ however far it came before. A key is deleted only where the log never knew it.
 
 import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from node.keys import KeyFileError, Signer, create_key_file, is_encrypted_key_file, load_signer, sync_folder
@@ -30,15 +31,15 @@ class KeyFile:
         return create_key_file(self._next, seed, passphrase)
 
     @property
-    def has_successor(self) -> bool:
+    def is_unsettled(self) -> bool:
         """Whether a rotation is under way, or was cut off."""
-        return self._next.exists()
+        return self._next.exists() or any(self._drafts())
 
     def settle(self, current: bytes) -> Signer:
         """The signer of the node's key, in NAME from here on, where either file has it; else that of NAME. Raises KeyFileError."""
         signer = self.load()
         self._discard_drafts()
-        if not self.has_successor:
+        if not self._next.exists():
             return signer
         successor = load_signer(self._next, self._passphrase)
         if successor.public_key != current:
@@ -61,9 +62,12 @@ class KeyFile:
             raise KeyFileError(f"key file {self._path}: cannot be replaced ({error.strerror})") from error
 
     def _discard_drafts(self) -> None:
-        """What a key that was being written as the process ended left behind (see `create_key_file`)."""
-        for draft in self._next.parent.glob(f".{glob.escape(self._next.name)}.*"):
+        for draft in self._drafts():
             _delete(draft)
+
+    def _drafts(self) -> Iterator[Path]:
+        """What a key that was being written as the process ended left behind (see `create_key_file`)."""
+        return self._next.parent.glob(f".{glob.escape(self._next.name)}.*")
 
 
 def _delete(path: Path) -> None:

@@ -335,7 +335,7 @@ class Node:
             )
         if self._is_manifest_due():
             await self.execute(RenewManifest())
-        if self._key_file is not None and self._key_file.has_successor:
+        if self._key_file is not None and self._key_file.is_unsettled:
             # Beside a rotation under way the key that it has just written would look like one that never came into use.
             async with self._rotating:
                 await self._settle_key_file()
@@ -528,7 +528,7 @@ class Node:
         own = own_keys_of(self.log)
         if own.current != self.signer.public_key:
             self._finish_rotation(own)
-        elif self._key_file is not None and self._key_file.has_successor:
+        elif self._key_file is not None and self._key_file.is_unsettled:
             self._key_file.settle(own.current)
         if self.config.entity_uri is None:
             self.node_id = own.node_id

@@ -227,7 +227,7 @@ async def test_a_rotation_that_was_cut_off_is_finished_or_was_not_begun(node, st
     again = await Node.open(config=config, clock=node.clock, signer=key_file.load(), key_file=key_file)
     is_begun = step != "the new key is written"
     assert again.signer.key_id == (rotation["new_key_id"] if is_begun else OLD.key_id)
-    assert key_file.load().key_id == again.signer.key_id and not key_file.has_successor
+    assert key_file.load().key_id == again.signer.key_id and not key_file.is_unsettled
     assert (folder / f"node.key.{OLD.key_id[:12]}").exists() == is_begun
     await again.close()
     checked(folder)
@@ -240,11 +240,11 @@ async def test_the_next_rotation_after_one_that_could_not_swap_files_finishes_bo
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", refused)
         first = await rotate(node)
-    assert node.key_file.has_successor and node.node.signer.key_id == first["new_key_id"]
+    assert node.key_file.is_unsettled and node.node.signer.key_id == first["new_key_id"]
 
     await node.node.keep_up()
 
-    assert not node.key_file.has_successor and node.key_file.load().key_id == first["new_key_id"]
+    assert not node.key_file.is_unsettled and node.key_file.load().key_id == first["new_key_id"]
 
 
 async def test_no_rotation_deletes_the_key_of_the_one_before_where_its_files_did_not_follow(node, monkeypatch):

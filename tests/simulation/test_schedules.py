@@ -1,4 +1,4 @@
-"""Six hundred schedules of dropped, delayed, repeated and reordered messages, and of crashes, each from its seed."""
+"""Three hundred schedules of dropped, delayed, repeated and reordered messages, and of crashes, each from its seed."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tests.simulation.schedule import run_schedule
 
 ROOT = Path(__file__).parents[2]
 GROUPS = 10
-PER_GROUP = 1000 if os.environ.get("STIGMEM_TEST_LONG") else 60
+PER_GROUP = 1000 if os.environ.get("STIGMEM_TEST_LONG") else 30
 # What schedules are for: each of these words stands in the trace of one that met it.
 MET = [
     "delivers answer to facts",
