@@ -38,6 +38,7 @@ from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.rotations import RotationEvent
 from node.events.store import LOG_MAP_BYTES, make_folder, storage_errors
 from node.folder_lock import FolderLock
+from node.kept_answers import Kept, KeptAnswers, Question
 from node.kept_secrets import NONCE_BYTES, KeptSecrets, first_secrets, open_kept_secrets
 from node.key_files import KeyFile
 from node.keys import KeyFileError, KeyInUse, Signer, hashes_to, key_id_of, keyed_hash
@@ -83,6 +84,7 @@ class Node:
         self.log: Log
         # None while they are being made anew; then `_stale` holds what can be read meanwhile, if anything can.
         self._views: Views | None = None
+        self._kept = KeptAnswers()
         self._stale: StaleViews | None = None
         self._folded = 0
         self._begun: asyncio.Task[None] | None = None
@@ -220,6 +222,25 @@ class Node:
         except LogDamaged as damage:
             self.note_damage(damage)
             raise
+
+    def given_again(self, question: Question | None) -> bytes | None:
+        """What was answered to it, where all that it tells still stands and the log still has its facts; else None. On the loop."""
+        if question is None or self._damage is not None or (kept := self._kept.find(question)) is None:
+            return None
+        with self.log.evidence() as evidence:
+            for place in kept.places:
+                if not evidence.still_has(place):
+                    return None
+        return kept.answer
+
+    def is_worth_keeping(self, question: Question | None) -> bool:
+        """Whether what is answered to it now is asked for again and again. On the loop."""
+        # Views that are being made anew are behind.
+        return question is not None and self._writer is not None and self._kept.comes_again(question)
+
+    def keep_answer(self, question: Question, kept: Kept) -> None:
+        """Have an answer given again that was made in this turn of the loop."""
+        self._kept.keep(question, kept)
 
     def vouched_entries(self, first: int, end: int) -> list[Entry]:
         """Entries [first, end), from which an answer is made anew. Raises LogDamaged as `vouch_for` does."""
@@ -474,6 +495,7 @@ class Node:
             node_id=self.node_id,
             refusals=self._refusals,
             attestations=self._attestations,
+            kept=self._kept,
         )
         self._views.keep_readings()
         if not self.log.head().size:
@@ -505,6 +527,7 @@ class Node:
 
     def _go_on_with(self, views: Views) -> None:
         self._views.let_go()
+        self._kept.clear()
         self._views = views
         views.keep_readings()
 

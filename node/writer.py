@@ -30,6 +30,7 @@ from node.events.entry import Entry, salt_bytes_for, sign_entry
 from node.events.identity import KeyRotated
 from node.events.log import Head, Log
 from node.events.store import storage_errors
+from node.kept_answers import KeptAnswers
 from node.keys import KeyInUse
 from node.projections.apply import apply, move_checkpoint
 from node.projections.view import View
@@ -88,10 +89,11 @@ class Writer:
         node_id: str,
         refusals: RefusalLimiter,
         attestations: MinuteShare,
+        kept: KeptAnswers,
     ) -> None:
         self._log, self._views, self._clock, self._key = log, views, clock, key
         self._config, self._node_id = config, node_id
-        self._refusals, self._attestations = refusals, attestations
+        self._refusals, self._attestations, self._kept = refusals, attestations, kept
         # Why the disk took nothing the last time, until `resume`.
         self.storage_failure: Refusal | None = None
         # Not asyncio.Queue: its bookkeeping for many takers costs as much as a lookup, and there is one.
@@ -349,6 +351,7 @@ class Writer:
             head = await _outcome_of(append)
         self._key.settle(entries[-1].public_key)
         self._views.commit(txn)
+        self._kept.note(entries)
         self._log.announce(head)
 
     async def _recover(self, batch: list[_Waiting], error: Exception) -> None:
@@ -377,6 +380,7 @@ class Writer:
         head = self._log.refresh()
         if head.size:
             self._key.settle(self._log.read(head.size - 1, 1)[0].public_key)
+        self._kept.clear()
         self._views.fold_forward(self._log, head.size)
         self._log.announce(head)
 

@@ -31,6 +31,7 @@ EVENTS = FIRST_LINE | {"node.events"}
 PROJECTIONS = EVENTS | {"node.projections"}
 COMMANDS = PROJECTIONS | {"node.commands"}
 RUNTIME = COMMANDS | {
+    "node.kept_answers",
     "node.writer",
     "node.refusals",
     "node.quotas",
@@ -60,7 +61,8 @@ ALLOWED = {
     "node.commands": COMMANDS | {"node.refusals"},
     "node.log_watch": EVENTS,
     "node.storage_watch": PROJECTIONS | {"node.log_watch", "node.writer"},
-    "node.writer": COMMANDS | {"node.refusals"},
+    "node.kept_answers": EVENTS,
+    "node.writer": COMMANDS | {"node.kept_answers", "node.refusals"},
     "node.erasing": COMMANDS | {"node.writer"},
     "node.runtime": RUNTIME | {"node.erasing"},
     "node.peer_checks": OUTGOING,

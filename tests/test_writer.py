@@ -17,6 +17,7 @@ from node.events.entry import Entry
 from node.events.log import Head, Log
 from node.events.own_keys import own_keys_of
 from node.events.tree import EMPTY_ROOT
+from node.kept_answers import KeptAnswers
 from node.keys import KeyInUse, Signer
 from node.projections.view import View
 from node.projections.views import Views, rebuild
@@ -54,6 +55,7 @@ def writer_over(log: Log, views: Views, key: KeyInUse | None = None) -> Writer:
         node_id=NODE_ID,
         refusals=RefusalLimiter(),
         attestations=MinuteShare(60),
+        kept=KeptAnswers(),
     )
 
 

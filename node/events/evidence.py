@@ -108,6 +108,17 @@ class Evidence:
         except LogDamaged as damage:
             raise damage_at(offset, damage.detail) from damage
 
+    def still_has(self, place: tuple[int, int]) -> bool:
+        """Whether the item that brought a fact is what its entry was found to commit to, when that fact was held against it."""
+        proven = self._proven.get(place)
+        if proven is None:
+            return False
+        number, commitment, _ = proven
+        try:
+            return sha256(self._stored.committed(place[0], number)).hexdigest() == commitment
+        except LogDamaged:  # whoever holds the fact against it again is told where, and what tells more
+            return False
+
     def require_entry(self, offset: int) -> None:
         """Raise LogDamaged, with the offset, where the entry is not the one whose leaf hash stands in the tree."""
         try:

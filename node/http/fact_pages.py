@@ -87,9 +87,8 @@ class Cursor(Struct, frozen=True, array_like=True):
     access: int
 
 
-def listing(asked: FactsQuery, moment: Moment, access: Access, view: View, node: Node) -> FactsPage:
-    """The answer of GET /v1/facts."""
-    page = page_asked(asked, moment, access, view, node)
+def shown_page(page: Page, view: View, node: Node) -> FactsPage:
+    """The answer of GET /v1/facts. Raises LogDamaged where the log has other facts there."""
     node.vouch_for(page.rows)
     records = [new_record_of(row, view, node, at=page.at, is_past=page.is_past) for row in page.rows]
     return FactsPage(

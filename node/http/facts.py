@@ -37,17 +37,19 @@ from node.errors import (
 from node.events.entry import Entry
 from node.events.facts import Scope, body_of
 from node.http.auth import bearer_of, principal_of, reader_of
-from node.http.body import decode_query, encoded, json_response, read_json
+from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
-from node.http.fact_pages import FactsPage, FactsQuery, is_small, listing
+from node.http.fact_pages import FactsPage, FactsQuery, Page, is_small, page_asked, shown_page
 from node.http.fact_reader import vouched_fact
 from node.http.forms import Entity, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
+from node.http.lasting import answer_of_fact, answer_of_page, question_of
 from node.http.moments import AsOfQuery, asked_moment, moment_of
 from node.http.records import HeldRecord, Record, held_answer, new_record_of, record_of
 from node.projections.conflicts import At
 from node.projections.fact_queries import find_fact, may_be_many
+from node.projections.fact_rows import FactRow
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -171,13 +173,21 @@ def command_of(body: FactRequest, principal: Principal, accepted_ms: int) -> Ass
 )
 def list_facts(request: web.Request) -> bytes | Awaitable[web.Response]:
     node, principal = request.app[NODE], reader_of(request)
+    question = question_of(request, principal)
+    answer = node.given_again(question)
+    if answer is not None:
+        return answer
     asked = decode_query(request, FactsQuery)
     # Before the view is opened, which then holds at least what was announced.
     moment = moment_of(asked.as_of, node)
+
+    def page_in(view: View) -> Page:
+        return page_asked(asked, moment, readable_by(principal, view), view, node)
+
     with node.view() as view:
         if is_small(asked, view):
-            return encoded(listing(asked, moment, readable_by(principal, view), view, node))
-    return _read(node, lambda view: listing(asked, moment, readable_by(principal, view), view, node))
+            return answer_of_page(question, asked, page_in(view), view, node)
+    return _read(node, lambda view: shown_page(page_in(view), view, node))
 
 
 @describes(
@@ -189,16 +199,20 @@ def list_facts(request: web.Request) -> bytes | Awaitable[web.Response]:
 )
 def get_fact(request: web.Request) -> bytes | Awaitable[web.Response]:
     node, principal = request.app[NODE], reader_of(request)
+    question = question_of(request, principal)
+    answer = node.given_again(question)
+    if answer is not None:
+        return answer
     moment, name = asked_moment(request), request.match_info["fact_id"]
 
-    def read(view: View) -> Record:
-        row = find_fact(name, readable_by(principal, view), view, moment.at)
-        return record_of(row, view, node, at=moment.at, is_past=moment.as_of is not None)
+    def found_in(view: View) -> FactRow:
+        return find_fact(name, readable_by(principal, view), view, moment.at)
 
     if may_be_many(name):
-        return _read(node, read)
+        is_past = moment.as_of is not None
+        return _read(node, lambda view: record_of(found_in(view), view, node, at=moment.at, is_past=is_past))
     with node.view() as view:
-        return encoded(read(view))
+        return answer_of_fact(question, found_in(view), moment, view, node)
 
 
 @describes(

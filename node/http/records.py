@@ -132,10 +132,15 @@ def queue_item(record: Record) -> QueueItem:
     return QueueItem(fact_id=record.id, **structs.asdict(record))
 
 
+def is_own_statement(fact: Fact, node: Node) -> bool:
+    """Whether the fact is of a source of this node's own, which is believed as stated."""
+    return _identity_of(fact.source, fact.origin)[0] == node.node_id
+
+
 def _effective_confidence(fact: Fact, view: View, node: Node, *, is_past: bool) -> float:
-    speaks_for, source = _identity_of(fact.source, fact.origin)
-    if speaks_for == node.node_id:
+    if is_own_statement(fact, node):
         return fact.confidence
+    _, source = _identity_of(fact.source, fact.origin)
     if is_past:
         return fact.confidence if fact.source_trust is None else round(fact.confidence * fact.source_trust, 6)
     rules = rules_in_force(view, node.config)

@@ -104,7 +104,7 @@ def is_narrow(view: View, entity: str) -> bool:
 
     Of up to 64 KiB each: some milliseconds at worst, and far less than going to a thread costs where they are small.
     """
-    return not told_facts.may_be_told_of(entity) and view.facts.has_few(entity)
+    return not told_facts.may_be_told_of(entity) and view.facts.few_about(entity) is not None
 
 
 def is_expired(fact: Fact, now_ms: int) -> bool:

@@ -234,7 +234,7 @@ class Facts(Projection):
     ) -> Iterator[FactRow]:
         """Rows before a place, newest first, through the narrowest index; the caller still filters by what it asked for."""
         if entity is not None and relation is None:
-            few = self._few_about(entity)
+            few = self.few_about(entity)
             if few is not None:
                 return map(self.at, [place for place in reversed(few) if place < before])
             streams = (self._places_back(BY_SUBJECT, key, before) for key in self._subjects_of(entity))
@@ -259,9 +259,15 @@ class Facts(Projection):
                 return
             yield row if spec is BY_PLACE else self.at(place)
 
-    def has_few(self, entity: str) -> bool:
-        """Whether FEW facts, or fewer, are about an entity. Costs no more than that."""
-        return self._few_about(entity) is not None
+    def few_about(self, entity: str) -> list[Place] | None:
+        """Where the facts about an entity stand, oldest first; None where they are more than FEW. Costs no more than these."""
+        if self._few is None or self._few[0] != entity:
+            self._by_subject.flush()
+            keys = self._by_subject.stored_keys(new_text_key(entity), FEW + 1)
+            places = sorted(map(place_of, keys)) if len(keys) <= FEW else None
+            self._few = entity, places
+            self._alone = places[0] if len(keys) == 1 and not self._hidings_of(entity) else None
+        return self._few[1]
 
     def is_known_alone(self, place: Place) -> bool:
         """Whether no other fact is or was about the entity of the one there, as far as a listing has just found out."""
@@ -573,16 +579,6 @@ class Facts(Projection):
         if row is None:
             raise KeyError(place_of(key))
         return row
-
-    def _few_about(self, entity: str) -> list[Place] | None:
-        """Where the facts about an entity stand, oldest first; None where they are more than FEW."""
-        if self._few is None or self._few[0] != entity:
-            self._by_subject.flush()
-            keys = self._by_subject.stored_keys(new_text_key(entity), FEW + 1)
-            places = sorted(map(place_of, keys)) if len(keys) <= FEW else None
-            self._few = entity, places
-            self._alone = places[0] if len(keys) == 1 and not self._hidings_of(entity) else None
-        return self._few[1]
 
     def _subjects_of(self, entity: str) -> Iterator[bytes]:
         """The prefixes of an entity's relations in the one index of both: it skips from each to the next."""
