@@ -2,6 +2,8 @@
 
 Always: a real node that holds FACTS facts or more, each with an entity of its own, and the plain server, both up all the time; each
 kind of read is measured between two halves of the same requests to the plain server. An answer other than 200 fails it.
+Each kind twice: the same questions again and again, which a node may answer as before; and "anew", where none comes again before
+the node has forgotten it, so that every answer is made.
 Beside the rates by the wall, which another process moves, the processor time that the server spent on each answer.
 """
 
@@ -18,6 +20,7 @@ from msgspec import Struct
 
 from bench import load, served
 from bench.served import cpu_s
+from node.kept_answers import MAX_ASKED
 
 SCRIPT = Path(__file__).with_name("read.lua")
 FACTS = 10_000
@@ -97,6 +100,11 @@ def _paths(node: Server, folder: Path) -> dict[str, Path]:
         "by id": [f"/v1/facts/{record['id']}" for record in records],
         "by entity": [f"/v1/facts?entity={urllib.parse.quote(record['entity'], safe='')}" for record in records],
     }
+    # A parameter that no route knows makes another question of the same answer.
+    turns = range(2 + 2 * MAX_ASKED // len(records))
+    for kind, paths in list(kinds.items()):
+        join = "&" if "?" in paths[0] else "?"
+        kinds[f"{kind} anew"] = [f"{path}{join}turn={turn}" for turn in turns for path in paths]
     files = {kind: folder / kind.replace(" ", "-") for kind in kinds}
     for kind, paths in kinds.items():
         files[kind].write_text("\n".join(paths) + "\n")

@@ -23,7 +23,7 @@ REPLAY_TARGETS = (
 ADDED_TARGET_MS = 50
 # Of an empty handler's rate.
 READ_TARGET = 0.40
-READ_KINDS = ("by id", "by entity")
+READ_KINDS = ("by id", "by entity", "by id anew", "by entity anew")
 SIZES = (1, 16, 64)
 Figures = dict[str, list[float]]
 

@@ -23,8 +23,10 @@ ROOM_BYTES = 64 << 20
 MAX_ANSWER_BYTES = 1 << 14
 # So many questions are remembered, to know one that comes again: to keep what nobody asks for twice costs more than to make it.
 MAX_ASKED = 1 << 15
+# So many entities are remembered for what has come about them; then all answers go.
+MAX_CHANGED = 1 << 15
 # What keeping one takes besides the answer itself.
-_BESIDE_BYTES = 1000
+_BESIDE_BYTES = 800
 
 # What was asked for, and by whom.
 Question = tuple[str, str]
@@ -66,15 +68,23 @@ class Kept(Struct, frozen=True, gc=False):
 class KeptAnswers:
     """By question; where there is no room for one more, the oldest are let go."""
 
-    def __init__(self, room_bytes: int = ROOM_BYTES) -> None:
+    def __init__(self, room_bytes: int = ROOM_BYTES, max_changed: int = MAX_CHANGED) -> None:
         self._room_bytes = self._left_bytes = room_bytes
-        self._answers: OrderedDict[Question, Kept] = OrderedDict()
-        self._about: dict[str, set[Question]] = {}
+        self._max_changed = max_changed
+        # With the number of facts that had come by then.
+        self._answers: OrderedDict[Question, tuple[Kept, int]] = OrderedDict()
+        # By entity, in normal form: the number of the last fact about it that came since `clear`.
+        self._changed: dict[str, int] = {}
+        self._facts = 0
         # Hashes of questions. One that is taken for another is kept a turn early.
         self._asked: set[int] = set()
 
     def find(self, question: Question) -> Kept | None:
-        return self._answers.get(question)
+        found = self._answers.get(question)
+        if found is None:
+            return None
+        kept, facts = found
+        return kept if self._changed.get(kept.entity, 0) <= facts else None
 
     def comes_again(self, question: Question) -> bool:
         """Whether it was asked before, lately; it is from now on."""
@@ -90,37 +100,28 @@ class KeptAnswers:
         """Keep what was just answered, from a view of all that was committed."""
         if len(kept.answer) > MAX_ANSWER_BYTES:
             return
-        self._drop(question)
-        self._left_bytes -= kept.size_bytes
+        before = self._answers.pop(question, None)
+        self._left_bytes += (0 if before is None else before[0].size_bytes) - kept.size_bytes
         while self._left_bytes < 0:
-            self._drop(next(iter(self._answers)))
-        self._answers[question] = kept
-        self._about.setdefault(kept.entity, set()).add(question)
+            _, (oldest, _) = self._answers.popitem(last=False)
+            self._left_bytes += oldest.size_bytes
+        self._answers[question] = kept, self._facts
 
     def note(self, entries: Iterable[Entry]) -> None:
-        """Let go of what these entries, which were just committed, may have changed."""
+        """Give nothing again that these entries, which were just committed, may have changed."""
         if not self._answers:
             return
         for entry in entries:
             kind = type(entry.event)
             if kind in _BRINGING:
-                for entity in entities_of(entry.event):
-                    for question in tuple(self._about.get(entity, ())):
-                        self._drop(question)
+                self._facts += 1
+                self._changed |= dict.fromkeys(filter(None, entities_of(entry.event)), self._facts)
             elif kind not in _APART:
                 self.clear()
+        if len(self._changed) > self._max_changed:
+            self.clear()
 
     def clear(self) -> None:
         self._answers.clear()
-        self._about.clear()
+        self._changed.clear()
         self._left_bytes = self._room_bytes
-
-    def _drop(self, question: Question) -> None:
-        kept = self._answers.pop(question, None)
-        if kept is None:
-            return
-        self._left_bytes += kept.size_bytes
-        beside = self._about[kept.entity]
-        beside.remove(question)
-        if not beside:
-            del self._about[kept.entity]

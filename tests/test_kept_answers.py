@@ -1,6 +1,7 @@
 """What is kept of answers, and for how long: within its room, the newest, and none that an event may have changed."""
 
 import pytest
+from msgspec import structs
 
 from node.events.entry import Entry
 from node.events.facts import FactAsserted
@@ -71,6 +72,18 @@ def test_an_answer_that_is_kept_twice_takes_its_room_once():
     for _ in range(5):
         answers.keep(("/b", "admin"), kept(OTHER))
     assert answers.find(("/a", "admin")) is not None and answers.find(("/b", "admin")) is not None
+
+
+def test_what_has_come_about_many_entities_ends_all():
+    (fact,) = [entry for entry in entries() if isinstance(entry.event, FactAsserted)][:1]
+    answers = KeptAnswers(max_changed=3)
+    answers.keep(("/a", "admin"), kept(OTHER))
+    about = [structs.replace(fact.event.fact, entity=f"{ENTITY}/{number}") for number in range(4)]
+    changes = [structs.replace(fact, event=structs.replace(fact.event, fact=one)) for one in about]
+    answers.note(changes[:3])
+    assert answers.find(("/a", "admin")) is not None
+    answers.note(changes[3:])
+    assert answers.find(("/a", "admin")) is None
 
 
 def test_a_large_answer_is_not_kept():
