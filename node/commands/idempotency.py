@@ -7,7 +7,12 @@ A refused request takes none.
 from msgspec import Struct
 
 from node.commands.decision import Context, Decide, Decision, Principal
-from node.errors import IdempotencyKeyReused
+from node.commands.reading import reach_of
+from node.errors import GardenForbidden, IdempotencyKeyReused
+from node.events.conflicts import ConflictResolved
+from node.events.event import Event
+from node.events.facts import FactAsserted
+from node.events.gardens import FactPromoted, FactRejected, GardenCreated, GardenMemberSet
 from node.events.idempotency import IdempotencyKeyTaken
 from node.projections.idempotency import Taken, key_name
 from node.projections.view import View
@@ -47,6 +52,16 @@ def told_before(claim: Claim, view: View, now_ms: int) -> Taken | None:
     return taken
 
 
+def require_still_known(event: Event, principal: Principal, view: View) -> None:
+    """Raises GardenForbidden where what a request did is in a garden of which the principal may not know any more.
+
+    Content is of then and rights are of now, as with every read: else a key would keep what a membership gave.
+    """
+    garden_id = _garden_of(event)
+    if garden_id is not None and not reach_of(principal, view).is_member(garden_id):
+        raise GardenForbidden("what this request did is in a garden that is not yours any more")
+
+
 def take_key(claim: Claim, *, entries: int, answer: str | None) -> IdempotencyKeyTaken:
     """The event that follows what a request did."""
     return IdempotencyKeyTaken(route=claim.route, request_hash=claim.request_hash, entries=entries, answer=answer)
@@ -72,3 +87,18 @@ def decide_once(command: Once, decide: Decide, view: View, context: Context) -> 
 def decide_record_answer(command: RecordAnswer, view: View, context: Context) -> Decision:
     event = take_key(command.claim, entries=0, answer=command.answer)
     return Decision(events=(event,), actor=command.claim.principal.actor())
+
+
+def _garden_of(event: Event) -> str | None:
+    """The garden that an answer tells of; what waits in quarantine is told to its writer, who was never a member there."""
+    match event:
+        case FactAsserted(fact=fact) | ConflictResolved(fact=fact):
+            return fact.garden_id
+        case GardenCreated(id=garden_id):
+            return garden_id
+        case (
+            GardenMemberSet(garden_id=garden_id) | FactPromoted(garden_id=garden_id) | FactRejected(garden_id=garden_id)
+        ):
+            return garden_id
+        case _:
+            return None

@@ -12,6 +12,7 @@ from node.commands.reading import reach_of
 from node.commands.roles import is_known, known_garden, require_visitor
 from node.errors import (
     GardenExists,
+    GardenForbidden,
     GardenInUse,
     GardenNotFound,
     IdempotencyKeyReused,
@@ -84,7 +85,7 @@ class GardensQuery(Struct, frozen=True, kw_only=True):
     body=GardenRequest,
     answers={201: GardenRecord},
     headers=TAKES_KEY,
-    refuses=(GardenExists, IdempotencyKeyReused, ScopeNotPermitted),
+    refuses=(GardenExists, GardenForbidden, IdempotencyKeyReused, ScopeNotPermitted),
 )
 async def create_garden(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], principal_of(request)

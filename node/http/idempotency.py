@@ -18,7 +18,7 @@ from msgspec import Struct, structs
 
 from node.canonical import b64url_encode
 from node.commands.decision import Outcome, Principal
-from node.commands.idempotency import Claim, Once, told_before
+from node.commands.idempotency import Claim, Once, require_still_known, told_before
 from node.errors import EntityIsTombstoned, InvalidField
 from node.events.entry import Entry
 from node.events.event import ERASED
@@ -156,6 +156,7 @@ def _told_again(taken: Taken, answer: Answer, request: web.Request) -> web.Respo
     with node.view() as view:
         for entry in entries:
             _require_not_buried(entry, view)
+            require_still_known(entry.event, request[PRINCIPAL], view)
         return answer(entries, view)
 
 

@@ -11,6 +11,7 @@ from node.commands.members import AddMember, ChangeMember, MemberRecord, RemoveM
 from node.commands.roles import known_garden
 from node.errors import (
     FieldTooLong,
+    GardenForbidden,
     GardenNotFound,
     IdempotencyKeyReused,
     InvalidCursor,
@@ -88,7 +89,7 @@ async def list_members(request: web.Request) -> web.Response:
     body=MemberRequest,
     answers={201: MemberRecord},
     headers=TAKES_KEY,
-    refuses=(*_CHANGING, IdempotencyKeyReused),
+    refuses=(*_CHANGING, GardenForbidden, IdempotencyKeyReused),
 )
 async def add_member(request: web.Request) -> web.Response:
     principal_of(request)

@@ -142,6 +142,7 @@ async def promote_fact(request: web.Request) -> web.Response:
         FactAmbiguous,
         FactNotFound,
         FactNotQuarantinePending,
+        GardenForbidden,
         GardenNotFound,
         GardenNotQuarantine,
     ),

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,7 @@ from node.http.app import ROUTES
 from node.http.describe import description_of
 from node.http.idempotency import Turns
 from node.projections.idempotency import Taken
+from tests.api_keys import SCRIBE, bearer_for
 from tests.organisations import Organisation, be_strict, issue
 from tests.served import ADMIN_KEY, NODE_ID, Answer, Served, fact
 
@@ -351,6 +353,42 @@ async def test_a_credential_that_counts_no_more_is_not_answered_again(http: Serv
     (await http.post(f"{TOKENS}/{json.loads(token)['token_id']}/revoke", {})).expect(200)
 
     (await ask(http, FACTS, stated, bearer=token)).refused(403, "token_revoked")
+
+
+async def test_what_is_in_a_garden_is_told_again_to_its_members_alone(http: Served):
+    """A membership that is withdrawn takes the answers along: content is of then, rights are of now."""
+    bearer = await bearer_for(http)
+    role_of_scribe = f"{GARDENS}/den/members/{quote(SCRIBE, safe='')}"
+    asked = {
+        GARDENS: {"slug": "den", "name": "Den", "scope": "team"},
+        f"{GARDENS}/den/members": {"entity_uri": "user:alice", "role": "writer"},
+        FACTS: fact(garden_id="den", scope="team", source=SCRIBE),
+    }
+    told = {path: await ask(http, path, body, bearer=bearer) for path, body in asked.items()}
+    (await http.send("PATCH", f"{GARDENS}/den/members/user%3Aalice", {"role": "admin"})).expect(200)
+    (await http.send("DELETE", role_of_scribe)).expect(204)
+    size = http.size
+
+    for path, body in asked.items():
+        (await ask(http, path, body, bearer=bearer)).refused(403, "garden_forbidden")
+
+    assert set(types(http, size)) == {"request.refused.1"}
+    (await http.post(f"{GARDENS}/den/members", {"entity_uri": SCRIBE, "role": "reader"})).expect(201)
+    for path, body in asked.items():
+        assert (await ask(http, path, body, bearer=bearer)).body == told[path].body
+    assert {answer.status for answer in told.values()} == {201}
+
+
+async def test_what_a_moderator_decided_is_told_again_to_moderators_alone(http: Served, org_b: Organisation):
+    bearer = await bearer_for(http)
+    garden_id, fact_id = await _held(http, org_b)
+    stated = {"entity_uri": SCRIBE, "role": "quarantine:moderator"}
+    (await http.post(f"{GARDENS}/{garden_id}/members", stated)).expect(201)
+    path, body = f"{GARDENS}/{garden_id}/promote", {"fact_id": fact_id}
+    (await ask(http, path, body, bearer=bearer)).expect(200)
+    (await http.send("DELETE", f"{GARDENS}/{garden_id}/members/{quote(SCRIBE, safe='')}")).expect(204)
+
+    (await ask(http, path, body, bearer=bearer)).refused(403, "garden_forbidden")
 
 
 # What is answered again is what was answered, whatever came since.
