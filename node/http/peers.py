@@ -68,6 +68,8 @@ from node.projections.idempotency import Taken
 from node.strict_json import decode, scan_json
 
 MAX_BYTES = 1 << 16
+# What is signed is canonical JSON, which has no whole numbers beyond this (RFC 8785 §3.1).
+MAX_SIGNED_INTEGER = (1 << 53) - 1
 NO_RATE_LIMIT = (
     "rate_limit: signed and taken, but nothing here goes by it: it has no unit that two nodes could agree on"
 )
@@ -96,7 +98,7 @@ class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allowed_scopes: tuple[Scope, ...]
     signed_at: str
     declaration_sig: str
-    rate_limit: Annotated[int, Meta(ge=1)] | None = None
+    rate_limit: Annotated[int, Meta(ge=1, le=MAX_SIGNED_INTEGER)] | None = None
 
 
 class DeclareRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

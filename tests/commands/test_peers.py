@@ -166,6 +166,7 @@ async def test_a_declaration_may_name_a_rate_limit_that_is_signed_with_the_rest_
 
     (await http.post(PEERS, signed | {"rate_limit": 6})).refused(422, "declaration_invalid")
     (await http.post(PEERS, declaration(org_b.signer, rate_limit=0))).refused(422, "invalid_field")
+    (await http.post(PEERS, signed | {"rate_limit": 1 << 53})).refused(422, "invalid_field")
     (await http.post(PEERS, declaration(org_b.signer, rate_limit="5"))).refused(422, "invalid_field")
     answer = (await http.post(PEERS, signed)).expect(201)
 
