@@ -203,6 +203,12 @@ class ApiKeyExists(Conflict):
     code = "api_key_exists"
 
 
+class ApiKeyNotTold(Conflict):
+    """A key that was made under an idempotency key, and that nothing here can make again."""
+
+    code = "api_key_not_told"
+
+
 class ApiKeyAlreadyRevoked(Conflict):
     code = "api_key_already_revoked"
 

@@ -30,6 +30,7 @@ GOLDEN = {
     "api_key_asleep": {403},
     "api_key_not_found": {404},
     "api_key_exists": {409},
+    "api_key_not_told": {409},
     "api_key_already_revoked": {409},
     "token_malformed": {401},
     "unknown_issuer": {401},

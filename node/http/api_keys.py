@@ -18,6 +18,7 @@ from node.errors import (
     ApiKeyAlreadyRevoked,
     ApiKeyExists,
     ApiKeyNotFound,
+    ApiKeyNotTold,
     FieldTooLong,
     IdempotencyKeyReused,
     InvalidCursor,
@@ -113,6 +114,7 @@ class KeysCursor(Struct, frozen=True, array_like=True):
     refuses=(
         IdempotencyKeyReused,
         ApiKeyExists,
+        ApiKeyNotTold,
         FieldTooLong,
         InvalidExpiry,
         InvalidUri,
@@ -136,7 +138,12 @@ async def create_key(request: web.Request) -> web.Response:
     def made(key_id: str, key_hash: str) -> str:
         """What was made of it, also where the node's key was rotated since."""
         told = [f"sk_{secret}" for secret in request.app[TURNS].secrets_of(key_id)]
-        return next(raw for raw in (raw_key_of(key_id), *told) if equal_secrets(node.api_key_hash(raw), key_hash))
+        for raw in (raw_key_of(key_id), *told):
+            if equal_secrets(node.api_key_hash(raw), key_hash):
+                return raw
+        raise ApiKeyNotTold(
+            "the key was made, and cannot be told again: the node's own key was rotated too often since"
+        )
 
     def command(principal: Principal) -> CreateApiKey:
         key_id = node.clock.new_id()

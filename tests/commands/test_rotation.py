@@ -13,6 +13,7 @@ from node.canonical import b64url_encode, canonical_json
 from node.events.identity import KeyRotated, ManifestPublished
 from node.events.log import Log
 from node.events.own_keys import own_keys_of
+from node.kept_secrets import MAX_TOLD
 from node.key_files import KeyFile
 from node.keys import Signer, create_key_file, load_signer
 from node.runtime import Node, StartupError
@@ -132,6 +133,21 @@ async def test_credentials_outlive_rotations_and_restarts(node):
         # Told again it is signed again, by the key that is current now.
         again = (await node.send("POST", TOKENS, asked, headers=once)).expect(201)["token_json"]
         (await node.send("GET", "/v1/facts", bearer=again)).expect(200)
+
+
+async def test_an_api_key_that_nothing_can_tell_again_any_more_still_counts_and_is_said_to_be_there(node):
+    once, body = {"Idempotency-Key": "once"}, {"entity_uri": "agent:y", "permissions": ["read"]}
+    told = (await node.send("POST", "/v1/auth/keys", body, headers=once)).expect(201)
+    for _ in range(MAX_TOLD - 1):
+        await rotate(node)
+    assert (await node.send("POST", "/v1/auth/keys", body, headers=once)).expect(201) == told
+
+    await rotate(node)
+    size = node.size
+    (await node.send("POST", "/v1/auth/keys", body, headers=once)).refused(409, "api_key_not_told")
+
+    assert node.size == size
+    (await node.send("GET", "/v1/facts", bearer=told["raw_key"])).expect(200)
 
 
 async def test_a_token_of_the_old_key_holds_for_ninety_days_and_not_longer(node, clock):
