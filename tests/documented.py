@@ -1,10 +1,11 @@
-"""Every answer that a test gets, held against the API's own document: its status, its type, and its body member by member.
+"""Every answer that a test gets, held against the API's own document: its status, its headers, and its body member by member.
 
 Always: validators are made once per process and answer; what is checked is what `/openapi.json` serves.
 """
 
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -13,10 +14,12 @@ import jsonschema_rs
 from node.http.app import own_document
 
 _URN = "urn:stigmem:openapi"
-_BARE = (b"", b"Bad Request")
+# What every answer has, and what belongs to the connection.
+_EVERYWHERE = {"content-type", "content-length", "date", "server", "x-content-type-options", "connection"}
+_EVERYWHERE |= {"transfer-encoding", "keep-alive"}
 
 
-def check_answer(method: str, path: str, status: int, content_type: str | None, body: bytes) -> None:
+def check_answer(method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
     """Raises AssertionError where the document does not let this route answer so. `path` as it stood in the request."""
     route = _route_of(path.partition("?")[0])
     operation = (
@@ -30,12 +33,16 @@ def check_answer(method: str, path: str, status: int, content_type: str | None, 
         return _check(what, body, _validator_of_refusals()) if method != "HEAD" else None
     response = operation["responses"].get(str(status))
     assert response is not None, f"{what}: the document knows no such status; answered {body[:500]!r}"
+    undeclared = (
+        {name.lower() for name in headers} - _EVERYWHERE - {name.lower() for name in response.get("headers", ())}
+    )
+    assert not undeclared, f"{what}: the document knows no such headers: {sorted(undeclared)}"
     if method == "HEAD":
         return None
     if "content" not in response:
         assert not body, f"{what}: the document knows no body"
         return None
-    media = (content_type or "").partition(";")[0]
+    media = headers.get("Content-Type", "").partition(";")[0]
     assert media in response["content"], f"{what}: {media!r} is not among {sorted(response['content'])}"
     if media == "application/json":
         _check(what, body, _validator(route, "get" if method == "HEAD" else method.lower(), status))

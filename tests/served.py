@@ -194,7 +194,7 @@ class Served:
             method, url, data=content, headers=sent, skip_auto_headers=skipped, allow_redirects=False
         ) as answer:
             content = await answer.read()
-            check_answer(method, path, answer.status, answer.headers.get("Content-Type"), content)
+            check_answer(method, path, answer.status, answer.headers, content)
             return Answer(answer.status, dict(answer.headers), content)
 
     async def get(self, path: str, **query: object) -> Answer:

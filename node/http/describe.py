@@ -95,6 +95,7 @@ class Description(Struct, frozen=True, kw_only=True):
     body: type | tuple[type, ...] | None
     is_body_optional: bool
     headers: Mapping[str, str]
+    sends: Mapping[int, Mapping[str, str]]
     refuses: tuple[type[Refusal], ...]
     refusal: type[RefusalBody]
     reads_node: bool
@@ -112,13 +113,15 @@ def describes(
     body: type | tuple[type, ...] | None = None,
     is_body_optional: bool = False,
     headers: Mapping[str, str] | None = None,
+    sends: Mapping[int, Mapping[str, str]] | None = None,
     refuses: tuple[type[Refusal], ...] = (),
     refusal: type[RefusalBody] = RefusalBody,
     reads_node: bool = True,
 ) -> Callable[[H], H]:
     """Declare a handler's route: in words, who may call it, and what comes of it, by status.
 
-    `headers` are request headers with a meaning here, in words; `reads_node` is False where an answer needs neither log nor views.
+    `headers` are request headers with a meaning here, in words, `sends` those of the answer, by status; `reads_node` is False
+    where an answer needs neither log nor views.
     """
 
     def declared(handler: H) -> H:
@@ -130,6 +133,7 @@ def describes(
             body=body,
             is_body_optional=is_body_optional,
             headers=headers or {},
+            sends=sends or {},
             refuses=refuses,
             refusal=refusal,
             reads_node=reads_node,

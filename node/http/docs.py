@@ -16,6 +16,8 @@ from node.http.describe import PUBLIC, Content, describes
 from node.http.keys import DOCUMENT, Document
 
 _HELD = {"If-None-Match": "The ETag of what is held; 304 where it is still the same."}
+_KEPT = {"ETag": "What is sent, by name.", "Cache-Control": "`no-cache`: ask each time whether it is still the same."}
+_SENDS = {200: {**_KEPT, "Content-Security-Policy": "What the page may load: files of this node."}, 304: _KEPT}
 _PAGE = "page.html"
 _TYPES = {
     "swagger-ui.css": "text/css",
@@ -33,6 +35,7 @@ _POLICY = (
     "this document",
     who=PUBLIC,
     headers=_HELD,
+    sends=_SENDS,
     answers={200: Content("application/json", "object"), 304: None},
     reads_node=False,
 )
@@ -44,6 +47,7 @@ async def openapi(request: web.Request) -> web.Response:
     "a page that shows this document",
     who=PUBLIC,
     headers=_HELD,
+    sends=_SENDS,
     answers={200: Content("text/html"), 304: None},
     reads_node=False,
 )
@@ -55,6 +59,7 @@ async def page(request: web.Request) -> web.Response:
     "a file of that page",
     who=PUBLIC,
     headers=_HELD,
+    sends=_SENDS,
     answers={200: (Content("text/css"), Content("text/javascript")), 304: None},
     reads_node=False,
 )

@@ -127,6 +127,11 @@ class CosignatureTaken(Struct, frozen=True, kw_only=True):
     who=PEER,
     query=PullQuery,
     answers={200: FactsServed},
+    sends={
+        200: {
+            LAG_HEADER: "By how many seconds what others relay through this node is late, where that is over a minute."
+        }
+    },
     refuses=(CursorForeign, InvalidCursor, RelayLagExceeded, ScopeNotPermitted, *WRITES),
 )
 async def pull(request: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ Always: it depends on the code alone, not on a node's settings, so it is made on
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -30,8 +30,9 @@ _PLACE = re.compile(r"{([a-z_]+)(?::[^}]*)?}")
 _ABOUT = """A federated, signed, append-only memory: facts that agents assert, with who said them, shared between organisations.
 
 Every answer that is no success has the body `{"error": code, "detail": text}`; codes are stable, `detail` is for people. Members
-that a route does not know are refused in bodies and ignored among query parameters. On a node without authentication (loopback
-only) no credential is asked for where the admin key is named here."""
+that a route does not know are refused in bodies and ignored among query parameters. Every answer has the header
+`X-Content-Type-Options: nosniff`; others that say something stand beside the answer. On a node without authentication
+(loopback only) no credential is asked for where the admin key is named here."""
 
 _SCHEMES: dict[Who, tuple[str, Json]] = {
     "admin": (
@@ -158,7 +159,7 @@ def _headers(said: Description) -> list[Json]:
 
 def _responses(route: web.RouteDef, said: Description) -> Iterator[tuple[int, Json]]:
     for status, answer in said.answers.items():
-        yield status, _answered(answer, said)
+        yield status, _answered(answer, said) | _sent(said.sends.get(status, {}))
     by_status: dict[int, set[str]] = defaultdict(set)
     for refusal in refusals_of(route, said):
         by_status[status_of_kind(refusal)].add(refusal.code)
@@ -178,10 +179,12 @@ def _answered(answer: Answer, said: Description) -> Json:
 
 def _refused(status: int, codes: list[str], said: Description) -> Json:
     schema = {"allOf": [_schema(said.refusal), {"properties": {"error": {"enum": codes}}}]}
-    headers = {
-        name: {"description": what, "schema": {"type": "string"}} for name, what in _HEADERS.get(status, {}).items()
-    }
-    return {"description": ", ".join(codes), "content": _json(schema)} | ({"headers": headers} if headers else {})
+    return {"description": ", ".join(codes), "content": _json(schema)} | _sent(_HEADERS.get(status, {}))
+
+
+def _sent(headers: Mapping[str, str]) -> Json:
+    shown = {name: {"description": what, "schema": {"type": "string"}} for name, what in headers.items()}
+    return {"headers": shown} if shown else {}
 
 
 def _json(schema: Json) -> Json:

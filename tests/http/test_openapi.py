@@ -110,7 +110,17 @@ def test_every_code_that_is_answered_is_declared_somewhere():
 )
 def test_an_answer_that_the_document_does_not_know_fails_a_test(status: int, body: dict[str, object]):
     with pytest.raises(AssertionError, match="GET /healthz"):
-        check_answer("GET", "/healthz", status, "application/json", msgspec.json.encode(body))
+        check_answer("GET", "/healthz", status, {"Content-Type": "application/json"}, msgspec.json.encode(body))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Content-Type": "text/html"}, {"Content-Type": "application/json", "X-Total": "5"}],
+    ids=["another type", "another header"],
+)
+def test_a_header_that_the_document_does_not_know_fails_a_test(headers: dict[str, str]):
+    with pytest.raises(AssertionError, match="GET /healthz"):
+        check_answer("GET", "/healthz", 200, headers, b'{"status":"ok"}')
 
 
 async def test_whoever_asks_gets_it_and_whoever_has_it_gets_nothing(http: Served):

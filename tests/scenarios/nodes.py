@@ -112,7 +112,7 @@ class Client:
         self._connection.request(method, path, body=content, headers=headers)
         response = self._connection.getresponse()
         answer = Answer(response.status, response.read())
-        check_answer(method, path, answer.status, response.getheader("Content-Type"), answer.body)
+        check_answer(method, path, answer.status, response.headers, answer.body)
         return answer
 
     def close(self) -> None:
