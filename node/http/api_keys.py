@@ -35,7 +35,7 @@ from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import ADMIN, describes
-from node.http.forms import AsOf, Count, Time, Uuid
+from node.http.forms import AsOf, Count, Entity, Name, RawKey, Time, Uuid
 from node.http.idempotency import HEADER, TAKES_KEY, TURNS, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
@@ -54,12 +54,12 @@ RAW_KEY_BYTES = 32
 class CreateKeyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Without `raw_key` the node makes one; without `expires_at` the key lives as long as the settings allow."""
 
-    entity_uri: str
-    permissions: tuple[Permission, ...]
-    raw_key: str | None = None
+    entity_uri: Entity
+    permissions: Annotated[tuple[Permission, ...], Meta(extra_json_schema={"minItems": 1})]
+    raw_key: RawKey | None = None
     allowed_scopes: tuple[Scope, ...] = ALL_SCOPES
-    allowed_sources: tuple[str, ...] = ()
-    expires_at: str | None = None
+    allowed_sources: tuple[Name, ...] = ()
+    expires_at: Time | None = None
     description: str = ""
 
 

@@ -24,7 +24,7 @@ from node.http.auth import operator_of
 from node.http.body import decode_query, json_response, time_asked
 from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import ADMIN, describes
-from node.http.forms import Count, Time
+from node.http.forms import Count, EventType, Time
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.subjects import Subject, subject_of
@@ -51,9 +51,9 @@ class AuditQuery(Struct, frozen=True, kw_only=True):
 class LogQuery(Struct, frozen=True, kw_only=True):
     """`event_type` is a type as the log names it, with or without its version."""
 
-    after: str | None = None
-    before: str | None = None
-    event_type: str | None = None
+    after: Time | None = None
+    before: Time | None = None
+    event_type: EventType | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 

@@ -20,7 +20,7 @@ from node.http.body import json_response, read_body
 from node.http.describe import READERS, RefusalBody, describes
 from node.http.errors import record_refusal
 from node.http.facts import ASSERTING, MAX_FACT_BYTES, FactRequest, command_of
-from node.http.forms import Count
+from node.http.forms import Count, IdempotencyKey
 from node.http.idempotency import TAKES_KEY, claim_for, recorded_answer, turn_of
 from node.http.keys import COUNTERSIGNER, LARGE_BODIES, NODE
 from node.http.quotas import charge_facts
@@ -42,7 +42,7 @@ class BatchRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     facts: Annotated[list[Stated], Meta(min_length=1)]
     atomic: bool = False
-    idempotency_key: str | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 class BatchRefusal(RefusalBody, frozen=True, kw_only=True):

@@ -80,6 +80,13 @@ class Content(Struct, frozen=True):
     json_type: str = "string"
 
 
+class Header(Struct, frozen=True, kw_only=True):
+    """A header of requests: what it says, and the form of it where it has one."""
+
+    what: str
+    pattern: str | None = None
+
+
 # A struct or a text, several of which one is answered, or None for an answer without a body.
 Answer = type | Content | tuple[type | Content, ...] | None
 
@@ -94,7 +101,7 @@ class Description(Struct, frozen=True, kw_only=True):
     query: type | None
     body: type | tuple[type, ...] | None
     is_body_optional: bool
-    headers: Mapping[str, str]
+    headers: Mapping[str, Header]
     sends: Mapping[int, Mapping[str, str]]
     refuses: tuple[type[Refusal], ...]
     refusal: type[RefusalBody]
@@ -112,7 +119,7 @@ def describes(
     query: type | None = None,
     body: type | tuple[type, ...] | None = None,
     is_body_optional: bool = False,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, Header] | None = None,
     sends: Mapping[int, Mapping[str, str]] | None = None,
     refuses: tuple[type[Refusal], ...] = (),
     refusal: type[RefusalBody] = RefusalBody,
@@ -120,7 +127,7 @@ def describes(
 ) -> Callable[[H], H]:
     """Declare a handler's route: in words, who may call it, and what comes of it, by status.
 
-    `headers` are request headers with a meaning here, in words, `sends` those of the answer, by status; `reads_node` is False
+    `headers` are request headers with a meaning here, `sends`, in words, those of the answer, by status; `reads_node` is False
     where an answer needs neither log nor views.
     """
 

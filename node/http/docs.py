@@ -12,10 +12,10 @@ from importlib.resources import files
 from aiohttp import web
 
 from node.errors import RouteNotFound
-from node.http.describe import PUBLIC, Content, describes
+from node.http.describe import PUBLIC, Content, Header, describes
 from node.http.keys import DOCUMENT, Document
 
-_HELD = {"If-None-Match": "The ETag of what is held; 304 where it is still the same."}
+_HELD = {"If-None-Match": Header(what="The ETag of what is held; 304 where it is still the same.")}
 _KEPT = {"ETag": "What is sent, by name.", "Cache-Control": "`no-cache`: ask each time whether it is still the same."}
 _SENDS = {200: {**_KEPT, "Content-Security-Policy": "What the page may load: files of this node."}, 304: _KEPT}
 _PAGE = "page.html"

@@ -13,7 +13,7 @@ from node.errors import GardenForbidden, GardenNotFound, InvalidCursor, InvalidF
 from node.events.facts import Scope
 from node.http.body import time_asked
 from node.http.cursors import FOREIGN, cursor_text, opened_cursor
-from node.http.forms import AsOf, Count
+from node.http.forms import AsOf, Count, Entity, Name, Relation, Source, Time
 from node.http.moments import Moment, check_moment
 from node.http.records import Record, new_record_of
 from node.projections.access import Access
@@ -29,14 +29,14 @@ from node.uris import normal_relation, normal_uri
 class FactsQuery(Struct, frozen=True, kw_only=True):
     """The parameters of GET /v1/facts (PROTOCOL §2.5)."""
 
-    entity: str | None = None
-    relation: str | None = None
-    source: str | None = None
+    entity: Entity | None = None
+    relation: Relation | None = None
+    source: Source | None = None
     scope: Scope | None = None
-    garden_id: str | None = None
+    garden_id: Name | None = None
     min_confidence: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
-    after: str | None = None
-    before: str | None = None
+    after: Time | None = None
+    before: Time | None = None
     include_contradicted: bool = False
     include_expired: bool = False
     include_retracted: bool = False

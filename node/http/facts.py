@@ -41,7 +41,7 @@ from node.http.body import decode_query, json_response, read_json
 from node.http.describe import FACT, READERS, describes
 from node.http.fact_pages import FactsPage, FactsQuery, Page, is_small, page_asked, shown_page
 from node.http.fact_reader import vouched_fact
-from node.http.forms import Entity, Relation, Share, Source, Time
+from node.http.forms import Entity, IdempotencyKey, Relation, Share, Source, Time
 from node.http.idempotency import TAKES_KEY, carry_out_once, claim_of
 from node.http.keys import COUNTERSIGNER, NODE
 from node.http.lasting import answer_of_fact, answer_of_page, question_of
@@ -80,7 +80,7 @@ class FactRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     attestation_chain: tuple[Annotated[str, Meta(max_length=SIGNATURE_CHARS)], ...] = ()
     attestation_chain_issuers: tuple[Annotated[str, Meta(max_length=NAME_BYTES)], ...] = ()
     timestamp: Time | None = None
-    idempotency_key: str | None = None
+    idempotency_key: IdempotencyKey | None = None
     write_mode: Literal["assert", "summarize_with_provenance"] = "assert"
 
 

@@ -26,7 +26,7 @@ from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import GARDEN_ADMINS, KEYS, MEMBERS, describes
-from node.http.forms import AsOf, Time, Uuid
+from node.http.forms import AsOf, Name, Slug, Time, Uuid
 from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, asked_moment, check_moment, moment_of
@@ -39,8 +39,8 @@ MAX_BYTES = 1 << 16
 
 
 class GardenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    slug: str
-    name: str
+    slug: Slug
+    name: Name
     scope: Scope
     description: str = ""
     quarantine: bool = False

@@ -23,6 +23,8 @@ from node.errors import EntityIsTombstoned, InvalidField
 from node.events.entry import Entry
 from node.events.event import ERASED
 from node.http.body import encoded_response
+from node.http.describe import Header
+from node.http.forms import IDEMPOTENCY_KEY
 from node.http.keys import NODE, PRINCIPAL
 from node.kept_secrets import KeptSecrets
 from node.keys import keyed_hash
@@ -32,8 +34,9 @@ from node.strict_json import scan_json
 from node.uris import normal_uri
 
 HEADER = "Idempotency-Key"
-TAKES_KEY = {HEADER: "1 to 255 printable ASCII characters: the request is carried out once, however often it is sent"}
-_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_SAID = "1 to 255 printable ASCII characters: the request is carried out once, however often it is sent"
+TAKES_KEY = {HEADER: Header(what=_SAID, pattern=IDEMPOTENCY_KEY)}
+_KEY = re.compile(IDEMPOTENCY_KEY)
 
 # Makes the answer of the entries that a request made: the same whenever it is asked, whatever the view has learnt since.
 Answer = Callable[[Sequence[Entry], View], web.Response]

@@ -67,6 +67,9 @@ _SCHEMES: dict[Who, tuple[str, Json]] = {
     ),
 }
 
+# Places of which something is known beside what they mean.
+_FORMS: dict[str, Json] = {"token_id": {"type": "string", "format": "uuid"}}
+
 # What a refusal of a status says in its header.
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "`Bearer`."},
@@ -119,7 +122,13 @@ def _credentials(said: Description) -> Iterable[Who]:
 
 def _places(path: str) -> list[Json]:
     return [
-        {"name": name, "in": "path", "required": True, "description": PLACES[name], "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PLACES[name],
+            "schema": _FORMS.get(name, {"type": "string"}),
+        }
         for name in _PLACE.findall(path)
     ]
 
@@ -152,8 +161,14 @@ def _not_null(schema: Json) -> Json:
 
 def _headers(said: Description) -> list[Json]:
     return [
-        {"name": name, "in": "header", "required": False, "description": what, "schema": {"type": "string"}}
-        for name, what in said.headers.items()
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": header.what,
+            "schema": {"type": "string"} | ({"pattern": header.pattern} if header.pattern else {}),
+        }
+        for name, header in said.headers.items()
     ]
 
 

@@ -48,7 +48,7 @@ from node.events.facts import Scope
 from node.http.auth import operator_of, principal_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, KEYS, describes
-from node.http.forms import Count, Uuid
+from node.http.forms import Count, Time, Uuid
 from node.http.idempotency import TAKES_KEY, claim_of, recorded_answer, turn_of
 from node.http.keys import NODE, PEERS, PRINCIPAL, SYNC
 from node.http.moments import AsOfQuery, asked_moment, refuse_as_of
@@ -74,7 +74,7 @@ NO_RATE_LIMIT = (
     "rate_limit: signed and taken, but nothing here goes by it: it has no unit that two nodes could agree on"
 )
 Pins = Annotated[tuple[str, ...], Meta(max_length=MAX_TLS_PINS)]
-Url = Annotated[str, Meta(max_length=NAME_BYTES)]
+Url = Annotated[str, Meta(max_length=NAME_BYTES, extra_json_schema={"pattern": "^https?://[!-~]+$"})]
 
 
 class TutorialForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,7 +96,7 @@ class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     node_id: str
     federation_pubkey: str
     allowed_scopes: tuple[Scope, ...]
-    signed_at: str
+    signed_at: Time
     declaration_sig: str
     rate_limit: Annotated[int, Meta(ge=1, le=MAX_SIGNED_INTEGER)] | None = None
 
@@ -104,7 +104,9 @@ class DeclarationForm(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class DeclareRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What this node is to declare itself willing to exchange."""
 
-    allowed_scopes: tuple[Scope, ...] = ("public",)
+    allowed_scopes: Annotated[tuple[Scope, ...], Meta(extra_json_schema={"minItems": 1, "uniqueItems": True})] = (
+        "public",
+    )
 
 
 class ChangeRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from node.http.body import decode_query, json_response
 from node.http.describe import READERS, describes
 from node.http.fact_pages import FactsQuery, page_asked
 from node.http.fact_reader import AttestationShown, ConflictShown, FactReader, Happening, SealShown, vouched_fact
-from node.http.forms import AsOf, Cid, Count, Sha256, Time
+from node.http.forms import AsOf, Cid, Count, Relation, Sha256, Source, Time
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, Moment, moment_of
 from node.http.paths import uri_in_path
@@ -42,8 +42,8 @@ class ProvenanceQuery(Struct, frozen=True, kw_only=True):
 
 
 class HistoryQuery(Struct, frozen=True, kw_only=True):
-    relation: str | None = None
-    source: str | None = None
+    relation: Relation | None = None
+    source: Source | None = None
     scope: Scope | None = None
     order: Literal["asc", "desc"] = "asc"
     as_of: AsOf | None = None

@@ -28,7 +28,7 @@ from node.http.auth import principal_of
 from node.http.body import decode_query, json_response, read_json
 from node.http.cursors import FOREIGN, cursor_text, opened_cursor
 from node.http.describe import KEYS, MODERATORS, describes
-from node.http.forms import AsOf, Count, Time, Uuid
+from node.http.forms import AsOf, Count, Name, Time, Uuid
 from node.http.gardens import MAX_BYTES, carried_moment, visitor_of
 from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
@@ -60,7 +60,7 @@ class RejectRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 class QueueQuery(Struct, frozen=True, kw_only=True):
     quarantine_status: QuarantineStatus | None = None
-    garden_id: str | None = None
+    garden_id: Name | None = None
     as_of: AsOf | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100

@@ -8,6 +8,7 @@ from node.events.rotations import RotationEvent
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, describes
+from node.http.forms import Time
 from node.http.keys import NODE
 from node.strict_json import decode
 from node.times import parse_rfc3339
@@ -19,7 +20,7 @@ class RotateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """`since` (RFC 3339) is from when the old key was in other hands; without it, from now on."""
 
     compromised: bool = False
-    since: str | None = None
+    since: Time | None = None
 
 
 @describes(

@@ -35,7 +35,7 @@ from node.events.tokens import Grant
 from node.http.auth import operator_of
 from node.http.body import json_response, read_json
 from node.http.describe import ADMIN, PUBLIC, describes
-from node.http.forms import Base64Url, Count, Time, Uuid
+from node.http.forms import Base64Url, Count, Name, Time, Uuid
 from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import AsOfQuery, asked_moment
@@ -59,13 +59,13 @@ _REASONS: tuple[tuple[type[Refusal], TokenFault], ...] = (
 
 
 class IssueRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    issuer: str
-    subject: str
+    issuer: Name
+    subject: Name
     verb: str
-    object: str
+    object: Name
     # Far above 90 days, and far below what would overflow a clock: the exact bound is the command's.
     ttl_seconds: Annotated[int, Meta(ge=1, le=10**10)] | None = None
-    expiry: str | None = None
+    expiry: Time | None = None
 
 
 class VerifyRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -55,7 +55,7 @@ Status = Literal["hidden", "erasing", "erased", "revoked"]
 
 
 class TombstoneRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    entity_uri: str
+    entity_uri: Entity
     scope: TombstoneScope = "*"
     reason: str = ""
     legal_hold: bool = False

@@ -29,7 +29,7 @@ from node.events.facts import Scope, TrustMode
 from node.http.auth import principal_of
 from node.http.body import decode_query, json_response
 from node.http.describe import MODERATORS, describes
-from node.http.forms import Share
+from node.http.forms import Name, Share, Source
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.settings import Weights
@@ -37,8 +37,8 @@ from node.projections.view import View
 
 
 class TrustQuery(Struct, frozen=True, kw_only=True):
-    source: str
-    origin: str | None = None
+    source: Source
+    origin: Name | None = None
     scope: Scope = "public"
     attested: bool = False
 

@@ -6,6 +6,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+import jsonschema_rs
 import msgspec
 import pytest
 from aiohttp import web
@@ -19,7 +20,7 @@ from node.http.openapi import document_of
 from node.http.route_refusals import refusals_of
 from tests.documented import check_answer
 from tests.http.test_doors import PEERS_ALONE, PUBLIC, name_of
-from tests.served import Served
+from tests.served import Served, fact
 
 DOCUMENT = json.loads(own_document().body)
 PAGE = Path(__file__).parents[2] / "docs" / "routes.md"
@@ -132,6 +133,59 @@ async def test_whoever_asks_gets_it_and_whoever_has_it_gets_nothing(http: Served
         again = await http.send("GET", "/openapi.json", bearer=None, headers={"If-None-Match": held})
         assert (again.status, again.body, again.headers["Etag"]) == (304, b"", tag)
     (await http.send("GET", "/openapi.json", headers={"If-None-Match": '"another"'})).expect(200)
+
+
+# The forms of what is asked.
+
+FORMS = [
+    ("/v1/gardens", "GardenRequest", {"name": "Den", "scope": "team"}, "slug", ["den", "a-1", "x" * 64]),
+    ("/v1/gardens", "GardenRequest", {"name": "Den", "scope": "team"}, "slug", ["", "-a", "a-", "A", "a_b", "x" * 65]),
+    (
+        "/v1/auth/keys",
+        "CreateKeyRequest",
+        {"permissions": ["read"], "entity_uri": "agent:x"},
+        "raw_key",
+        ["k" * 32, "~" * 512],
+    ),
+    (
+        "/v1/auth/keys",
+        "CreateKeyRequest",
+        {"permissions": ["read"], "entity_uri": "agent:x"},
+        "raw_key",
+        ["k" * 31, "~" * 513, "{" * 40, " " * 40, "é" * 40],
+    ),
+    ("/v1/auth/keys", "CreateKeyRequest", {"entity_uri": "agent:x"}, "permissions", [["read"], []]),
+    ("/v1/facts", "FactRequest", fact(), "idempotency_key", ["k 1~", "", "x" * 255, "x" * 256, "ключ", "a\tb"]),
+]
+
+
+@pytest.mark.parametrize(("path", "struct", "body", "member", "stated"), FORMS)
+async def test_a_form_that_the_document_names_is_the_one_that_is_taken(
+    http: Served, path: str, struct: str, body: dict[str, object], member: str, stated: list[object]
+):
+    document = {"components": DOCUMENT["components"], **DOCUMENT["components"]["schemas"][struct]}
+    schema = jsonschema_rs.Draft202012Validator(document)
+
+    for text in stated:
+        asked = body | {member: text}
+        answer = await http.post(path, asked)
+        assert (answer.status == 201) == schema.is_valid(asked), (text, answer.json)
+
+
+async def test_a_header_and_a_moment_of_another_form_are_refused_as_the_document_says(http: Served):
+    facts = DOCUMENT["paths"]["/v1/facts"]
+    forms = {
+        one["name"]: jsonschema_rs.Draft202012Validator(one["schema"], validate_formats=True)
+        for method in facts.values()
+        for one in method["parameters"]
+    }
+    moments = ["offset:0", "2020-01-01T00:00:00+02:00", "offset:", "offset:-1", "offset:1x", "yesterday", "1", ""]
+
+    for text in moments:
+        assert ((await http.get("/v1/facts", as_of=text)).status == 200) == forms["as_of"].is_valid(text), text
+    for text in ("k 1~", "x" * 255, "x" * 256):
+        answer = await http.send("POST", "/v1/facts", fact(), headers={"Idempotency-Key": text})
+        assert (answer.status == 201) == forms["Idempotency-Key"].is_valid(text), text
 
 
 # The page.
