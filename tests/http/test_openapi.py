@@ -25,6 +25,7 @@ from tests.served import Served, fact
 DOCUMENT = json.loads(own_document().body)
 PAGE = Path(__file__).parents[2] / "docs" / "routes.md"
 ASSETS = ("start.js", "swagger-ui-bundle.js", "swagger-ui.css")
+STYLED = ("/docs/start.js", "/docs/swagger-ui.css")
 # swagger-ui-dist 5.35.0, as it came from npm, whose integrity for it is
 # sha512-U06rpMtW9V3XPGOBeamTUSr0Z09jMX4IJuANpE/EZbAhw0G8CgwrzU4YmXkn/h0wCDNsXdGarTNNHC3sU8yVUQ==
 PUBLISHED = {
@@ -204,6 +205,16 @@ async def test_the_page_takes_everything_from_here_and_runs_nothing_that_stands_
     policy = dict(rule.strip().split(" ", 1) for rule in page.headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+
+
+async def test_the_page_is_as_wide_as_a_phone_and_as_dark_as_whoever_reads_it_wants(http: Served):
+    page, start, style = [(await http.send("GET", path, bearer=None)).body.decode() for path in ("/docs", *STYLED)]
+
+    [viewport] = re.findall(r'<meta name="viewport" content="([^"]*)">', page)
+    assert viewport == "width=device-width, initial-scale=1"
+    # The style sheet is dark under a class, which nobody but the page sets.
+    assert "html.dark-mode{" in style
+    assert 'matchMedia("(prefers-color-scheme: dark)")' in start and '"dark-mode"' in start
 
 
 @pytest.mark.parametrize("name", ASSETS)
