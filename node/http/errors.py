@@ -84,7 +84,7 @@ async def answer_to(error: Exception, request: web.Request) -> web.Response:
         case web.HTTPNotFound():
             return refusal_response(RouteNotFound("there is no such route"))
         case web.HTTPMethodNotAllowed(allowed_methods=methods):
-            allowed = ", ".join(sorted(methods))
+            allowed = ", ".join(sorted(_methods_of(request) or methods))
             return refusal_response(MethodNotAllowed(f"this route takes {allowed}"), {"Allow": allowed})
         case web.HTTPRequestEntityTooLarge():
             return refusal_response(BodyTooLarge())
@@ -93,6 +93,12 @@ async def answer_to(error: Exception, request: web.Request) -> web.Response:
             return refusal_response(MalformedJson("the request cannot be understood"))
     _log.error("request_failed", exc_info=error, method=request.method, path=request.path)
     return refusal_response(Internal())
+
+
+def _methods_of(request: web.Request) -> set[str]:
+    """Those of the route that has this very path: `batch` is no fact, though its path would do for the one of a fact's id."""
+    resources = (one for one in request.app.router.resources() if one.canonical == request.path)
+    return {route.method for resource in resources for route in resource}
 
 
 async def record_refusal(request: web.Request, refusal: Refusal) -> None:
