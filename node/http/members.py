@@ -15,6 +15,7 @@ from node.errors import (
     GardenNotFound,
     IdempotencyKeyReused,
     InvalidCursor,
+    InvalidField,
     InvalidUri,
     LastAdmin,
     MemberExists,
@@ -128,7 +129,7 @@ async def change_member(request: web.Request) -> web.Response:
     return json_response(outcome.reply)
 
 
-@describes("remove a member", who=GARDEN_ADMINS, answers={204: None}, refuses=_CHANGING)
+@describes("remove a member", who=GARDEN_ADMINS, answers={204: None}, refuses=(*_CHANGING, InvalidField))
 async def remove_member(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], principal_of(request)
     garden, entity = request.match_info["garden"], uri_in_path(request, "entity_uri")

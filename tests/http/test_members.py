@@ -149,6 +149,15 @@ async def test_a_member_of_no_form_is_not_added(http: Served, den, fault: str):
     assert http.size == size
 
 
+@pytest.mark.parametrize("fault", ["a hidden character", "a name with a dot segment"])
+async def test_a_name_in_a_path_that_is_none_is_refused(http: Served, den, fault: str):
+    changes, code = BAD[fault]
+    path = f"{MEMBERS}/{quote(changes['entity_uri'], safe='')}"
+
+    (await http.send("PATCH", path, {"role": "reader"})).refused(422, code)
+    (await http.send("DELETE", path)).refused(422, code)
+
+
 async def test_a_name_of_the_node_s_own_is_no_member(http: Served, den):
     for name in ("system:stigmem", "stigmem:conflict:x"):
         (await http.post(MEMBERS, {"entity_uri": name, "role": "reader"})).refused(403, "reserved_namespace")
