@@ -31,7 +31,7 @@ AsOf = Annotated[
     str,
     Meta(
         examples=["2026-05-04T12:00:00Z", "offset:1"],
-        extra_json_schema={"anyOf": [{"format": "date-time"}, {"pattern": "^offset:[0-9]{1,19}$"}]},
+        extra_json_schema={"anyOf": [{"format": "date-time"}, {"pattern": "^offset:(0|[1-9][0-9]{0,17})$"}]},
     ),
 ]
 EventType = Annotated[

@@ -180,7 +180,18 @@ async def test_a_header_and_a_moment_of_another_form_are_refused_as_the_document
         for method in facts.values()
         for one in method["parameters"]
     }
-    moments = ["offset:0", "2020-01-01T00:00:00+02:00", "offset:", "offset:-1", "offset:1x", "yesterday", "1", ""]
+    moments = [
+        "offset:0",
+        "2020-01-01T00:00:00+02:00",
+        "offset:",
+        "offset:-1",
+        "offset:00",
+        "offset:" + "9" * 19,
+        "offset:1x",
+        "yesterday",
+        "1",
+        "",
+    ]
 
     for text in moments:
         assert ((await http.get("/v1/facts", as_of=text)).status == 200) == forms["as_of"].is_valid(text), text
