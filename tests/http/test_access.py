@@ -397,18 +397,28 @@ def writings(hidden: dict[str, str], source: str) -> Iterator[tuple[str, str, di
         yield "POST", f"/v1/conflicts/{quote(hidden[key])}/resolve", settled
 
 
-def comparable(route: str, answer: Answer) -> tuple[int, bytes]:
-    """What of an answer may not differ. Roots, hashes and signatures are over the whole log, whatever is in it."""
+Compared = tuple[int, bytes, list[tuple[str, str]]]
+
+
+def comparable(route: str, answer: Answer) -> Compared:
+    """What of an answer may not differ, headers included.
+
+    Roots, hashes and signatures are over the whole log, whatever is in it.
+    """
     body = answer.body
     if any(word in route for word in ("log", "manifest", "provenance", "/.well-known/stigmem")):
         body = re.sub(rb"[0-9a-f]{64}|[A-Za-z0-9+/]{43,}=*|[A-Za-z0-9_-]{43,}", b"#", body)
     if route == "GET /v1/federation/facts":
         # A cursor holds a part of a leaf's hash.
         body = re.sub(rb'"cursor":"[^"]*"', b"#", body)
-    return answer.status, body
+    return (
+        answer.status,
+        body,
+        sorted(item for item in answer.headers.items() if item[0] not in ("Date", "Content-Length")),
+    )
 
 
-def difference(first: list[tuple[int, bytes]], second: list[tuple[int, bytes]]) -> tuple[str, str]:
+def difference(first: list[Compared], second: list[Compared]) -> tuple[str, str]:
     """The answers from a little before where they part."""
     texts = str(first), str(second)
     start = next((index for index, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
@@ -441,7 +451,7 @@ async def leaks_to(callers: dict[str, str | None], ways: dict[str, list[str]], t
                 answers = [await pages(at, method, path, shown) for at, shown in asked]
                 assert not any(answer.status >= 500 for answer in answers[0]), path
                 first, second = ([comparable(route, answer) for answer in found] for found in answers)
-                if first != second or any(MARKER in str(body) for _, body in first):
+                if first != second or any(MARKER in str(body) for _, body, _ in first):
                     leaks.append((caller, method, path, *difference(first, second)))
                 if number == 0 and answers[0][0].status in (401, 403):
                     break  # the door is closed to this caller
