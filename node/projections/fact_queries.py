@@ -161,13 +161,14 @@ def _candidates(view: View, query: FactQuery, snapshot: Snapshot, after: Place |
 
 def _has_asked_form(row: FactRow, query: FactQuery) -> bool:
     fact = row.fact
+    # Nearly all names were given in their normal form.
     return (
-        (query.relation is None or normal_relation(fact.relation) == query.relation)
+        (query.relation in (None, fact.relation) or normal_relation(fact.relation) == query.relation)
         and (query.scope is None or fact.scope == query.scope)
         and (query.garden_id is None or row.garden_id == query.garden_id)
         and (query.min_confidence is None or fact.confidence >= query.min_confidence)
-        and (query.entity is None or normal_uri(fact.entity) == query.entity)
-        and (query.source is None or normal_uri(fact.source) == query.source)
+        and (query.entity in (None, fact.entity) or normal_uri(fact.entity) == query.entity)
+        and (query.source in (None, fact.source) or normal_uri(fact.source) == query.source)
         and ((query.after_ms is None and query.before_ms is None) or _is_between(fact, query))
     )
 
