@@ -30,6 +30,15 @@ def parse_rfc3339(text: str) -> int:
     return _parsed(text)
 
 
+def is_rfc3339(text: str) -> bool:
+    """Whether `parse_rfc3339` reads it."""
+    try:
+        parse_rfc3339(text)
+    except ValueError:
+        return False
+    return True
+
+
 # Consecutive entries share their second.
 @lru_cache(maxsize=64)
 def _second_ms(second: str) -> int:

@@ -18,7 +18,7 @@ from node.errors import (
     TimestampOutOfWindow,
 )
 from node.events.facts import Interpretation, Scope, Value, ValueType
-from node.times import format_ms, parse_rfc3339
+from node.times import format_ms, is_rfc3339, parse_rfc3339
 from node.uris import (
     check_visible,
     has_prefix,
@@ -182,7 +182,9 @@ def _check_datetime(v: str) -> None:
     try:
         datetime.fromisoformat(v)
     except ValueError as error:
-        raise InvalidValue("value.v: not an ISO 8601 date and time") from error
+        # Of RFC 3339, ISO 8601's reader leaves out leap seconds and small letters.
+        if not is_rfc3339(v):
+            raise InvalidValue("value.v: not an ISO 8601 date and time") from error
 
 
 def _timestamp(stated: str | None, now_ms: int) -> str:

@@ -153,6 +153,14 @@ GOOD_VALUES = {
     "false": ({"type": "boolean", "v": False}, {"type": "boolean", "v": False}),
     "null": ({"type": "null"}, {"type": "null"}),
     "null spelled out": ({"type": "null", "v": None}, {"type": "null"}),
+    "a leap second": (
+        {"type": "datetime", "v": "2016-12-31T23:59:60Z"},
+        {"type": "datetime", "v": "2016-12-31T23:59:60Z"},
+    ),
+    "a datetime in small letters": (
+        {"type": "datetime", "v": "2026-05-04t14:00:00.5z"},
+        {"type": "datetime", "v": "2026-05-04t14:00:00.5z"},
+    ),
     "a datetime as sent": (
         {"type": "datetime", "v": "2026-05-04T14:00:00+02:00"},
         {"type": "datetime", "v": "2026-05-04T14:00:00+02:00"},
