@@ -23,6 +23,7 @@ from node.errors import (
     InsufficientCapability,
     InsufficientPermission,
     InvalidCursor,
+    MissingField,
     ProvenanceHashInvalid,
     ProvenanceInvalid,
     ProvenanceUnknownParent,
@@ -59,9 +60,10 @@ MAX_FACT_BYTES = 1 << 20
 
 
 class ParentRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A parent as today's clients name it."""
+    """A parent as today's clients name it: by `fact_id`, by `hash` (a fact hash or CID), or by both, of which the id counts."""
 
-    fact_id: str
+    fact_id: str | None = None
+    hash: str | None = None
 
 
 class FactRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,12 +158,21 @@ def command_of(body: FactRequest, principal: Principal, accepted_ms: int) -> Ass
         valid_until=body.valid_until,
         garden=body.garden_id,
         supersedes=body.supersedes,
-        derived_from=tuple(p.fact_id if isinstance(p, ParentRef) else p for p in body.derived_from),
+        derived_from=tuple(_parent_named(parent) for parent in body.derived_from),
         timestamp=body.timestamp,
         accepted_ms=accepted_ms,
         attestation_chain=body.attestation_chain,
         attestation_chain_issuers=body.attestation_chain_issuers,
     )
+
+
+def _parent_named(parent: str | ParentRef) -> str:
+    if isinstance(parent, str):
+        return parent
+    name = parent.hash if parent.fact_id is None else parent.fact_id
+    if name is None:
+        raise MissingField("derived_from: a parent without fact_id and hash")
+    return name
 
 
 @describes(

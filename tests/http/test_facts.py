@@ -635,6 +635,24 @@ async def test_parents_are_named_by_id_by_hash_or_as_objects(http: Served):
     assert child["warnings"] == []
 
 
+async def test_parents_are_named_by_objects_that_have_a_hash_too(http: Served):
+    parent, other = await http.write(), await http.write(value=text("other"))
+    by_hash = {"hash": parent["cid"]}
+
+    named = [by_hash, {"fact_id": other["id"], "hash": parent["cid"]}, {"fact_id": None} | by_hash]
+    child = await http.write(value=text("child"), derived_from=named)
+
+    assert (child["derived_from"], child["warnings"]) == ([parent["id"], other["id"], parent["id"]], [])
+
+
+async def test_an_object_that_names_no_parent_is_refused(http: Served):
+    for nameless in ({}, {"fact_id": None, "hash": None}):
+        await refused(http, 422, "missing_field", derived_from=[nameless])
+    for named in ({"hash": ""}, {"fact_id": "", "hash": "f" * 64}):
+        await refused(http, 400, "provenance_hash_invalid", derived_from=[named])
+    await refused(http, 422, "unknown_field", derived_from=[{"fact_id": "f" * 64, "note": "x"}])
+
+
 async def test_a_parent_that_is_named_by_its_cid_stands_there_by_its_id(http: Served):
     older, newer = await http.write(), await http.write()
     assert older["cid"] == newer["cid"]
