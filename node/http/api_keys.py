@@ -206,7 +206,7 @@ def _listing(before: int, limit: int, moment: Moment, view: View) -> ShownKeys:
     cursor = KeysCursor(page[-1].offset, moment) if has_more else None
     return ShownKeys(
         keys=[_shown_now(_then(key, moment), view, moment.at.now_ms) for key in page],
-        cursor=cursor_text(cursor),
+        cursor=cursor_text(cursor, "keys"),
         has_more=has_more,
     )
 
@@ -250,7 +250,7 @@ def _status(key: ApiKey, view: View, now_ms: int) -> str:
 
 
 def _opened(text: str, asked: Moment, node: Node) -> tuple[int, Moment]:
-    cursor = opened_cursor(text, KeysCursor)
+    cursor = opened_cursor(text, KeysCursor, "keys")
     check_moment(asked, cursor.moment.as_of)
     if not 0 <= cursor.before < cursor.moment.at.size <= node.log.announced().size:
         raise InvalidCursor(FOREIGN)

@@ -110,7 +110,7 @@ async def federation_audit(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], _auditor_of(request)
     refuse_as_of(request, "the audit never changes; a cursor leads back in it")
     asked = decode_query(request, AuditQuery)
-    before = _place(asked.cursor)
+    before = _place(asked.cursor, _listing(asked))
     return json_response(await node.read(lambda view: _audit_page(asked, before, view)))
 
 
@@ -125,7 +125,7 @@ async def audit_log(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], _auditor_of(request)
     refuse_as_of(request, "the log never changes; before shows it up to a time")
     asked = decode_query(request, LogQuery)
-    before, types = _place(asked.cursor)[0], _types_named(asked.event_type)
+    before, types = _place(asked.cursor, _log_listing(asked))[0], _types_named(asked.event_type)
     after_ms, before_ms = time_asked("after", asked.after), time_asked("before", asked.before)
 
     def page(view: View) -> LogPage:
@@ -138,7 +138,7 @@ async def audit_log(request: web.Request) -> web.Response:
         for entry in entries:
             node.require_undamaged(entry.offset)
         events = [_logged(entry, view) for entry in entries]
-        cursor = None if left <= first else cursor_text((left, 0))
+        cursor = None if left <= first else cursor_text((left, 0), *_log_listing(asked))
         return LogPage(events=events, entries=events, cursor=cursor, has_more=cursor is not None)
 
     return json_response(await node.read(page))
@@ -162,7 +162,7 @@ def _audit_page(asked: AuditQuery, before: Place, view: View) -> AuditPage:
     )
     shown, has_more = rows[: asked.limit], len(rows) > asked.limit
     events = [_audited(place, row, view) for place, row in shown]
-    cursor = cursor_text(shown[-1][0]) if has_more else None
+    cursor = cursor_text(shown[-1][0], *_listing(asked)) if has_more else None
     return AuditPage(events=events, entries=events, cursor=cursor, has_more=has_more)
 
 
@@ -235,10 +235,18 @@ def _types_named(name: str | None) -> frozenset[str] | None:
     return named
 
 
-def _place(cursor: str | None) -> Place:
+def _listing(asked: AuditQuery) -> tuple[str | None, ...]:
+    return "audit", asked.peer_id, asked.event_type
+
+
+def _log_listing(asked: LogQuery) -> tuple[str | None, ...]:
+    return "log", asked.event_type, asked.after, asked.before
+
+
+def _place(cursor: str | None, listing: tuple[str | None, ...]) -> Place:
     if not cursor:
         return LAST_PLACE
-    place = opened_cursor(cursor, Place)
+    place = opened_cursor(cursor, Place, *listing)
     if not (0 <= place[0] <= LAST_PLACE[0] and 0 <= place[1] <= LAST_PLACE[1]):
         raise InvalidCursor(FOREIGN)
     return place

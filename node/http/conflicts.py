@@ -154,7 +154,7 @@ def _listing(asked: ConflictsQuery, moment: Moment, access: Access, view: View, 
     cursor = Cursor(moment=moment, place=page[-1].detected, status=asked.status) if has_more else None
     return ConflictsPage(
         conflicts=[_shown(conflict, moment, view, node) for conflict in page],
-        cursor=cursor_text(cursor),
+        cursor=cursor_text(cursor, "conflicts"),
         has_more=has_more,
     )
 
@@ -188,7 +188,7 @@ def _shown(conflict: Conflict, moment: Moment, view: View, node: Node) -> ShownC
 def _start(asked: ConflictsQuery, moment: Moment, node: Node) -> tuple[Moment, Place]:
     if not asked.cursor:
         return moment, LAST_PLACE
-    cursor = opened_cursor(asked.cursor, Cursor)
+    cursor = opened_cursor(asked.cursor, Cursor, "conflicts")
     check_moment(moment, cursor.moment.as_of)
     size = cursor.moment.at.size
     is_place = 0 <= cursor.place[0] < size <= node.log.announced().size and 0 <= cursor.place[1] < 2**32

@@ -1,9 +1,11 @@
 """Cursors: the text in which a page says where the next one begins (PROTOCOL §1 'Pages').
 
-A caller may send any text back: that it is of the listing's form is checked here, that the listing could have given it out is the
-listing's to check.
+Always: a cursor that was changed on its way, or given out by another listing or for other parameters, is refused.
+A caller may send any text back, and can make one that passes, because its check is no secret: that what it says is possible is the
+listing's to check, and whoever made it fools nobody else.
 """
 
+import hashlib
 from typing import TypeVar
 
 import msgspec
@@ -15,15 +17,45 @@ FOREIGN = "cursor: not one of this listing's"
 
 Cursor = TypeVar("Cursor")
 
-
-def cursor_text(cursor: object | None) -> str | None:
-    """None where there is no next page."""
-    return None if cursor is None else b64url_encode(msgspec.msgpack.encode(cursor))
+_CHECK_BYTES = 4
 
 
-def opened_cursor(text: str, form: type[Cursor]) -> Cursor:
-    """Raises InvalidCursor for what is not of the form."""
+def cursor_text(cursor: object | None, *listing: str | None) -> str | None:
+    """None where there is no next page. `listing` is which one it is, and what it was asked for that the cursor does not say."""
+    if cursor is None:
+        return None
+    content = msgspec.msgpack.encode(cursor)
+    return b64url_encode(content + _check_of(content, listing))
+
+
+def opened_cursor(text: str, form: type[Cursor], *listing: str | None) -> Cursor:
+    """Raises InvalidCursor for what is not of the form, or was not made by `cursor_text` for this listing."""
     try:
-        return msgspec.msgpack.decode(b64url_decode(text), type=form)
+        raw = b64url_decode(text)
+        content, check = raw[:-_CHECK_BYTES], raw[-_CHECK_BYTES:]
+        cursor = msgspec.msgpack.decode(content, type=form)
     except (msgspec.MsgspecError, ValueError) as error:
         raise InvalidCursor(FOREIGN) from error
+    if check != _check_of(content, listing):
+        raise InvalidCursor(FOREIGN)
+    return cursor
+
+
+def kept_cursor_text(offset: int) -> str:
+    """For a listing that peers follow: they keep its cursors, so every version reads those of every other one."""
+    return b64url_encode(msgspec.msgpack.encode(offset))
+
+
+def opened_kept_cursor(text: str) -> int:
+    """An offset. Raises InvalidCursor."""
+    try:
+        offset = msgspec.msgpack.decode(b64url_decode(text), type=int)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidCursor(FOREIGN) from error
+    if offset < 0:
+        raise InvalidCursor(FOREIGN)
+    return offset
+
+
+def _check_of(content: bytes, listing: tuple[str | None, ...]) -> bytes:
+    return hashlib.blake2b(content + msgspec.msgpack.encode(listing), digest_size=_CHECK_BYTES).digest()

@@ -117,7 +117,7 @@ def page_asked(asked: FactsQuery, moment: Moment, access: Access, view: View, no
     following = None
     if found.last is not None:
         counted = structs.replace(snapshot, total=found.total)
-        following = cursor_text(Cursor(counted, found.last, _digest(query), as_of, _digest_of_access(access)))
+        following = cursor_text(Cursor(counted, found.last, _digest(query), as_of, _digest_of_access(access)), "facts")
     return Page(
         rows=found.rows,
         at=At(snapshot.size, snapshot.now_ms),
@@ -188,7 +188,7 @@ def _digest_of_access(access: Access) -> int:
 
 
 def _opened(text: str, moment: Moment, node: Node) -> Cursor:
-    cursor = opened_cursor(text, Cursor)
+    cursor = opened_cursor(text, Cursor, "facts")
     check_moment(moment, cursor.as_of)
     is_size = 0 <= cursor.snapshot.size <= node.log.announced().size
     if not (is_size and 0 <= cursor.place[0] < cursor.snapshot.size and 0 <= cursor.place[1] < 2**32):

@@ -128,7 +128,7 @@ async def list_gardens(request: web.Request) -> web.Response:
     cursor = None
     if has_more:
         carried = None if moment.as_of is None else moment
-        cursor = cursor_text(GardensCursor(place_in_listing(page[-1]), carried))
+        cursor = cursor_text(GardensCursor(place_in_listing(page[-1]), carried), "gardens")
     return json_response(
         GardensPage(gardens=[_shown(garden, node) for garden in page], cursor=cursor, has_more=has_more)
     )
@@ -170,7 +170,7 @@ def visitor_of(request: web.Request) -> Principal:
 def _gardens_start(text: str | None, moment: Moment, node: Node) -> tuple[tuple[str, str] | None, Moment]:
     if not text:
         return None, moment
-    cursor = opened_cursor(text, GardensCursor)
+    cursor = opened_cursor(text, GardensCursor, "gardens")
     return cursor.last, carried_moment(cursor.moment, moment, node)
 
 

@@ -34,6 +34,7 @@ from node.http.idempotency import TAKES_KEY, carry_out
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.paths import uri_in_path
+from node.projections.gardens import Garden
 from node.projections.view import View
 from node.strict_json import decode
 from node.times import format_ms
@@ -74,12 +75,12 @@ async def list_members(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], visitor_of(request)
     refuse_as_of(request, "memberships are those of now, also where content of then is read")
     asked = decode_query(request, MembersQuery)
-    last = _last(asked.cursor)
     with node.view() as view:
         garden = known_garden(request.match_info["garden"], principal, view)
+        last = _last(asked.cursor, garden)
         members = [member for member in view.members.of_garden(garden.id) if member.offset > last]
     page, has_more = members[: asked.limit], len(members) > asked.limit
-    cursor = cursor_text(page[-1].offset) if has_more else None
+    cursor = cursor_text(page[-1].offset, "members", garden.id) if has_more else None
     members = [record_of_member(member) for member in page]
     return json_response(MembersPage(members=members, cursor=cursor, has_more=has_more))
 
@@ -137,8 +138,8 @@ async def remove_member(request: web.Request) -> web.Response:
     return web.Response(status=204, headers={"X-Content-Type-Options": "nosniff"})
 
 
-def _last(cursor: str | None) -> int:
+def _last(cursor: str | None, garden: Garden) -> int:
     """The offset at which the last member of a page came; members came at none below 0."""
     if not cursor:
         return -1
-    return opened_cursor(cursor, Annotated[int, Meta(ge=0)])
+    return opened_cursor(cursor, Annotated[int, Meta(ge=0)], "members", garden.id)

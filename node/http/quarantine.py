@@ -175,7 +175,7 @@ async def list_quarantine(request: web.Request) -> web.Response:
     """What the gardens hold that the caller moderates; to whoever moderates none, nothing."""
     node, principal = request.app[NODE], visitor_of(request)
     asked = decode_query(request, QueueQuery)
-    before, moment = _queue_start(asked.cursor, moment_of(asked.as_of, node), node)
+    before, moment = _queue_start(asked, moment_of(asked.as_of, node), node)
     return json_response(
         await node.read(lambda view: _queue(asked, before, moment, reach_of(principal, view), view, node))
     )
@@ -217,7 +217,7 @@ def _queue(asked: QueueQuery, before: Place, moment: Moment, access: Access, vie
     return QueuePage(
         items=[queue_item(record) for record in records],
         total=len(waiting),
-        cursor=cursor_text(cursor),
+        cursor=cursor_text(cursor, *_listing(asked)),
         has_more=cursor is not None,
     )
 
@@ -258,10 +258,14 @@ def _held_then(asked: QueueQuery, gardens: list[Garden], access: Access, at: At,
                     yield then
 
 
-def _queue_start(text: str | None, moment: Moment, node: Node) -> tuple[Place, Moment]:
-    if not text:
+def _listing(asked: QueueQuery) -> tuple[str | None, ...]:
+    return "quarantine", asked.quarantine_status, asked.garden_id
+
+
+def _queue_start(asked: QueueQuery, moment: Moment, node: Node) -> tuple[Place, Moment]:
+    if not asked.cursor:
         return LAST_PLACE, moment
-    cursor = opened_cursor(text, QueueCursor)
+    cursor = opened_cursor(asked.cursor, QueueCursor, *_listing(asked))
     carried = carried_moment(cursor.moment, moment, node)
     if not (0 <= cursor.place[0] < carried.at.size and 0 <= cursor.place[1] < 2**32):
         raise InvalidCursor(FOREIGN)

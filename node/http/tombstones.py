@@ -32,7 +32,7 @@ from node.events.facts import Scope
 from node.events.tombstones import Revocation, Tombstone, TombstoneScope
 from node.http.auth import bearer_of, operator_of, principal_of
 from node.http.body import decode_query, json_response, read_json, time_asked
-from node.http.cursors import FOREIGN, cursor_text, opened_cursor
+from node.http.cursors import FOREIGN, cursor_text, kept_cursor_text, opened_cursor, opened_kept_cursor
 from node.http.describe import ADMIN, describes
 from node.http.exchange import authenticated_peer, refuse_peer
 from node.http.forms import Base64Url, Count, Entity, Time
@@ -195,7 +195,7 @@ async def list_tombstones(request: web.Request) -> web.Response:
     node, _ = request.app[NODE], _reader_of(request)
     refuse_as_of(request, "tombstones are those of now")
     asked = decode_query(request, TombstonesQuery)
-    before = LAST_PLACE if not asked.cursor else opened_cursor(asked.cursor, Place)
+    before = LAST_PLACE if not asked.cursor else opened_cursor(asked.cursor, Place, "tombstones", asked.of)
     if not (0 <= before[0] <= LAST_PLACE[0] and 0 <= before[1] <= LAST_PLACE[1]):
         raise InvalidCursor(FOREIGN)
     unfinished = node.unfinished_erasures()
@@ -319,7 +319,7 @@ def _page(
     found: Iterator[Grave | PeersGrave] = stones.newest_first(before) if asked.of == "node" else stones.of_peers(before)
     graves = list(islice(found, asked.limit + 1))
     page, has_more = graves[: asked.limit], len(graves) > asked.limit
-    cursor = cursor_text(page[-1].place) if has_more else None
+    cursor = cursor_text(page[-1].place, "tombstones", asked.of) if has_more else None
     if asked.of == "node":
         held = stones.held_entities()
         return TombstonesPage(
@@ -377,10 +377,7 @@ def _asked(request: web.Request, node: Node) -> tuple[ServedQuery, int]:
     try:
         parse_rfc3339(text)
     except ValueError:
-        offset = opened_cursor(text, int)
-        if offset < 0:
-            raise InvalidCursor(FOREIGN) from None
-        return asked, offset
+        return asked, opened_kept_cursor(text)
     return asked, node.log.first_at(time_asked("since", text), node.log.announced().size) - 1
 
 
@@ -410,7 +407,7 @@ def served_page(
     page = changed[: asked.limit]
     return TombstonesServed(
         tombstones=[_told(grave.tombstone, grave.revocation) for grave in page],
-        cursor=cursor_text(page[-1].changed[0]) if page else asked.cursor,
+        cursor=kept_cursor_text(page[-1].changed[0]) if page else asked.cursor,
         has_more=len(changed) > asked.limit,
     )
 

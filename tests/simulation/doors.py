@@ -13,7 +13,7 @@ from node.commands.tombstones import ServeTombstones
 from node.errors import ManifestNotFound, PeerFailed, Refusal, Unavailable
 from node.events.checkpoint import open_checkpoint, origin_of
 from node.events.manifest_proof import checkpoint_at, consistency_proof, inclusion_proof
-from node.http.cursors import opened_cursor
+from node.http.cursors import opened_kept_cursor
 from node.http.exchange import PullQuery, PushBody, page_body
 from node.http.tombstones import ServedQuery, served_page
 from node.peer_client import PeerRefused
@@ -77,7 +77,7 @@ async def _tombstones(at: SimulatedNode, request: Request) -> bytes:
     asked = ServedQuery(cursor=cursor, limit=int(request.params["limit"]))
     with at.node.view() as view:
         return msgspec.json.encode(
-            served_page(asked, -1 if cursor is None else opened_cursor(cursor, int), scopes, None, view)
+            served_page(asked, -1 if cursor is None else opened_kept_cursor(cursor), scopes, None, view)
         )
 
 
