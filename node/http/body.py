@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from functools import cache, lru_cache
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import web
@@ -100,12 +101,22 @@ def decode_query(request: web.Request, type: type[T]) -> T:
         if name in values:
             raise InvalidParameter(f"{name}: given more than once")
         if name in readers:
+            if "\ufffd" in text:
+                _require_utf8(name, request.rel_url.raw_query_string)
             values[name] = readers[name](name, text)
     try:
         return msgspec.convert(values, type)
     except msgspec.ValidationError as error:
         refusal = refusal_of_validation(str(error))
         raise (refusal if isinstance(refusal, MissingField) else InvalidParameter(refusal.detail)) from None
+
+
+def _require_utf8(name: str, query: str) -> None:
+    """What is no UTF-8 was read as U+FFFD, which a name may hold as well."""
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(f"{name}: not UTF-8") from error
 
 
 def time_asked(parameter: str, text: str | None) -> int | None:

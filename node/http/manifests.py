@@ -136,7 +136,7 @@ async def put_manifest(request: web.Request) -> web.Response:
     "the manifest held of an entity",
     who=PUBLIC,
     answers={200: HeldManifest},
-    refuses=(ManifestNotFound, UnsupportedParameter),
+    refuses=(InvalidUri, ManifestNotFound, UnsupportedParameter),
 )
 async def get_manifest(request: web.Request) -> web.Response:
     """The manifest held of an entity: our own, with its proof, a registered peer's, or the one that all relays agree on."""

@@ -448,7 +448,8 @@ async def test_a_parameter_out_of_form_or_range_is_refused_by_name_and_without_i
     assert "sideways" not in answer["detail"]
 
 
-async def test_a_query_that_is_not_utf_8_never_becomes_a_text_with_surrogates():
+async def test_a_query_that_is_not_utf_8_is_refused_by_name():
     answer = await ask("entity=%FF")
 
-    assert "\ufffd" in answer["entity"] or "%FF" in answer["entity"]
+    assert (answer["error"], answer["detail"]) == (InvalidParameter.code, "entity: not UTF-8")
+    assert (await ask("entity=%EF%BF%BD"))["entity"] == "\ufffd"

@@ -33,6 +33,10 @@ SPELLINGS = {
 }
 
 
+# Of these, one that is read as something else would be the name of another.
+NOT_UTF_8 = ("%ff", "user:%C3%28", "user:%ed%a0%80", f"{NODE_ID}/user/%ff", "%25%ff", "user%3A%c0%80")
+
+
 async def ask(http: Served, path: str, method: str = "GET") -> tuple[int, Any]:
     """One request over a socket of its own: the path goes out as it stands here."""
     reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
@@ -102,3 +106,21 @@ async def test_a_member_is_removed_however_its_name_is_spelled_and_no_other(http
     assert status == (409 if entity == NODE_ID else 204), answer
     left = [one["entity_uri"] for one in (await http.get("/v1/gardens/den/members")).expect(200)["members"]]
     assert left == [NODE_ID, f"{NODE_ID}/doc/a/b"]
+
+
+@pytest.mark.parametrize("name", NOT_UTF_8)
+async def test_escapes_that_are_no_utf_8_name_nothing(http: Served, name: str):
+    await http.write(entity="user:\ufffd")
+
+    for method, path in (
+        ("GET", f"/v1/entities/{name}/history"),
+        ("GET", f"/v1/federation/manifest/{name}"),
+        ("DELETE", f"/v1/gardens/nowhere/members/{name}"),
+    ):
+        status, answer = await ask(http, path, method)
+        assert (status, answer["error"]) == (422, "invalid_uri"), path
+    for parameter in ("entity", "source", "garden_id"):
+        status, answer = await ask(http, f"/v1/facts?{parameter}={name}")
+        assert (status, answer) == (422, {"error": "invalid_parameter", "detail": f"{parameter}: not UTF-8"})
+    status, answer = await ask(http, "/v1/facts?entity=user:%EF%BF%BD&surprise=x")
+    assert (status, answer["total"]) == (200, 1)
