@@ -175,5 +175,6 @@ def _key_of(request: web.Request, named: str | None) -> str:
     if len(set(given)) > 1:
         raise InvalidField(f"{HEADER}: given more than once, and not alike")
     if not _KEY.fullmatch(given[0]):
-        raise InvalidField(f"{HEADER}: 1 to 255 printable ASCII characters")
+        field = HEADER if HEADER in request.headers else "idempotency_key"
+        raise InvalidField(f"{field}: 1 to 255 printable ASCII characters")
     return given[0]
