@@ -11,7 +11,7 @@ from typing import get_args
 from msgspec import Struct
 
 from node.commands.decision import Context, Decision, Principal, require_permission, require_scopes
-from node.commands.drafts import Draft, principal_name
+from node.commands.drafts import Draft, check_stored, principal_name
 from node.commands.gardens import require_operator
 from node.errors import (
     ApiKeyAlreadyRevoked,
@@ -182,6 +182,7 @@ def _source(field: str, text: str, view: View, context: Context) -> str:
 
 def _name(field: str, text: str, view: View, context: Context) -> str:
     name = principal_name(field, text)
+    check_stored(field, name)
     if field == "entity_uri" and _is_prefix(name):
         raise InvalidField("entity_uri: one name, not a prefix")
     require_no_peer_name(field, name, view, context)

@@ -105,6 +105,12 @@ def check_name(field: str, text: str) -> None:
     check_visible(text, field)
 
 
+def check_stored(field: str, name: str) -> None:
+    """Raises FieldTooLong for a name, as it is to be stored, that nobody could send again: escapes count as they stand."""
+    if len(name) > NAME_BYTES:
+        raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes in normal form")
+
+
 def principal_name(field: str, text: str) -> str:
     """The normal form of a name that a key or member may have: any that a fact can carry, but for the node's own.
 

@@ -15,7 +15,7 @@ from node.commands.api_keys import require_key_write, require_no_peer_name
 from node.commands.attestations import check_attestations, is_attested_by_source
 from node.commands.capabilities import check_standing, require_write
 from node.commands.decision import Context, Decision, Principal, Rules, rules_in_force
-from node.commands.drafts import Draft, StatedValue, draft_of
+from node.commands.drafts import Draft, StatedValue, check_stored, draft_of
 from node.commands.graves import require_not_tombstoned
 from node.commands.quarantine import hold_reason, place_to_wait
 from node.commands.reading import known_to
@@ -99,6 +99,10 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
         now_ms=command.accepted_ms,
         is_signed=command.timestamp is not None,
     )
+    # What settles a conflict is about the entity of its sides, whatever that is called.
+    if command.resolves is None:
+        check_stored("entity", draft.entity)
+        check_stored("source", draft.source)
     garden = _garden(command, view)
     _require_right(command, draft, garden, view, context)
     require_not_tombstoned(draft.normal_entity, draft.scope, view)

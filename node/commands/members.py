@@ -7,7 +7,7 @@ A member is a name: whether anybody has a key in that name, now or ever, is not 
 from msgspec import Struct
 
 from node.commands.decision import Context, Decision, Principal
-from node.commands.drafts import principal_name
+from node.commands.drafts import check_stored, principal_name
 from node.commands.roles import administered_garden
 from node.errors import InvalidField, LastAdmin, MemberExists, MemberNotFound
 from node.events.gardens import GardenMemberRemoved, GardenMemberSet, Role
@@ -57,6 +57,7 @@ def decide_add_member(command: AddMember, view: View, context: Context) -> Decis
     garden = administered_garden(command.garden, command.principal, view)
     _check_role(command.role, garden)
     entity = principal_name("entity_uri", command.entity)
+    check_stored("entity_uri", entity)
     if view.members.member(garden.id, entity) is not None:
         raise MemberExists("entity_uri: a member already; its role can be changed")
     record = MemberRecord(

@@ -99,6 +99,7 @@ REFUSED = [
     ({"entity_uri": "agent:"}, 422, "invalid_field"),
     ({"entity_uri": "agent:\u202ex"}, 422, "invalid_field"),
     ({"entity_uri": "a" * 2049}, 422, "field_too_long"),
+    ({"entity_uri": f"{NODE_ID}/x/" + "é" * 400}, 422, "field_too_long"),
     ({"entity_uri": "system:stigmem"}, 403, "reserved_namespace"),
     ({"entity_uri": "stigmem:conflict:x"}, 403, "reserved_namespace"),
     ({"allowed_sources": ["system:"]}, 403, "reserved_namespace"),

@@ -246,6 +246,21 @@ async def test_a_confidence_of_minus_zero_is_zero(http: Served):
 # Names.
 
 
+@pytest.mark.parametrize("field", ["entity", "source"])
+async def test_a_name_that_is_stored_can_be_sent_again_as_it_is_shown(http: Served, field: str):
+    prefix = f"{NODE_ID}/x/"
+    letters = (2048 - len(prefix)) // 6
+    shown = (await http.write(**{field: prefix + "é" * letters}))[field]
+
+    assert (await http.write(**{field: shown}))[field] == shown == prefix + "%C3%A9" * letters
+    assert (await listed(http, **{field: shown}))["total"] == 2
+
+
+@pytest.mark.parametrize("field", ["entity", "source"])
+async def test_a_name_above_2_kib_in_normal_form_is_too_long(http: Served, field: str):
+    assert field in await refused(http, 422, "field_too_long", **{field: f"{NODE_ID}/x/" + "é" * 400})
+
+
 @pytest.mark.parametrize("field", ["entity", "relation", "source"])
 async def test_a_name_above_2_kib_is_too_long(http: Served, field: str):
     prefix = {"entity": f"{NODE_ID}/x/", "relation": "memory:", "source": f"{NODE_ID}/x/"}[field]

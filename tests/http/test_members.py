@@ -133,6 +133,7 @@ BAD = {
     "a name with a dot segment": ({"entity_uri": f"{NODE_ID}/../x"}, "invalid_uri"),
     "a hidden character": ({"entity_uri": "agent:\u202ex"}, "invalid_field"),
     "a name of 2 KiB and more": ({"entity_uri": "agent:" + "x" * 2048}, "field_too_long"),
+    "a name of 2 KiB and more in normal form": ({"entity_uri": f"{NODE_ID}/x/" + "é" * 400}, "field_too_long"),
     "a role that nobody knows": ({"role": "owner"}, "invalid_field"),
     "a moderator where nothing is held": ({"role": "quarantine:moderator"}, "invalid_field"),
 }
