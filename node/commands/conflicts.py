@@ -14,7 +14,9 @@ from node.errors import (
     ConflictNotFound,
     InsufficientPermission,
     InvalidField,
+    InvalidValue,
     MissingField,
+    TextTooLarge,
     WinnerNotInConflict,
 )
 from node.events.conflicts import ConflictResolved
@@ -76,7 +78,11 @@ def decide_resolve_conflict(command: ResolveConflict, view: View, context: Conte
     # The sides whatever their rank: among more facts than one resolution names, the conflict would stay open.
     named = dict.fromkeys(row.fact.id for row in (*live, *sides))
     settles = Resolution(conflict_id=conflict.conflict_id, superseded=tuple(named))
-    decision = decide_assert_fact(_assertion(command, first, winner, settles, context), view, context)
+    try:
+        decision = decide_assert_fact(_assertion(command, first, winner, settles, context), view, context)
+    except (InvalidValue, TextTooLarge) as refusal:
+        # A winner's value stands already, so it is the new one.
+        raise type(refusal)(f"new_{refusal.detail}") from None
     asserted = decision.events[0]
     event = ConflictResolved(
         conflict_id=conflict.conflict_id,

@@ -215,7 +215,12 @@ async def test_what_settles_nothing_is_refused_and_leaves_nothing(http: Served):
 
     (await resolve(http, conflict)).refused(422, "missing_field")
     (await resolve(http, conflict, winning_fact_id=stranger["id"])).refused(422, "winner_not_in_conflict")
-    (await resolve(http, conflict, new_value={"type": "number", "v": "x"})).refused(422, "invalid_value")
+    for value, status, code in (
+        ({"type": "number", "v": "x"}, 422, "invalid_value"),
+        ({"type": "string"}, 422, "invalid_value"),
+        (text("x" * 65_537), 413, "text_too_large"),
+    ):
+        assert "new_value.v: " in (await resolve(http, conflict, new_value=value)).refused(status, code)["detail"]
     unknown = {"conflict_id": f"stigmem:conflict:{uuid.uuid4()}"}
     (await resolve(http, unknown, winning_fact_id=stranger["id"])).refused(404, "conflict_not_found")
     (await resolve(http, {"conflict_id": "x"}, winning_fact_id=stranger["id"])).refused(404, "conflict_not_found")
