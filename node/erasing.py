@@ -13,11 +13,12 @@ import structlog
 from msgspec import Struct
 
 from node.commands.tombstones import EraseEntity
+from node.durable import sync
 from node.errors import Refusal
 from node.events.at_rest_folder import FolderKeys
 from node.events.erasures import NOTE
 from node.events.log import Log
-from node.events.store import storage_errors, sync_folder
+from node.events.store import storage_errors
 from node.events.tombstones import ErasedPlace
 from node.projections.erased_items import items_about
 from node.projections.tombstones import Grave
@@ -92,7 +93,7 @@ class Eraser:
         self._replace(views)
         with storage_errors():
             (self._folder / NOTE).unlink()
-            sync_folder(self._folder)
+            sync(self._folder)
         self._unfinished.clear()
         _log.info("erased", log_size=self._log.head().size)
 
@@ -111,8 +112,8 @@ class Eraser:
             note.touch(mode=0o600)
             with note.open("a") as file:
                 file.write(f"{tombstone_id}\n")
-            sync_folder(note)
-            sync_folder(self._folder)
+            sync(note)
+            sync(self._folder)
 
     def _write_anew(self, views: Views) -> Views:
         erased = self._log.erasures()

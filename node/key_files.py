@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from node.keys import KeyFileError, Signer, create_key_file, is_encrypted_key_file, load_signer, sync_folder
+from node.durable import sync
+from node.keys import KeyFileError, Signer, create_key_file, is_encrypted_key_file, load_signer
 
 
 class KeyFile:
@@ -55,9 +56,9 @@ class KeyFile:
         try:
             if not kept.exists():
                 os.link(self._path, kept)
-                sync_folder(self._path.parent)
+                sync(self._path.parent)
             os.replace(self._next, self._path)
-            sync_folder(self._path.parent)
+            sync(self._path.parent)
         except OSError as error:
             raise KeyFileError(f"key file {self._path}: cannot be replaced ({error.strerror})") from error
 

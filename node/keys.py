@@ -22,6 +22,8 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign, crypt
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey
 
+from node.durable import sync
+
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
@@ -190,16 +192,7 @@ def _write_new_file(path: Path, content: bytes) -> None:
         os.link(draft, path)
     finally:
         os.unlink(draft)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have what was done to the names in a folder be on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 def _bytes_of(text: str) -> bytes:

@@ -26,6 +26,7 @@ from node.commands.restores import RecordRestore
 from node.commands.rotations import RotateKey
 from node.commands.seals import SealFacts
 from node.config import Config
+from node.durable import make_folder
 from node.erasing import Eraser
 from node.errors import KeyFileUnwritable, LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.at_rest_folder import FolderKeys, finish_change, found_keys, is_changing, keys_for, require_as_said
@@ -36,7 +37,7 @@ from node.events.key_file import FileKey
 from node.events.log import Log, finish_compaction
 from node.events.own_keys import OwnKeys, own_keys_of
 from node.events.rotations import RotationEvent
-from node.events.store import LOG_MAP_BYTES, make_folder, storage_errors
+from node.events.store import LOG_MAP_BYTES, storage_errors
 from node.folder_lock import FolderLock
 from node.kept_answers import Kept, KeptAnswers, Question
 from node.kept_secrets import NONCE_BYTES, KeptSecrets, first_secrets, open_kept_secrets

@@ -21,9 +21,9 @@ from node import VERSION
 from node.at_rest import require_source
 from node.clock import Clock
 from node.config import Config, is_loopback_host
+from node.durable import make_folder
 from node.errors import Refusal
 from node.events.log import PARTIAL_FOLDER
-from node.events.store import make_folder
 from node.http.app import make_app
 from node.http.connections import GuardedRunner
 from node.http.tls_door import BACKLOG, TlsSite

@@ -17,6 +17,7 @@ import lmdb
 from msgspec import Struct
 
 from node.at_rest import AtRestError, Secret
+from node.durable import sync
 from node.errors import LogDamaged, StorageFailed
 from node.events.at_rest_folder import (
     LOG_FOLDER,
@@ -31,7 +32,6 @@ from node.events.key_file import (
     NEXT_KEY_FILE,
     FileKey,
     new_file_key,
-    sync_folder,
     unlock,
     write_file_key,
 )
@@ -94,11 +94,11 @@ def _changed(data_dir: Path, wanted: Change, old_keys: tuple[FileKey, ...], tell
     size = _write_log(data_dir / LOG_FOLDER, old_keys, folder, key, tell)
     if key is not None:
         write_file_key(data_dir / NEXT_KEY_FILE, key, wanted.new)
-    sync_folder(folder)
+    sync(folder)
     # Up to here nothing happened; from here on it is done, and `finish_change` only clears up.
     (folder / DATA_FILE).replace(data_dir / LOG_FOLDER / DATA_FILE)
-    sync_folder(data_dir / LOG_FOLDER)
-    sync_folder(folder)
+    sync(data_dir / LOG_FOLDER)
+    sync(folder)
     finish_change(data_dir)
     return size
 

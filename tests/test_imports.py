@@ -24,6 +24,7 @@ FOUNDATION = (
     "key_files",
     "kept_secrets",
     "private_files",
+    "durable",
     "at_rest",
 )
 FIRST_LINE = {"node", *(f"node.{name}" for name in FOUNDATION)}
@@ -46,7 +47,8 @@ REPLAY = PROJECTIONS | {"replay"}
 # By the longest prefix; each may also import what lies under its own prefix.
 ALLOWED = {
     **{f"node.{name}": {"node.errors"} for name in FOUNDATION},
-    "node.key_files": {"node.keys"},
+    "node.keys": {"node.durable"},
+    "node.key_files": {"node.durable", "node.keys"},
     "node.kept_secrets": {"node.canonical", "node.keys"},
     "node.at_rest": {"node.config", "node.keys"},
     "node": set(),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from node.events.store import make_folder
+from node.durable import make_folder
 from node.keys import create_key_file
 from node.private_files import close_to_others, is_open_to_others, why_not_private
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from node.at_rest import AtRestError, Secret, node_secret
+from node.durable import sync
 from node.events.item_keys import AT_REST, ClearItems, LockedItems
 from node.events.key_file import (
     KEY_FILE,
@@ -22,7 +23,6 @@ from node.events.key_file import (
     id_of,
     keep_only,
     new_file_key,
-    sync_folder,
     unlock,
     write_file_key,
 )
@@ -139,7 +139,7 @@ def finish_change(data_dir: Path) -> None:
         shutil.rmtree(data_dir / VIEWS_FOLDER)
     if new_log.exists():
         shutil.rmtree(new_log)
-    sync_folder(data_dir)
+    sync(data_dir)
 
 
 def settle_key_files(data_dir: Path, log_id: bytes | None) -> None:
@@ -152,7 +152,7 @@ def settle_key_files(data_dir: Path, log_id: bytes | None) -> None:
             waiting.unlink()
     if log_id is None:
         path.unlink(missing_ok=True)
-    sync_folder(data_dir)
+    sync(data_dir)
 
 
 def _file_key_id(log_dir: Path) -> bytes | None:

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, structs
 from nacl.pwhash import argon2id
 
 from node.at_rest import AtRestError, Secret, fingerprint
+from node.durable import replace_file
 from node.events.cipher import KEY_BYTES, new_key, seal, unseal
 
 KEY_FILE, NEXT_KEY_FILE = "at-rest.key", "at-rest.key.new"
@@ -126,14 +127,6 @@ def rewrap(data_dir: Path, old: Secret, new: Secret) -> None:
     keep_only(data_dir, new)
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 _WORDS = {"key_file": "key file", "passphrase": "passphrase", "node_key": "node key"}
 
 
@@ -193,11 +186,4 @@ def _write(path: Path, stored: _Stored) -> None:
 
 def write_content(path: Path, content: bytes) -> None:
     """Put a key file into its place, on disk before it has its name."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+    replace_file(path, content, draft=path.with_name(f".{path.name}.draft"))

@@ -19,6 +19,7 @@ from pathlib import Path
 import lmdb
 from msgspec import Struct
 
+from node.durable import make_folder, sync
 from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
 from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
@@ -26,7 +27,7 @@ from node.events.evidence import Evidence, Proven
 from node.events.item_keys import AT_REST, CLEAR, ITEM_KEYS, Laid, SealedItems, items_in
 from node.events.key_file import FileKey
 from node.events.log_file import DATA_FILE
-from node.events.store import LOG_MAP_BYTES, Store, make_folder, refusal_of, storage_errors, sync_folder
+from node.events.store import LOG_MAP_BYTES, Store, refusal_of, storage_errors
 from node.events.tombstones import EntityErased
 from node.events.tree import Frontier, ReadNode
 from node.keys import key_id_of
@@ -545,14 +546,14 @@ def finish_compaction(path: Path) -> None:
             _remove(copy)
         elif copy.exists():
             copy.rename(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         _remove(old)
 
 
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 class Reading:
@@ -610,7 +611,7 @@ def _found(path: Path, file_keys: Sequence[FileKey]) -> None:
             store.close()
         (draft / DATA_FILE).rename(path / DATA_FILE)
         shutil.rmtree(draft)
-        sync_folder(path)
+        sync(path)
 
 
 def _entry(txn: lmdb.Transaction, headers: object, offset: int) -> bytes:

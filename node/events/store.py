@@ -18,6 +18,7 @@ from pathlib import Path
 
 import lmdb
 
+from node.durable import sync
 from node.errors import LogDamaged, Refusal, StorageFailed, StorageFull
 from node.events.log_file import DATA_FILE
 
@@ -94,7 +95,7 @@ class Store:
             path = folder / DATA_FILE
             path.chmod(0o600)
             for one in (path, folder, folder.parent):
-                sync_folder(one)
+                sync(one)
 
     def exchange(self, copy: Path, old: Path) -> None:
         """Go on with the environment in `copy`, which comes to lie where this one does; this one then lies in `old`.
@@ -125,7 +126,7 @@ class Store:
         self.path.rename(old)
         try:
             copy.rename(self.path)
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
             self._open()
         except BaseException:
             if self.path.exists():
@@ -245,23 +246,6 @@ def _reserve_lock_file(path: Path) -> None:
         os.posix_fallocate(descriptor, 0, _LOCK_FILE_BYTES)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, with those above it, that is still there after a power cut."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk: without it a file is safe and its name is not."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -6,7 +6,6 @@ of a projection, a leaf hash that is not the log's, or more entries than the log
 Recovery is not a second code path: a fresh start, a crash and a rebuild all fold forward with `apply`.
 """
 
-import os
 import shutil
 import struct
 import threading
@@ -18,12 +17,13 @@ import lmdb
 import msgspec
 from msgspec import Struct
 
+from node.durable import replace_file
 from node.errors import LogDamaged, NotReady
 from node.events.evidence import damage_at
 from node.events.key_file import FileKey
 from node.events.log import Log
 from node.events.log_file import DATA_FILE, fill_up, startup_problem
-from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors, sync_folder
+from node.events.store import VIEWS_MAP_BYTES, Store, storage_errors
 from node.projections import PROJECTIONS
 from node.projections.apply import CHECKPOINT_TABLE, Checkpoint, apply_all, portion, read_checkpoint
 from node.projections.base import Handles, TableSpec
@@ -408,13 +408,4 @@ def _boot_id() -> str:
 
 def _write_current(views_dir: Path, folder: int, *, is_closed: bool, under: str | None) -> None:
     current = Current(folder=folder, boot_id=_boot_id(), closed=is_closed, versions=_versions(), under=under)
-    scratch = views_dir / "CURRENT.new"
-    try:
-        with scratch.open("wb") as file:
-            file.write(msgspec.json.encode(current))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(scratch)) from error
-    scratch.replace(views_dir / "CURRENT")
-    sync_folder(views_dir)
+    replace_file(views_dir / "CURRENT", msgspec.json.encode(current), draft=views_dir / "CURRENT.new")

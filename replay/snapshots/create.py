@@ -21,6 +21,7 @@ from typing import BinaryIO
 from msgspec import UNSET, Struct
 
 from node.canonical import b64url_encode
+from node.durable import sync
 from node.errors import LogDamaged, Refusal
 from node.events.checkpoint import Checkpoint, sign_checkpoint
 from node.keys import Signer
@@ -91,7 +92,7 @@ def create_snapshot(wanted: Wanted, note: Callable[[int, int], None]) -> tuple[P
         path = wanted.target / name_of(manifest) if wanted.is_folder else wanted.target
         _require_free(path)
         draft.rename(path)
-        sync_folder(folder)
+        sync(folder)
     finally:
         draft.unlink(missing_ok=True)
     return path, manifest
@@ -106,14 +107,6 @@ def name_of(manifest: Manifest) -> str:
 def _require_free(path: Path) -> None:
     if path.exists():
         raise NotASnapshot(f"{path} is there already, and a snapshot is never written over another file")
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _made(wanted: Wanted, draft: Path, note: Callable[[int, int], None]) -> tuple[bytes, bytes]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import lmdb
 
 from node.canonical import b64url_decode
+from node.durable import sync
 from node.errors import LogDamaged, StorageFailed
 from node.events.checkpoint import Checkpoint, open_checkpoint, origin_of
 from node.events.erasures import NOTE
@@ -32,7 +33,6 @@ from node.keys import key_id_of
 from replay.chain import Damaged, damage_of
 from replay.opening import file_keys, key_in, open_log, unlocked_by
 from replay.snapshots.container import SnapshotFile
-from replay.snapshots.create import sync_folder
 from replay.snapshots.manifest import Head, Manifest, NotASnapshot, NotTrusted, require_trusted
 from replay.snapshots.rows import unpack_keys, unpack_rows
 from replay.verify import SizeAndRoot, verify
@@ -280,7 +280,7 @@ def _build(data_dir: Path, snapshots: Sequence[SnapshotFile]) -> None:
     if partial.exists():
         shutil.rmtree(partial)
     write_log(snapshots, partial, is_durable=True)
-    sync_folder(partial)
+    sync(partial)
     key_file = snapshots[-1].manifest.key_file
     if key_file is not None:
         # Before the log has its name: a log without its key file would be nobody's.
@@ -289,8 +289,8 @@ def _build(data_dir: Path, snapshots: Sequence[SnapshotFile]) -> None:
         # What an earlier snapshot of several holds may have been erased before a later one was made.
         (data_dir / NOTE).touch(mode=0o600)
     partial.rename(data_dir / "log")
-    sync_folder(data_dir)
-    sync_folder(data_dir.parent)
+    sync(data_dir)
+    sync(data_dir.parent)
 
 
 def _has_erasures(log_dir: Path) -> bool:
