@@ -180,31 +180,6 @@ class PeerClient:
         timeout_s: float,
         media: str = _JSON,
     ) -> bytes:
-        try:
-            return await self._asked(
-                method, target, body, peer=peer, token=token, max_bytes=max_bytes, timeout_s=timeout_s, media=media
-            )
-        except PeerTlsRefused as refusal:
-            await self._tell_of(peer.node_id, refusal)
-            raise
-
-    async def _tell_of(self, node_id: str, refusal: PeerTlsRefused) -> None:
-        if self._tell is not None and self._told.get(node_id) != refusal.detail:
-            self._told[node_id] = refusal.detail
-            await self._tell(node_id, refusal)
-
-    async def _asked(
-        self,
-        method: str,
-        target: URL,
-        body: bytes | None,
-        *,
-        peer: TlsPeer,
-        token: str | None,
-        max_bytes: int,
-        timeout_s: float,
-        media: str,
-    ) -> bytes:
         headers = {"Accept": media} | ({"Content-Type": _JSON} if body is not None else {})
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -217,10 +192,17 @@ class PeerClient:
             raise PeerAnswerInvalid("the answer is no HTTP") from None
         except (aiohttp.ClientError, OSError) as error:
             if target.scheme == "https" and (why := _why_no_tls(error)) is not None:
-                raise PeerTlsRefused(f"no TLS: {why}") from None
+                refusal = PeerTlsRefused(f"no TLS: {why}")
+                await self._tell_of(peer.node_id, refusal)
+                raise refusal from None
             raise PeerUnreachable(_words_for(error)) from None
         except TlsFileError as error:
             raise PeerUnreachable(str(error)) from error
+
+    async def _tell_of(self, node_id: str, refusal: PeerTlsRefused) -> None:
+        if self._tell is not None and self._told.get(node_id) != refusal.detail:
+            self._told[node_id] = refusal.detail
+            await self._tell(node_id, refusal)
 
     async def _follow(
         self, method: str, target: URL, body: bytes | None, headers: dict[str, str], max_bytes: int, peer: TlsPeer
