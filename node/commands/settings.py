@@ -4,9 +4,9 @@ Always: an entry of the block list, and a rule, names an identity (origin, sourc
 Always: lists are changed by the writer, entry by entry where so asked: of two operators at once neither undoes the other.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from node.commands.decision import Context, Decision, Principal
 from node.commands.drafts import check_name
@@ -21,7 +21,8 @@ from node.projections.view import View
 from node.uris import authority_of, normal_field
 
 MAX_LISTED = 1000
-Weights = tuple[float, float, float, float]
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+Weights = Annotated[tuple[Ratio, ...], Meta(min_length=4, max_length=4)]
 RuleDecision = Literal["always", "never"]
 
 
@@ -42,7 +43,7 @@ class Changes(Struct, frozen=True, kw_only=True):
 
     quarantine_garden_id: str | None | UnsetType = UNSET
     trust_mode: TrustMode | None | UnsetType = UNSET
-    quarantine_trust_threshold: float | None | UnsetType = UNSET
+    quarantine_trust_threshold: Ratio | None | UnsetType = UNSET
     trust_weights: Weights | None | UnsetType = UNSET
     blocked_sources: tuple[str | NamedSource, ...] | UnsetType = UNSET
     unblock: tuple[str | NamedSource, ...] = ()

@@ -1,13 +1,13 @@
 """What operators set: the configuration, and what a restore left asleep (PROTOCOL §6.2, §7, §12)."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from aiohttp import web
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Struct
 
 from node.commands.decision import rules_in_force
 from node.commands.restores import ConfirmRestore
-from node.commands.settings import Changes, ChangeSettings, NamedRule, NamedSource
+from node.commands.settings import Changes, ChangeSettings, Weights
 from node.errors import (
     FieldTooLong,
     GardenNotFound,
@@ -29,23 +29,11 @@ from node.runtime import Node
 from node.strict_json import decode
 
 MAX_SETTINGS_BYTES = 1 << 20
-Weights = Annotated[tuple[Annotated[float, Meta(ge=0.0, le=1.0)], ...], Meta(min_length=4, max_length=4)]
 
 
-class SettingsRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SettingsRequest(Changes, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What PATCH /v1/admin/config may change; null goes back to the configuration at start. A whole list comes before what is taken
     from it, and that before what is added. A source is a name, or with its origin where anybody may use that name."""
-
-    quarantine_garden_id: str | None | UnsetType = UNSET
-    trust_mode: Literal["strict", "relaxed", "off"] | None | UnsetType = UNSET
-    quarantine_trust_threshold: Annotated[float, Meta(ge=0.0, le=1.0)] | None | UnsetType = UNSET
-    trust_weights: Weights | None | UnsetType = UNSET
-    blocked_sources: tuple[str | NamedSource, ...] | UnsetType = UNSET
-    unblock: tuple[str | NamedSource, ...] = ()
-    block: tuple[str | NamedSource, ...] = ()
-    trust_rules: tuple[NamedRule, ...] | UnsetType = UNSET
-    remove_trust_rules: tuple[str | NamedSource, ...] = ()
-    add_trust_rules: tuple[NamedRule, ...] = ()
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -88,8 +76,7 @@ async def get_settings(request: web.Request) -> web.Response:
 )
 async def patch_settings(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
-    body = decode(await read_json(request, max_bytes=MAX_SETTINGS_BYTES), SettingsRequest)
-    changes = Changes(**{name: getattr(body, name) for name in body.__struct_fields__})
+    changes = decode(await read_json(request, max_bytes=MAX_SETTINGS_BYTES), SettingsRequest)
     await node.execute(ChangeSettings(principal=principal, changes=changes))
     with node.view() as view:
         return json_response(_settings(node, view))

@@ -15,7 +15,7 @@ from node.commands.explanations import (
     explain,
 )
 from node.commands.reading import administers_every_scope, reach_of
-from node.commands.settings import NamedSource, named_identity
+from node.commands.settings import NamedSource, Weights, named_identity
 from node.errors import (
     FieldTooLong,
     InsufficientPermission,
@@ -32,7 +32,6 @@ from node.http.describe import MODERATORS, describes
 from node.http.forms import Name, Share, Source
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
-from node.http.settings import Weights
 from node.projections.view import View
 
 
