@@ -223,11 +223,7 @@ async def get_tombstone(request: web.Request) -> web.Response:
     refuses=(TombstoneNotFound, TombstoneAlreadyRevoked, TombstoneNotHeld, FieldTooLong),
 )
 async def lift_hold(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
-    reason = await _reason(request)
-    await node.execute(LiftHold(principal=principal, tombstone_id=request.match_info["tombstone_id"], reason=reason))
-    await node.erase()
-    return json_response(_now(request))
+    return await _changed(request, LiftHold)
 
 
 @describes(
@@ -239,12 +235,7 @@ async def lift_hold(request: web.Request) -> web.Response:
     refuses=(TombstoneNotFound, TombstoneAlreadyRevoked, FieldTooLong),
 )
 async def revoke_tombstone(request: web.Request) -> web.Response:
-    node, principal = request.app[NODE], operator_of(request)
-    reason, tombstone_id = await _reason(request), request.match_info["tombstone_id"]
-    await node.execute(RevokeTombstone(principal=principal, tombstone_id=tombstone_id, reason=reason))
-    # Its hold may have been all that kept what another tombstone has erased.
-    await node.erase()
-    return json_response(_now(request))
+    return await _changed(request, RevokeTombstone)
 
 
 @describes(
@@ -307,9 +298,14 @@ def _reader_of(request: web.Request) -> Principal:
     return principal
 
 
-async def _reason(request: web.Request) -> str:
+async def _changed(request: web.Request, change: type[LiftHold] | type[RevokeTombstone]) -> web.Response:
+    node, principal = request.app[NODE], operator_of(request)
     raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
-    return decode(raw, ReasonRequest).reason
+    reason = decode(raw, ReasonRequest).reason
+    await node.execute(change(principal=principal, tombstone_id=request.match_info["tombstone_id"], reason=reason))
+    # A hold that ends, be it with its tombstone, may have been all that kept what this or another one has erased.
+    await node.erase()
+    return json_response(_now(request))
 
 
 def _page(
