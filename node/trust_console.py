@@ -6,12 +6,13 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from node.client import ask, columns, plain
+from node.client import NodeRefused, ask, columns, plain
 from node.console import AtNode, Run, Shown, handler
 from node.events.facts import Scope, TrustMode
 
 CONFIG, TRUST = "/v1/admin/config", "/v1/trust"
 _BACK = "default"
+_ABSENT = {"blocked_sources": "not on the block list", "trust_rules": "there is no rule on it"}
 _TERMS = ("identity", "history", "scope authority", "attestation")
 
 
@@ -22,11 +23,11 @@ def add_trust_commands(commands: argparse._SubParsersAction, at_node: AtNode) ->
         "show": ("mode, threshold, weights, block list and rules", _show),
         "explain": ("why a source scores as it does, and what becomes of its facts", _explain),
         "set": ("another mode, threshold or weights; `default` goes back to what was configured at start", _set),
-        "block": ("score a source 0, always", _list_change("block")),
-        "unblock": ("take a source off the block list", _list_change("unblock")),
+        "block": ("score a source 0, always", _block),
+        "unblock": ("take a source off the block list", _taken_from("blocked_sources", "unblock")),
         "always": ("let a source in whatever it scores", _rule("always")),
         "never": ("score a source 0, and hold it whatever the threshold", _rule("never")),
-        "unrule": ("take the rule on a source away", _list_change("remove_trust_rules")),
+        "unrule": ("take the rule on a source away", _taken_from("trust_rules", "remove_trust_rules")),
     }
     for name, (words, run) in described.items():
         verb = verbs.add_parser(name, help=words)
@@ -87,8 +88,22 @@ def _set(arguments: argparse.Namespace, url: str, bearer: str) -> str:
     return _changed(arguments, url, bearer, given)
 
 
-def _list_change(member: str) -> Run:
-    return lambda arguments, url, bearer: _changed(arguments, url, bearer, {member: [_named(arguments)]})
+def _block(arguments: argparse.Namespace, url: str, bearer: str) -> str:
+    return _changed(arguments, url, bearer, {"block": [_named(arguments)]})
+
+
+def _taken_from(listed: str, change: str) -> Run:
+    """Take what covers the source off a list; refused where nothing does, in whatever spelling it was named."""
+
+    def take(arguments: argparse.Namespace, url: str, bearer: str) -> str:
+        before = msgspec.json.decode(ask(url, bearer, "GET", CONFIG))[listed]
+        answer = ask(url, bearer, "PATCH", CONFIG, msgspec.json.encode({change: [_named(arguments)]}))
+        after = msgspec.json.decode(answer)[listed]
+        if all(entry in after for entry in before):
+            raise NodeRefused(f"{plain(arguments.source)}: {_ABSENT[listed]}")
+        return _shown(arguments, answer)
+
+    return take
 
 
 def _rule(decision: str) -> Run:

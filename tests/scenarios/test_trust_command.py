@@ -60,6 +60,26 @@ def test_trust_is_tuned_and_explained_from_the_command_line(node: RunningNode):
     assert discovered["auth"] == "required" and node.get("/v1/admin/config").expect(200) == shown
 
 
+def test_taking_away_what_is_not_there_is_said(node: RunningNode):
+    rule = {"source": f"{ORG_B}/rare", "decision": "always"}
+    stands = node.send("PATCH", "/v1/admin/config", {"add_trust_rules": [rule]}).expect(200)
+
+    for arguments, words in (
+        (("unrule", f"{ORG_B}/nobody"), "there is no rule on it"),
+        (("unrule", f"{ORG_B}/nobody", "--json"), "there is no rule on it"),
+        (("unblock", f"{ORG_B}/rare"), "not on the block list"),
+    ):
+        done = trust(node, *arguments)
+
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"stigmem: {arguments[1]}: {words}\n"
+    assert node.get("/v1/admin/config").expect(200) == stands
+
+    # The node knows the rule by the name's one spelling.
+    left = json.loads("".join(said(trust(node, "unrule", "stigmem://ORG-B.example/rare", "--json"))))["trust_rules"]
+    assert left == [one for one in stands["trust_rules"] if one["source"] != rule["source"]]
+
+
 def test_what_cannot_be_set_is_refused_in_words(node: RunningNode):
     for arguments, exit_code, words in (
         (("block", "agent:x"), 1, "invalid_field"),
