@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from aiohttp import web
 from aiohttp.http import SERVER_SOFTWARE
+from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from node.errors import (
@@ -34,7 +35,7 @@ from node.errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
-from node.strict_json import refusal_of_validation, scan_json
+from node.strict_json import decode, refusal_of_validation, scan_json
 from node.times import parse_rfc3339
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ BODY_TIMEOUT_S = 30.0
 # What large bodies hold together. A body holds its first bytes for nothing, so that whoever fills the rest up keeps no fact out.
 ROOM_BYTES = 128 << 20
 ROOMLESS_BYTES = 1 << 14
+NO_MEMBERS_BYTES = 1 << 16
 # Not to be changed, so that whoever makes an answer of it takes a copy.
 _JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}))
 _encode = msgspec.json.Encoder().encode
@@ -53,6 +55,10 @@ _CONTENT_TYPE = re.compile(r'application/json(?:[ \t]*;[ \t]*charset=(?:utf-8|"u
 _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class NoMembers(Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing is said in it; it may be left out."""
 
 
 class BodyRoom:
@@ -83,6 +89,16 @@ async def read_json(request: web.Request, *, max_bytes: int, timeout_s: float = 
     raw = await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s)
     scan_json(raw)
     return raw
+
+
+async def decode_optional(request: web.Request, type: type[T], *, max_bytes: int) -> T:
+    """The body as a struct whose members may all be left out: no body at all is one that says nothing."""
+    return decode(await read_json(request, max_bytes=max_bytes) if request.can_read_body else b"{}", type)
+
+
+async def require_no_members(request: web.Request) -> None:
+    """For a route that takes no body. What somebody sends all the same must not look as if it had been heeded."""
+    await decode_optional(request, NoMembers, max_bytes=NO_MEMBERS_BYTES)
 
 
 async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:

@@ -46,7 +46,7 @@ from node.errors import (
 )
 from node.events.facts import Scope
 from node.http.auth import operator_of, principal_of
-from node.http.body import json_response, read_json
+from node.http.body import NoMembers, decode_optional, json_response, read_json, require_no_members
 from node.http.describe import ADMIN, KEYS, describes
 from node.http.forms import Count, Time, Uuid
 from node.http.idempotency import TAKES_KEY, claim_of, recorded_answer, turn_of
@@ -273,8 +273,8 @@ async def declare(request: web.Request) -> web.Response:
 async def approve_peer(request: web.Request) -> web.Response:
     """Take the terms that wait, or with `accept_checkpoint` the new line of a forked or restored log; then check the peer."""
     node, client, principal = request.app[NODE], request.app[PEERS], operator_of(request)
-    raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
-    body, peer_id = decode(raw, ApproveRequest), request.match_info["peer_id"]
+    body = await decode_optional(request, ApproveRequest, max_bytes=MAX_BYTES)
+    peer_id = request.match_info["peer_id"]
     with node.view() as view:
         peer = find_peer(peer_id, view)
     may_be_restored = body.accept_checkpoint and peer.status == "active" and peer.seen_checkpoint is not None
@@ -291,6 +291,8 @@ async def approve_peer(request: web.Request) -> web.Response:
 @describes(
     "fetch a peer's documents and judge them now",
     who=ADMIN,
+    body=NoMembers,
+    is_body_optional=True,
     answers={200: CheckedPeer},
     refuses=(PeerNotActive, PeerNotFound),
 )
@@ -298,6 +300,7 @@ async def check_now(request: web.Request) -> web.Response:
     """Fetch a peer's documents and judge them now: the peer as it stands then, with what was found."""
     node, client = request.app[NODE], request.app[PEERS]
     operator_of(request)
+    await require_no_members(request)
     with node.view() as view:
         peer = find_peer(request.match_info["peer_id"], view)
     if peer.status == "revoked" or peer.reason == "awaiting_approval":
@@ -399,8 +402,7 @@ async def pull_now(request: web.Request) -> web.Response:
     """Run a whole pull cycle now, page after page."""
     node, sync = request.app[NODE], request.app[SYNC]
     operator_of(request)
-    raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
-    body = decode(raw, PullRequest)
+    body = await decode_optional(request, PullRequest, max_bytes=MAX_BYTES)
     with node.view() as view:
         peer = find_peer(request.match_info["peer_id"], view)
     cycle = await sync.pull_now(peer.node_id, from_start=body.start is not None)

@@ -16,7 +16,7 @@ from node.errors import FactNotFound, FieldTooLong, InsufficientCapability, Inva
 from node.events.facts import Scope, recomputed_cid
 from node.events.proof_bundle import Bundle
 from node.http.auth import reader_of
-from node.http.body import decode_query, json_response
+from node.http.body import NoMembers, decode_query, json_response, require_no_members
 from node.http.describe import READERS, describes
 from node.http.fact_pages import FactsQuery, page_asked
 from node.http.fact_reader import AttestationShown, ConflictShown, FactReader, Happening, SealShown, vouched_fact
@@ -126,11 +126,15 @@ class Provenance(Struct, frozen=True, kw_only=True):
     "whether a fact's CID is that of what it says",
     who=READERS,
     query=AsOfQuery,
+    body=NoMembers,
+    is_body_optional=True,
     answers={200: CidVerdict},
     refuses=(FactNotFound, InsufficientCapability),
 )
 async def verify_cid(request: web.Request) -> web.Response:
-    fact = await vouched_fact(request, reader_of(request))
+    principal = reader_of(request)
+    await require_no_members(request)
+    fact = await vouched_fact(request, principal)
     computed = recomputed_cid(fact, fact.cid)
     is_valid = computed == fact.cid
     verdict = CidVerdict(

@@ -19,7 +19,7 @@ from node.errors import (
 from node.events.facts import TrustMode
 from node.events.identity import BlockedSource, TrustRule
 from node.http.auth import operator_of
-from node.http.body import json_response, read_json
+from node.http.body import NoMembers, json_response, read_json, require_no_members
 from node.http.describe import ADMIN, describes
 from node.http.forms import Count, Share, Uuid
 from node.http.keys import NODE
@@ -85,12 +85,15 @@ async def patch_settings(request: web.Request) -> web.Response:
 @describes(
     "credentials issued before a restore count again",
     who=ADMIN,
+    body=NoMembers,
+    is_body_optional=True,
     answers={200: ConfirmedRestore},
     refuses=(NothingToConfirm,),
 )
 async def confirm_restore(request: web.Request) -> web.Response:
     """An admin stands in for what a restore may have lost: credentials issued before it count again (PROTOCOL §12)."""
     node, principal = request.app[NODE], operator_of(request)
+    await require_no_members(request)
     outcome = await node.execute(ConfirmRestore(principal=principal))
     return json_response(ConfirmedRestore(restored_at_offset=outcome.reply))
 

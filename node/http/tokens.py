@@ -33,7 +33,7 @@ from node.errors import (
 from node.events.entry import Entry
 from node.events.tokens import Grant
 from node.http.auth import operator_of
-from node.http.body import json_response, read_json
+from node.http.body import NoMembers, decode_optional, json_response, read_json, require_no_members
 from node.http.describe import ADMIN, PUBLIC, describes
 from node.http.forms import Base64Url, Count, Name, Time, Uuid
 from node.http.idempotency import TAKES_KEY, carry_out
@@ -196,8 +196,7 @@ async def verify_token(request: web.Request) -> web.Response:
 )
 async def revoke_token(request: web.Request) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
-    raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
-    body = decode(raw, RevokeRequest)
+    body = await decode_optional(request, RevokeRequest, max_bytes=MAX_BYTES)
     command = RevokeCapability(principal=principal, token_id=request.match_info["token_id"], reason=body.reason)
     revocation = (await node.execute(command)).reply
     return json_response(RevokedToken(token_id=revocation.token_id, revoked_at=revocation.revoked_at))
@@ -206,12 +205,15 @@ async def revoke_token(request: web.Request) -> web.Response:
 @describes(
     "countersign what is written elsewhere under this token",
     who=ADMIN,
+    body=NoMembers,
+    is_body_optional=True,
     answers={200: AcceptedToken},
     refuses=(InvalidField,),
 )
 async def accept_token(request: web.Request) -> web.Response:
     """Countersign from here on what other nodes ask for under this token (`stigmem tokens accept`)."""
     node, principal = request.app[NODE], operator_of(request)
+    await require_no_members(request)
     token_id = request.match_info["token_id"]
     await node.execute(AcceptCapability(principal=principal, token_id=token_id))
     return json_response(AcceptedToken(token_id=token_id))

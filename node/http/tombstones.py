@@ -31,7 +31,7 @@ from node.events.entry import Entry
 from node.events.facts import Scope
 from node.events.tombstones import Revocation, Tombstone, TombstoneScope
 from node.http.auth import bearer_of, operator_of, principal_of
-from node.http.body import decode_query, json_response, read_json, time_asked
+from node.http.body import decode_optional, decode_query, json_response, read_json, time_asked
 from node.http.cursors import FOREIGN, cursor_text, kept_cursor_text, opened_cursor, opened_kept_cursor
 from node.http.describe import ADMIN, describes
 from node.http.exchange import authenticated_peer, refuse_peer
@@ -300,9 +300,9 @@ def _reader_of(request: web.Request) -> Principal:
 
 async def _changed(request: web.Request, change: type[LiftHold] | type[RevokeTombstone]) -> web.Response:
     node, principal = request.app[NODE], operator_of(request)
-    raw = await read_json(request, max_bytes=MAX_BYTES) if request.can_read_body else b"{}"
-    reason = decode(raw, ReasonRequest).reason
-    await node.execute(change(principal=principal, tombstone_id=request.match_info["tombstone_id"], reason=reason))
+    asked = await decode_optional(request, ReasonRequest, max_bytes=MAX_BYTES)
+    tombstone_id = request.match_info["tombstone_id"]
+    await node.execute(change(principal=principal, tombstone_id=tombstone_id, reason=asked.reason))
     # A hold that ends, be it with its tombstone, may have been all that kept what this or another one has erased.
     await node.erase()
     return json_response(_now(request))
