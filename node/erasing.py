@@ -55,6 +55,8 @@ class Eraser:
         self._read, self._replace = read, replace
         self._turn = asyncio.Lock()
         note = folder / NOTE
+        # The files hold nothing of what so many entries erase. Not known at start: then whatever was erased is looked at again.
+        self._clean_size = 0
         self._unfinished = set(note.read_text().split()) if note.is_file() else set()
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -116,7 +118,8 @@ class Eraser:
             sync(self._folder)
 
     def _write_anew(self, views: Views) -> Views:
-        erased = self._log.erasures()
+        size = self._log.head().size
+        erased = self._log.erasures(self._clean_size)
         with views.reading() as view:
             graves = list(view.tombstones.newest_first())
         # Of one whose tombstone was revoked there may be news, under the key that it has now.
@@ -131,4 +134,5 @@ class Eraser:
         with storage_errors():
             made = views.written_anew()
             point_at(made.folder, is_closed=False, file_key=made.file_key)
+        self._clean_size = size
         return made

@@ -22,7 +22,7 @@ from msgspec import Struct
 from node.durable import make_folder, sync
 from node.errors import LogDamaged, NotReady, Refusal, StorageFailed
 from node.events.entry import SALT_BYTES, Entry, Item, entry_of, open_entry, open_header
-from node.events.erasures import PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
+from node.events.erasures import NOTHING_ERASED, PLACES_ITEM, Erasures, add_erasures, erasing_offsets, is_erased
 from node.events.evidence import Evidence, Proven
 from node.events.item_keys import AT_REST, CLEAR, ITEM_KEYS, Laid, SealedItems, items_in
 from node.events.key_file import FileKey
@@ -105,8 +105,8 @@ class Log:
             self.items = items_in(txn, self._store, file_keys)
         self._open_item = self.items.open
         self.refresh()
-        # Of so many entries: read once an item is missing, and again when the log has grown by an erasure.
-        self._erasures: Erasures | None = None
+        # What the entries below a size erase: read once an item is missing, and on from there where others may erase too.
+        self._erasures: tuple[int, Erasures] = (0, NOTHING_ERASED)
         self._announced = self.head()
         self.proven: Proven = {}
         self._followers: set[asyncio.Event] = set()
@@ -127,6 +127,7 @@ class Log:
             size = _size(txn, self._store.table("headers"))
             self._frontier = Frontier.load(size, self._node_reader(txn))
             self._leaf = self._node_reader(txn)(0, size - 1) if size else bytes(32)
+        self._erasing_size = max(1, size)
         return self.head()
 
     def restored_size(self) -> int | None:
@@ -173,7 +174,7 @@ class Log:
         if laid is not None:
             self.items.took(laid)
         if any(isinstance(entry.event, EntityErased) for entry in entries):
-            self._erasures = None
+            self._erasing_size = frontier.size
         self._keys.update(entry.public_key for entry in entries)
         self._frontier, self._leaf = frontier, entries[-1].leaf if entries else self._leaf
         return self.head()
@@ -500,10 +501,10 @@ class Log:
         """Whether a later entry says that this item, which a transaction does not find, was erased."""
         return is_erased(self._read_erasures(txn), offset, index)
 
-    def erasures(self) -> Erasures:
-        """Every item that an entry of the log says is erased."""
+    def erasures(self, first: int) -> Erasures:
+        """The items that entries from an offset on say are erased."""
         with storage_errors(), self._store.begin() as txn:
-            return self._read_erasures(txn)
+            return self._erasures_from(txn, first) if first else self._read_erasures(txn)
 
     def has_erasures(self) -> bool:
         """Whether anything that an entry commits to was erased."""
@@ -512,16 +513,24 @@ class Log:
             return any(min(items) < len(open_header(self._stored(txn, offset)).items) for offset, items in erased)
 
     def _read_erasures(self, txn: lmdb.Transaction) -> Erasures:
-        if self._erasures is None:
-            headers, items = self._store.table("headers"), self._store.table("items")
-            found: Erasures = {}
-            with txn.cursor(db=headers) as cursor:
-                for erasing in erasing_offsets(cursor):
-                    key = ITEM_KEY.pack(erasing, PLACES_ITEM)
-                    committed = self._open_item(txn, key, _there(txn.get(key, db=items), PLACES_ITEM))
-                    add_erasures(found, _entry(txn, headers, erasing), committed)
-            self._erasures = found
-        return self._erasures
+        size, known = self._erasures
+        if size < self._erasing_size:
+            # What is known stays as it is: others may be reading it. And a transaction older than the last append does not see all.
+            more = self._erasures_from(txn, size)
+            known = known | {offset: known.get(offset, set()) | items for offset, items in more.items()}
+            self._erasures = (_size(txn, self._store.table("headers")), known)
+        return known
+
+    def _erasures_from(self, txn: lmdb.Transaction, first: int) -> Erasures:
+        headers, items = self._store.table("headers"), self._store.table("items")
+        found: Erasures = {}
+        with txn.cursor(db=headers) as cursor:
+            rows = cursor.iternext() if cursor.set_range(OFFSET_KEY.pack(first)) else ()
+            for erasing in erasing_offsets(rows):
+                key = ITEM_KEY.pack(erasing, PLACES_ITEM)
+                committed = self._open_item(txn, key, _there(txn.get(key, db=items), PLACES_ITEM))
+                add_erasures(found, _entry(txn, headers, erasing), committed)
+        return found
 
     def _public_key(self, txn: lmdb.Transaction, key_id: str) -> bytes:
         try:

@@ -200,6 +200,20 @@ async def test_an_erasure_that_failed_is_hidden_all_the_same_and_finished_by_the
     assert (await http.get(f"/v1/tombstones/{made['id']}")).expect(200)["status"] == "erased"
 
 
+async def test_an_erasure_that_failed_after_another_is_finished_without_a_new_start(http: Served):
+    await bury(http, entity_uri="stigmem://org-a.example/user/bob")
+    await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
+    in_the_way = http.folder / COPY_FOLDER
+    in_the_way.write_bytes(b"no folder")
+    await bury(http)
+    assert files_with(http.folder, WORDS)
+    in_the_way.unlink()
+
+    await http.node.erase()
+
+    assert not (http.folder / NOTE).exists() and files_with(http.folder, WORDS) == []
+
+
 async def test_a_tombstone_is_answered_and_the_node_starts_where_no_note_can_be_made_of_its_erasure(
     http: Served,
 ):

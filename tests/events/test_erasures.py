@@ -1,0 +1,87 @@
+"""What a log knows of the items that its entries erase: all of it, whenever it asks, and whoever asked before."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.errors import LogDamaged
+from node.events.event import Event
+from node.events.identity import RequestRefused
+from node.events.log import Log
+from node.events.tombstones import EntityErased, ErasedPlace, packed_places
+from tests.clocks import fixed_clock
+from tests.events.logs import signed
+from tests.events.samples import NODE_ID
+
+REPOSITORY = Path(__file__).parents[2]
+PLAIN_ITEM = 1
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    log = Log(tmp_path / "log")
+    append(log, *(RequestRefused(code="c", detail=str(number), subject="s") for number in range(3)))
+    yield log
+    log.close()
+
+
+def append(log: Log, *events: Event) -> None:
+    log.append(log.head().size, signed(events, log.head(), clock=fixed_clock()))
+
+
+def erasing(offset: int) -> EntityErased:
+    places = packed_places([ErasedPlace(offset, PLAIN_ITEM, None, None)])
+    return EntityErased(tombstone_id="t", entity_uri=NODE_ID, organisations=(), places=places)
+
+
+def test_nothing_is_deleted_that_no_entry_erases(log):
+    with pytest.raises(LogDamaged):
+        log.erase([(0, PLAIN_ITEM)])
+
+    append(log, erasing(0))
+    log.erase([(0, PLAIN_ITEM)])
+
+
+def test_what_entries_from_an_offset_on_erase_is_told_alone(log):
+    append(log, erasing(0))
+    size = log.head().size
+    assert log.erasures(0) == {0: {PLAIN_ITEM}}
+    assert log.erasures(size) == {}
+
+    append(log, erasing(1))
+
+    assert log.erasures(0) == {0: {PLAIN_ITEM}, 1: {PLAIN_ITEM}}
+    assert log.erasures(size) == {1: {PLAIN_ITEM}}
+
+
+def test_whoever_asks_on_an_older_snapshot_hides_no_erasure_from_others(log):
+    with log.store.begin() as older:
+        append(log, erasing(0))
+        assert not log.is_erased(older, 0, PLAIN_ITEM)
+
+    assert log.erasures(0) == {0: {PLAIN_ITEM}}
+
+
+# An append of unknown outcome: the disk has it, and whoever appended it was told that it failed.
+_APPEND = """
+import sys
+from pathlib import Path
+from node.events.log import Log
+from tests.events.test_erasures import append, erasing
+
+append(Log(Path(sys.argv[1])), erasing(1))
+"""
+
+
+def test_an_erasure_that_is_in_the_log_after_all_is_known_once_its_head_is_read(log):
+    append(log, erasing(0))
+    assert log.erasures(0) == {0: {PLAIN_ITEM}}
+    script = [sys.executable, "-c", _APPEND, str(log.store.path)]
+    subprocess.run(script, check=True, timeout=60, cwd=REPOSITORY)
+
+    log.refresh()
+
+    assert log.erasures(0) == {0: {PLAIN_ITEM}, 1: {PLAIN_ITEM}}
