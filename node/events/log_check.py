@@ -90,9 +90,9 @@ class LogCheck:
         self._own: OwnKeys | None = None
         self._named: dict[str, bytes] = {}
         self._evidence: Evidence | None = None
-        # Of so many entries: read once an item is missing, and again when the log has grown since.
+        # Of so many entries: read once an item is missing, and on from there when the log has grown since.
         self._erasures: Erasures = {}
-        self._erasures_of = -1
+        self._erasures_of = 0
 
     @property
     def size(self) -> int:
@@ -375,20 +375,20 @@ class LogCheck:
         """Whether a later entry says that this item, which is missing, was erased."""
         size = self._count("headers")
         if size != self._erasures_of:
-            found: Erasures = {}
-            for erasing in list(erasing_offsets(self._rows("headers", b""))):
-                self._add_erasures(found, erasing)
-            self._erasures, self._erasures_of = found, size
+            # Where entries are missing the last ones stand behind their number, and some are read again.
+            for erasing in list(erasing_offsets(self._rows("headers", OFFSET_KEY.pack(self._erasures_of)))):
+                self._add_erasures(erasing)
+            self._erasures_of = size
         return is_erased(self._erasures, offset, index)
 
-    def _add_erasures(self, found: Erasures, erasing: int) -> None:
+    def _add_erasures(self, erasing: int) -> None:
         key = ITEM_KEY.pack(erasing, PLACES_ITEM)
         row = self._txn.get(key, db=self._db["items"])
         stored = self._txn.get(OFFSET_KEY.pack(erasing), db=self._db["headers"])
         if row is None or stored is None:
             return  # it erases nothing that can be told; that it is damaged is said when it is looked at itself
         try:
-            add_erasures(found, stored, self._items.open(self._txn, key, row))
+            add_erasures(self._erasures, stored, self._items.open(self._txn, key, row))
         except LogDamaged:
             return
 

@@ -10,11 +10,12 @@ import pytest
 from node.errors import LogDamaged
 from node.events.event import Event
 from node.events.identity import RequestRefused
-from node.events.log import Log
+from node.events.log import ITEM_KEY, Log
+from node.events.log_check import LogCheck
 from node.events.tombstones import EntityErased, ErasedPlace, packed_places
 from tests.clocks import fixed_clock
 from tests.events.logs import signed
-from tests.events.samples import NODE_ID
+from tests.events.samples import NODE_ID, samples
 
 REPOSITORY = Path(__file__).parents[2]
 PLAIN_ITEM = 1
@@ -23,13 +24,17 @@ PLAIN_ITEM = 1
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
     log = Log(tmp_path / "log")
-    append(log, *(RequestRefused(code="c", detail=str(number), subject="s") for number in range(3)))
+    append(log, samples()[0], *(RequestRefused(code="c", detail=str(number), subject="s") for number in range(3)))
     yield log
     log.close()
 
 
 def append(log: Log, *events: Event) -> None:
-    log.append(log.head().size, signed(events, log.head(), clock=fixed_clock()))
+    clock = fixed_clock()
+    if log.head().size:
+        last = log.read(log.head().size - 1, 1)[0]
+        clock.resume(last.hlc, last.at_ms)
+    log.append(log.head().size, signed(events, log.head(), clock=clock))
 
 
 def erasing(offset: int) -> EntityErased:
@@ -39,30 +44,42 @@ def erasing(offset: int) -> EntityErased:
 
 def test_nothing_is_deleted_that_no_entry_erases(log):
     with pytest.raises(LogDamaged):
-        log.erase([(0, PLAIN_ITEM)])
+        log.erase([(1, PLAIN_ITEM)])
 
-    append(log, erasing(0))
-    log.erase([(0, PLAIN_ITEM)])
+    append(log, erasing(1))
+    log.erase([(1, PLAIN_ITEM)])
 
 
 def test_what_entries_from_an_offset_on_erase_is_told_alone(log):
-    append(log, erasing(0))
+    append(log, erasing(1))
     size = log.head().size
-    assert log.erasures(0) == {0: {PLAIN_ITEM}}
+    assert log.erasures(0) == {1: {PLAIN_ITEM}}
     assert log.erasures(size) == {}
 
-    append(log, erasing(1))
+    append(log, erasing(2))
 
-    assert log.erasures(0) == {0: {PLAIN_ITEM}, 1: {PLAIN_ITEM}}
-    assert log.erasures(size) == {1: {PLAIN_ITEM}}
+    assert log.erasures(0) == {1: {PLAIN_ITEM}, 2: {PLAIN_ITEM}}
+    assert log.erasures(size) == {2: {PLAIN_ITEM}}
 
 
 def test_whoever_asks_on_an_older_snapshot_hides_no_erasure_from_others(log):
     with log.store.begin() as older:
-        append(log, erasing(0))
-        assert not log.is_erased(older, 0, PLAIN_ITEM)
+        append(log, erasing(1))
+        assert not log.is_erased(older, 1, PLAIN_ITEM)
 
-    assert log.erasures(0) == {0: {PLAIN_ITEM}}
+    assert log.erasures(0) == {1: {PLAIN_ITEM}}
+
+
+def test_a_check_of_a_log_that_grows_takes_for_erased_what_was_erased_since(log):
+    check = LogCheck(log.store, log.items)
+    for offset in (1, 2):
+        append(log, erasing(offset))
+        log.erase([(offset, PLAIN_ITEM)])
+        assert check.check(0, log.head().size).damage is None
+
+    with log.store.begin(write=True) as txn:
+        txn.delete(ITEM_KEY.pack(3, PLAIN_ITEM), db=log.store.table("items"))
+    assert check.check(0, log.head().size).damage.offset == 3
 
 
 # An append of unknown outcome: the disk has it, and whoever appended it was told that it failed.
@@ -72,16 +89,16 @@ from pathlib import Path
 from node.events.log import Log
 from tests.events.test_erasures import append, erasing
 
-append(Log(Path(sys.argv[1])), erasing(1))
+append(Log(Path(sys.argv[1])), erasing(2))
 """
 
 
 def test_an_erasure_that_is_in_the_log_after_all_is_known_once_its_head_is_read(log):
-    append(log, erasing(0))
-    assert log.erasures(0) == {0: {PLAIN_ITEM}}
+    append(log, erasing(1))
+    assert log.erasures(0) == {1: {PLAIN_ITEM}}
     script = [sys.executable, "-c", _APPEND, str(log.store.path)]
     subprocess.run(script, check=True, timeout=60, cwd=REPOSITORY)
 
     log.refresh()
 
-    assert log.erasures(0) == {0: {PLAIN_ITEM}, 1: {PLAIN_ITEM}}
+    assert log.erasures(0) == {1: {PLAIN_ITEM}, 2: {PLAIN_ITEM}}
