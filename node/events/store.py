@@ -123,7 +123,11 @@ class Store:
 
     def _exchange(self, copy: Path, old: Path) -> None:
         self._env.close()
-        self.path.rename(old)
+        try:
+            self.path.rename(old)
+        except OSError:
+            self._open()
+            raise
         try:
             copy.rename(self.path)
             sync(self.path.parent)

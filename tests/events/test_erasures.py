@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from node.errors import LogDamaged
+from node.errors import LogDamaged, StorageFailed
 from node.events.event import Event
 from node.events.identity import RequestRefused
 from node.events.log import ITEM_KEY, Log
@@ -68,6 +68,18 @@ def test_whoever_asks_on_an_older_snapshot_hides_no_erasure_from_others(log):
         assert not log.is_erased(older, 1, PLAIN_ITEM)
 
     assert log.erasures(0) == {1: {PLAIN_ITEM}}
+
+
+def test_a_log_whose_file_cannot_be_exchanged_goes_on_with_the_one_it_has(log, tmp_path):
+    copy, in_the_way = tmp_path / "copy", tmp_path / "old"
+    log.store.copy_to(copy)
+    (in_the_way / "folder").mkdir(parents=True)
+
+    with pytest.raises(StorageFailed):
+        log.store.exchange(copy, in_the_way)
+
+    append(log, RequestRefused(code="c", detail="later", subject="s"))
+    assert len(log.read(0, 10)) == 5
 
 
 def test_a_check_of_a_log_that_grows_takes_for_erased_what_was_erased_since(log):
