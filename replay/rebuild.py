@@ -13,6 +13,7 @@ import struct
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -123,7 +124,9 @@ def _fold_ahead(log_dir: Path, folder: Path, bar: Bar) -> Rebuilt:
     with Digests(processes) as digests, Portions(log_dir, size, processes + 1) as ready:
         views = open_views(folder)
         try:
-            items = fold_portions(views, iter(ready), bar.advance, has_erasures=lambda: _has_erasures(log_dir))
+            # It reads every header, and is asked for each seal whose fact is not there.
+            has_erasures = cache(partial(_has_erasures, log_dir))
+            items = fold_portions(views, iter(ready), bar.advance, has_erasures=has_erasures)
             digests.begin(views)
         finally:
             # The rows are on disk before anything points at them.
