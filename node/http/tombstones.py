@@ -41,7 +41,7 @@ from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.projections.access import ALL_SCOPES
 from node.projections.base import LAST_PLACE, Place
-from node.projections.tombstones import Grave, PeersGrave
+from node.projections.tombstones import Grave, PeersGrave, grave_of
 from node.projections.view import View
 from node.runtime import Node
 from node.strict_json import decode
@@ -263,23 +263,8 @@ async def serve_tombstones(request: web.Request) -> web.Response:
 
 def _made(entries: Sequence[Entry], view: View) -> web.Response:
     entry = entries[0]
-    event = entry.event
-    return json_response(
-        TombstoneRecord(
-            **structs.asdict(event.tombstone),
-            reason=event.reason,
-            created_by=entry.actor.principal,
-            status="hidden" if event.tombstone.legal_hold or event.tombstone.scope != "*" else "erasing",
-            held=event.tombstone.legal_hold,
-            hold_lifted_at=None,
-            erased_at=None,
-            erased_items=0,
-            revoked_at=None,
-            revocation_reason=None,
-            log_offset=entry.offset,
-        ),
-        201,
-    )
+    # By the entry alone, whatever other tombstones hold: told again, it is the same.
+    return json_response(_shown(grave_of(entry, entry.event), frozenset(), set()), 201)
 
 
 def _now(request: web.Request) -> TombstoneRecord:

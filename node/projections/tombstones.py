@@ -54,6 +54,25 @@ class Grave(Struct, frozen=True, array_like=True):
         return self.tombstone.scope == "*" and not is_over
 
 
+def grave_of(entry: Entry, event: EntityTombstoned) -> Grave:
+    """What a tombstone is as it is made."""
+    place, stone = (entry.offset, 0), event.tombstone
+    return Grave(
+        place=place,
+        changed=place,
+        tombstone=stone,
+        reason=event.reason,
+        shared_scopes=event.shared_scopes,
+        created_by=entry.actor.principal,
+        held=stone.legal_hold,
+        hold_lifted_at=None,
+        erased_at=None,
+        items=0,
+        revocation=None,
+        revocation_reason=None,
+    )
+
+
 class PeersGrave(Struct, frozen=True, array_like=True):
     """A tombstone that a peer showed, and, where it did, how it revoked it."""
 
@@ -133,23 +152,9 @@ class Tombstones(Projection):
                 pass  # no other event is about tombstones
 
     def _begin(self, entry: Entry, event: EntityTombstoned) -> None:
-        place, key = (entry.offset, 0), text_key(event.tombstone.id)
-        grave = Grave(
-            place,
-            place,
-            event.tombstone,
-            event.reason,
-            event.shared_scopes,
-            entry.actor.principal,
-            event.tombstone.legal_hold,
-            None,
-            None,
-            0,
-            None,
-            None,
-        )
+        grave, key = grave_of(entry, event), text_key(event.tombstone.id)
         self.table(_BY_ID).put(key, grave)
-        self.table(_LISTED).put(place_key(place), key)
+        self.table(_LISTED).put(place_key(grave.place), key)
 
     def _change(self, tombstone_id: str, **changes: object) -> None:
         grave = self.by_id(tombstone_id)
