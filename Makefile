@@ -7,6 +7,9 @@ VENV ?= .venv
 # `make demo --keep` too: make itself takes that word for --keep-going, which says nothing else in a Makefile without -j.
 KEEP ?= $(findstring k,$(filter-out --%,$(firstword $(MAKEFLAGS))))
 ARGS ?=
+# Tests run in so many processes side by side; 0 is in pytest's own, as a debugger needs it.
+WORKERS ?= 2
+PYTEST = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 SBOM ?= sbom.cdx.json
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
@@ -20,7 +23,7 @@ export PYTHON VENV
 help:
 	@echo 'make demo        two nodes on this machine, walked through the two-organisation tutorial (KEEP=1 leaves them running)'
 	@echo 'make serve       one node on http://localhost:8765; settings are STIGMEM_* variables'
-	@echo 'make test        all tests (ARGS="-k word" passes on to pytest)'
+	@echo 'make test        all tests, two at a time (WORKERS=4: four; ARGS="-k word" passes on to pytest)'
 	@echo 'make test-long   the same with larger numbers'
 	@echo 'make test-encrypted   what a node answers, with encryption at rest'
 	@echo 'make bench       measures the node and prints ratios'
@@ -32,14 +35,14 @@ demo: need-demo $(VENV)/.installed
 	@demo/tutorial.sh $(if $(KEEP),--keep)
 
 test: need-test $(VENV)/.installed-for-tests $(VENV)/clients/.installed
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-long: need-test $(VENV)/.installed-for-tests $(VENV)/clients/.installed
-	STIGMEM_TEST_LONG=1 $(VENV)/bin/python -m pytest --timeout=1800 $(ARGS)
+	STIGMEM_TEST_LONG=1 $(PYTEST) --timeout=1800 $(ARGS)
 
 # What a node answers must not depend on how it lies on the disk: tests that do not look into the folder themselves.
 test-encrypted: need-test $(VENV)/.installed-for-tests
-	STIGMEM_TEST_ENCRYPTED=1 $(VENV)/bin/python -m pytest tests/commands tests/projections/test_fold.py tests/test_at_rest.py \
+	STIGMEM_TEST_ENCRYPTED=1 $(PYTEST) tests/commands tests/projections/test_fold.py tests/test_at_rest.py \
 		$(addprefix tests/http/test_, facts.py conflicts.py members.py time_travel.py idempotency.py listing_against_model.py) $(ARGS)
 
 serve: need-venv $(VENV)/.installed

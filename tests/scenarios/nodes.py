@@ -7,9 +7,12 @@ The process sees no STIGMEM_* variable of the machine, only those that the test 
 Does not know: organisations, manifests, peers (see tests/scenarios/organisations.py).
 """
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import ssl
@@ -28,6 +31,11 @@ START_DEADLINE_S = 20.0
 STOP_DEADLINE_S = 10.0
 REQUEST_DEADLINE_S = 15.0
 ADMIN_KEY = "scenario-admin-key-of-the-one-who-runs-it"
+# Below those that the system gives to connections and listeners by itself: nobody is given a node's port before it has started, or
+# between two starts. Tests that run side by side take ports of their own, one after another from anywhere among them.
+PORTS_EACH = 4000
+FIRST_PORT = 12_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 5 * PORTS_EACH
+_taken = itertools.count(random.SystemRandom().randrange(PORTS_EACH))
 
 
 class NodeFailed(AssertionError):
@@ -55,9 +63,12 @@ class Answer:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nothing listens on, and that the system gives to nobody; another one each time."""
+    while True:
+        port = FIRST_PORT + next(_taken) % PORTS_EACH
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(read: Callable[[], Any], holds: Callable[[Any], object] = bool, *, within_s: float, what: str) -> Any:
