@@ -1,7 +1,8 @@
 """Logs for tests: entries of given events, signed under a fixed key and clock, so that every byte is known beforehand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from node.clock import Clock
 from node.events.entry import Entry, salt_bytes_for, sign_entry
@@ -20,13 +21,26 @@ ADMIN = Actor(
     idempotency_key="once-ä",
     trace_id="0af7651916cd43dd8448eb211c80319c",
 )
+# Whoever signs is changed by the rotations in the log alone.
+AS_ROTATED: Mapping[int, Signer] = MappingProxyType({})
 
 
-def signed(events: Iterable[Event], head: Head | None = None, *, clock: Clock, signer: Signer = SIGNER) -> list[Entry]:
-    """Entries of the events behind `head`, or at the start of a log; the actors take turns."""
+def signed(
+    events: Iterable[Event],
+    head: Head | None = None,
+    *,
+    clock: Clock,
+    signer: Signer = SIGNER,
+    signers: Mapping[int, Signer] = AS_ROTATED,
+) -> list[Entry]:
+    """Entries of the events behind `head`, or at the start of a log; the actors take turns.
+
+    Signed by `signer`, and behind a rotation by the successor; from an offset of `signers` on by the one there instead.
+    """
     offset, prev = (0, bytes(32)) if head is None else (head.size, head.leaf)
     entries = []
     for event in events:
+        signer = signers.get(offset, signer)
         entry = sign_entry(
             event,
             ADMIN if offset % 2 else NODE_ITSELF,
@@ -44,9 +58,9 @@ def signed(events: Iterable[Event], head: Head | None = None, *, clock: Clock, s
     return entries
 
 
-def write_log(data_dir: Path, events: Iterable[Event]) -> list[Entry]:
+def write_log(data_dir: Path, events: Iterable[Event], signers: Mapping[int, Signer] = AS_ROTATED) -> list[Entry]:
     """A log in `data_dir` with these events, closed again."""
-    entries = signed(events, clock=fixed_clock(step_ms=7))
+    entries = signed(events, clock=fixed_clock(step_ms=7), signers=signers)
     log = Log(data_dir / "log")
     log.append(0, entries)
     log.close()

@@ -6,8 +6,6 @@ import pytest
 from msgspec import UNSET, structs
 
 from node.events.checkpoint import log_key
-from node.events.entry import salt_bytes_for, sign_entry
-from node.events.event import NODE_ITSELF, Event
 from node.events.log import Log
 from node.events.own_keys import own_keys_of
 from node.events.proof_bundle import LogKey, check_bundle
@@ -20,8 +18,7 @@ from replay.snapshots import create as snapshots
 from replay.snapshots.manifest import NotTrusted
 from replay.snapshots.restore import restore
 from replay.verify import verify
-from tests.clocks import fixed_clock
-from tests.events.logs import ADMIN
+from tests.events.logs import write_log
 from tests.events.samples import SIGNER, SUCCESSOR
 from tests.replay.folders import make_folder, replay
 from tests.replay.sound import sound_events
@@ -35,27 +32,6 @@ ROTATED_AT = next(offset for offset, event in enumerate(EVENTS) if type(event)._
 def folder(tmp_path: Path) -> Path:
     make_folder(tmp_path / "data", is_rotated=True)
     return tmp_path / "data"
-
-
-def written(folder: Path, events: list[Event], signers: dict[int, Signer]) -> Path:
-    """A log of these events, each signed by the first key, or from an offset on by another."""
-    log, clock, signer, prev = Log(folder / "log"), fixed_clock(step_ms=7), SIGNER, bytes(32)
-    for offset, event in enumerate(events):
-        signer = signers.get(offset, signer)
-        entry = sign_entry(
-            event,
-            ADMIN if offset % 2 else NODE_ITSELF,
-            offset=offset,
-            prev=prev,
-            hlc=clock.tick(),
-            at_ms=clock.at_ms(),
-            signer=signer,
-            salts=clock.random_bytes(salt_bytes_for(event)),
-        )
-        log.append(offset, [entry])
-        prev = entry.leaf
-    log.close()
-    return folder
 
 
 def found_in(folder: Path) -> tuple[int | None, str]:
@@ -100,7 +76,9 @@ def test_its_keys_are_found_with_the_offsets_that_they_sign_from(folder):
     ids=["the old key goes on", "a stranger goes on", "the new key before its time", "a stranger rotates"],
 )
 def test_an_entry_of_another_key_than_that_of_its_place_is_named(tmp_path, signers, offset, words):
-    assert found_in(written(tmp_path, EVENTS, signers)) == (offset, words)
+    write_log(tmp_path, EVENTS, signers)
+
+    assert found_in(tmp_path) == (offset, words)
 
 
 def test_a_rotation_that_the_old_key_did_not_sign_ends_the_chain(tmp_path):
@@ -108,7 +86,8 @@ def test_a_rotation_that_the_old_key_did_not_sign_ends_the_chain(tmp_path):
     events = [*EVENTS]
     events[ROTATED_AT] = structs.replace(EVENTS[ROTATED_AT], rotation=forged)
 
-    offset, words = found_in(written(tmp_path, events, {ROTATED_AT + 1: SUCCESSOR}))
+    write_log(tmp_path, events, {ROTATED_AT + 1: SUCCESSOR})
+    offset, words = found_in(tmp_path)
 
     assert offset == ROTATED_AT and words == "the rotation is not signed by the key before it"
 
