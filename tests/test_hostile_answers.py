@@ -16,42 +16,14 @@ import pytest
 from tests.conftest import Serve
 from tests.organisations import Organisation
 from tests.served import Served
+from tests.spoilt import HOSTILE_VALUES, places, spoil_a_place, with_other_bytes
 
 LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
 ROUNDS = 900 if LONG else 20
 # What a caller may be told of a peer that answers so.
 ITS_FAULT = {"peer_unreachable", "peer_answer_invalid", "peer_behind", "log_unproven", "peer_url_forbidden"}
-HOSTILE_VALUES = (
-    *(
-        None,
-        True,
-        -1,
-        0,
-        2**63,
-        2**70,
-        1e308,
-        "",
-        "\x00",
-        "\u202e",
-        "x" * 5000,
-        "stigmem://",
-        "stigmem://a/../b",
-        "agent:a",
-    ),
-    *(
-        [],
-        {},
-        [[]],
-        {"a": {}},
-        ["x"] * 300,
-        "9999-12-31T23:59:59.999Z",
-        "0",
-        "sha256:" + "0" * 64,
-        "A" * 86,
-        "f" * 64,
-        "\ud800",
-    ),
-)
+# What means something in JSON.
+ODD_BYTES = (b'"', b"}", b"[" * 100, b"\xff", b"\\ud800", b"NaN", b"\x00", b",")
 
 
 class Spoiler:
@@ -99,7 +71,7 @@ class Spoiler:
         self.kind = chance.choice(("member", "member", "member", "bytes", "bytes", "http"))
         if self.kind == "http":
             return self._odd_http(head, body, chance)
-        body = _with_other_member(body, chance) if self.kind == "member" else _with_other_bytes(body, chance)
+        body = _with_other_member(body, chance) if self.kind == "member" else with_other_bytes(body, chance, ODD_BYTES)
         return _with_body(head, body)
 
     def _odd_http(self, head: bytes, body: bytes, chance: random.Random) -> bytes:
@@ -135,47 +107,15 @@ def _with_body(head: bytes, body: bytes) -> bytes:
 
 
 def _with_other_member(body: bytes, chance: random.Random) -> bytes:
-    """JSON in which one member, at any depth, is gone, added or anything else; what is no JSON loses bytes."""
+    """JSON in which one place is changed; what is no JSON loses bytes."""
     try:
         document = json.loads(body)
     except ValueError:
-        return _with_other_bytes(body, chance)
-    found = places(document)
-    if not found:
+        return with_other_bytes(body, chance, ODD_BYTES)
+    if not places(document):
         return json.dumps(chance.choice(HOSTILE_VALUES)).encode()
-    parent, key = chance.choice(found)
-    match chance.randrange(3):
-        case 0 if isinstance(parent, dict):
-            del parent[key]
-        case 1 if isinstance(parent, list):
-            parent.extend([parent[key]] * chance.choice((1, 1000)))
-        case _:
-            parent[key] = chance.choice(HOSTILE_VALUES)
+    spoil_a_place(document, chance)
     return json.dumps(document).encode()
-
-
-def places(document: object) -> list[tuple[object, object]]:
-    """Every place in a JSON document, at any depth: what it stands in, and its name or number there."""
-    if not isinstance(document, dict | list):
-        return []
-    inner = list(document.items() if isinstance(document, dict) else enumerate(document))
-    return [(document, key) for key, _ in inner] + [place for _, child in inner for place in places(child)]
-
-
-def _with_other_bytes(body: bytes, chance: random.Random) -> bytes:
-    spoilt = bytearray(body)
-    for _ in range(chance.randint(1, 5)):
-        at = chance.randint(0, len(spoilt))
-        match chance.randrange(4):
-            case 0:
-                spoilt[at : at + 1] = chance.randbytes(1)
-            case 1:
-                del spoilt[at : at + chance.randint(1, 200)]
-            case 2:
-                spoilt[at:at] = chance.choice((b'"', b"}", b"[" * 100, b"\xff", b"\\ud800", b"NaN", b"\x00", b","))
-            case _:
-                spoilt[at:at] = spoilt[:at][-chance.randint(1, 400) :]
-    return bytes(spoilt)
 
 
 @pytest.fixture

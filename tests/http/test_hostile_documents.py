@@ -17,7 +17,7 @@ from tests.conftest import Serve
 from tests.interop_peer import ReferencePeer
 from tests.organisations import Organisation, b64url, issue, jwt
 from tests.served import NODE_ID, Answer, Served
-from tests.test_hostile_answers import HOSTILE_VALUES, places
+from tests.spoilt import spoil_a_place
 
 LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
 ROUNDS = 2000 if LONG else 80
@@ -26,17 +26,10 @@ PUSH = "/v1/federation/facts/push"
 
 
 def changed(sound: dict[str, object], rounds: int = ROUNDS) -> Iterator[dict[str, object]]:
-    """The document with one of its places gone or anything else, or with one more."""
+    """The document, each time spoilt at one place."""
     for seed in range(rounds):
         chance, document = random.Random(seed), copy.deepcopy(sound)
-        parent, key = chance.choice(places(document))
-        match chance.randrange(4):
-            case 0 if isinstance(parent, dict):
-                del parent[key]
-            case 1 if isinstance(parent, dict):
-                parent[chance.choice(("", "__class__", "type", "x" * 300))] = chance.choice(HOSTILE_VALUES)
-            case _:
-                parent[key] = chance.choice(HOSTILE_VALUES)
+        spoil_a_place(document, chance)
         if document != sound:
             yield document
 

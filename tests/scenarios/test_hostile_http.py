@@ -14,9 +14,12 @@ from contextlib import contextmanager
 import pytest
 
 from tests.scenarios.nodes import ADMIN_KEY, RunningNode
+from tests.spoilt import with_other_bytes
 
 LONG = bool(os.environ.get("STIGMEM_TEST_LONG"))
 PATIENCE_S = 2.0
+# What means something in HTTP.
+ODD_BYTES = (b"\r\n", b"\x00", b"\xff", b"\r", b" ", b":", b"HTTP/1.1", b"%")
 FACT = json.dumps(
     {
         "entity": "stigmem://org-a.example/project/apollo",
@@ -211,24 +214,9 @@ def test_whatever_bytes_come_are_answered_or_closed(node: RunningNode):
 
     with unharmed(node):
         for _ in range(3000 if LONG else 60):
-            answered = exchange(node, _spoilt(chance.choice(sound), chance), patience_s=0.2)
+            spoilt = with_other_bytes(chance.choice(sound), chance, ODD_BYTES, longest=30)
+            answered = exchange(node, spoilt, patience_s=0.2)
             assert all(status < 500 for status in statuses(answered)), answered
-
-
-def _spoilt(sound: bytes, chance: random.Random) -> bytes:
-    spoilt = bytearray(sound)
-    for _ in range(chance.randint(1, 4)):
-        at = chance.randint(0, len(spoilt))
-        match chance.randrange(4):
-            case 0:
-                spoilt[at : at + 1] = chance.randbytes(1)
-            case 1:
-                del spoilt[at : at + chance.randint(1, 30)]
-            case 2:
-                spoilt[at:at] = chance.choice([b"\r\n", b"\x00", b"\xff", b"\r", b" ", b":", b"HTTP/1.1", b"%"])
-            case _:
-                spoilt[at:at] = spoilt[:at][-50:]
-    return bytes(spoilt)
 
 
 @pytest.mark.parametrize(
