@@ -44,6 +44,14 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
 
 
 @pytest.fixture
+def node(make_node: MakeNode) -> Iterator[RunningNode]:
+    """A running node of org A, which has to end as it should."""
+    running = make_node("node", ENTITY_URI="stigmem://org-a.example").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
 def make_organisation(tmp_path: Path) -> Iterator[MakeOrganisation]:
     """Makes organisations whose nodes are not started yet."""
     made: list[Organisation] = []

@@ -2,37 +2,16 @@
 
 import json
 import subprocess
-from pathlib import Path
 
-import pytest
-
-from tests.scenarios.nodes import ADMIN_KEY, RunningNode, run_stigmem
+from tests.scenarios.asked import ask, refused, said
+from tests.scenarios.nodes import RunningNode
 
 NODE_ID = "stigmem://org-a.example"
 MEMBER = "agent:größe 1//x%2F?#"
 
 
-@pytest.fixture
-def node(tmp_path: Path):
-    running = RunningNode(tmp_path / "node", ENTITY_URI=NODE_ID).start()
-    yield running
-    running.stop()
-
-
 def gardens(node: RunningNode, *arguments: str) -> subprocess.CompletedProcess[str]:
-    given = {"URL": node.url, "API_KEY": ADMIN_KEY}
-    return run_stigmem("gardens", *arguments, folder=node.folder, timeout_s=20, **given)
-
-
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
-
-
-def refused(done: subprocess.CompletedProcess[str], code: str) -> None:
-    assert (done.returncode, done.stdout) == (1, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith("stigmem: ") and code in line
+    return ask(node, "gardens", *arguments)
 
 
 def test_a_garden_is_made_peopled_and_deleted_from_the_command_line(node: RunningNode):

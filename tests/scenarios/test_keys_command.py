@@ -2,36 +2,15 @@
 
 import json
 import subprocess
-from pathlib import Path
 
-import pytest
-
-from tests.scenarios.nodes import ADMIN_KEY, RunningNode, run_stigmem
+from tests.scenarios.asked import ask, refused, said
+from tests.scenarios.nodes import RunningNode
 
 ENTITY = "stigmem://org-a.example/agent/scribe"
 
 
-@pytest.fixture
-def node(tmp_path: Path):
-    running = RunningNode(tmp_path / "node", ENTITY_URI="stigmem://org-a.example").start()
-    yield running
-    running.stop()
-
-
 def keys(node: RunningNode, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    given = {"URL": node.url, "API_KEY": ADMIN_KEY} | settings
-    return run_stigmem("keys", *arguments, folder=node.folder, timeout_s=20, **given)
-
-
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
-
-
-def refused(done: subprocess.CompletedProcess[str], code: str) -> None:
-    assert (done.returncode, done.stdout) == (1, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith("stigmem: ") and code in line
+    return ask(node, "keys", *arguments, **settings)
 
 
 def test_a_key_is_made_listed_and_revoked_from_the_command_line_and_outlives_a_restart(node: RunningNode):

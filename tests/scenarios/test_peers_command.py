@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.scenarios.nodes import ADMIN_KEY, run_stigmem
+from tests.scenarios.asked import ask, refused, said
+from tests.scenarios.nodes import ADMIN_KEY
 from tests.scenarios.organisations import Organisation, start_together
 
 
@@ -18,19 +19,7 @@ def orgs(make_organisation) -> tuple[Organisation, Organisation]:
 
 
 def peers(org: Organisation, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    given = {"URL": org.node.url, "API_KEY": ADMIN_KEY} | settings
-    return run_stigmem("peers", *arguments, folder=org.node.folder, timeout_s=20, **given)
-
-
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
-
-
-def refused(done: subprocess.CompletedProcess[str], code: str) -> None:
-    assert (done.returncode, done.stdout) == (1, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith("stigmem: ") and code in line
+    return ask(org.node, "peers", *arguments, **settings)
 
 
 def test_an_operator_can_do_everything_with_a_peer_from_the_command_line(orgs):

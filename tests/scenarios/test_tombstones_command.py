@@ -5,30 +5,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.scenarios.nodes import ADMIN_KEY, RunningNode, run_stigmem
+from tests.scenarios.asked import ask, said
+from tests.scenarios.nodes import RunningNode, run_stigmem
 
 NODE_ID = "stigmem://org-a.example"
 ALICE = f"{NODE_ID}/user/alice"
 WORDS = "planted words of a numbat"
 
 
-@pytest.fixture
-def node(tmp_path: Path):
-    running = RunningNode(tmp_path / "node", ENTITY_URI=NODE_ID).start()
-    yield running
-    running.stop()
-
-
 def tombstones(node: RunningNode, *arguments: str) -> subprocess.CompletedProcess[str]:
-    given = {"URL": node.url, "API_KEY": ADMIN_KEY}
-    return run_stigmem("tombstones", *arguments, folder=node.folder, timeout_s=20, **given)
-
-
-def said(done: subprocess.CompletedProcess[str]) -> str:
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
+    return ask(node, "tombstones", *arguments)
 
 
 def write(node: RunningNode, entity: str) -> None:

@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from tests.scenarios.nodes import ADMIN_KEY, RunningNode, run_stigmem
+from tests.scenarios.asked import ask, said
+from tests.scenarios.nodes import RunningNode
 
 ORG_B = "stigmem://org-b.example"
 
@@ -20,20 +21,14 @@ def node(tmp_path_factory: pytest.TempPathFactory):
 
 
 def trust(node: RunningNode, *arguments: str) -> subprocess.CompletedProcess[str]:
-    given = {"URL": node.url, "API_KEY": ADMIN_KEY}
-    return run_stigmem("trust", *arguments, folder=node.folder, timeout_s=20, **given)
-
-
-def said(done: subprocess.CompletedProcess[str]) -> list[str]:
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout.splitlines()
+    return ask(node, "trust", *arguments)
 
 
 def test_trust_is_tuned_and_explained_from_the_command_line(node: RunningNode):
     said(trust(node, "set", "--threshold", "0.3", "--weights", "0.4,0.3,0.2,0.1"))
     said(trust(node, "block", "agent:mallory", "--origin", ORG_B))
     said(trust(node, "always", f"{ORG_B}/agent"))
-    mode, weights, heading, *rules = said(trust(node, "never", "agent:", "--origin", ORG_B))
+    mode, weights, heading, *rules = said(trust(node, "never", "agent:", "--origin", ORG_B)).splitlines()
 
     assert (mode, weights) == (
         "mode strict, threshold 0.3",
@@ -46,7 +41,7 @@ def test_trust_is_tuned_and_explained_from_the_command_line(node: RunningNode):
         ["always", f"{ORG_B}/agent", ORG_B],
     ]
 
-    first, heading, *_, lock, becomes = said(trust(node, "explain", "agent:mallory", "--origin", ORG_B))
+    first, heading, *_, lock, becomes = said(trust(node, "explain", "agent:mallory", "--origin", ORG_B)).splitlines()
     assert first == f"agent:mallory of {ORG_B}: t = 0.0, blocked (agent:mallory)"
     assert heading.split() == ["TERM", "VALUE", "WEIGHT", "ADDS", "WHY"]
     assert lock.startswith("threshold 0.3, mode strict; no moderator here has admitted")
