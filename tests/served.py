@@ -134,10 +134,14 @@ class Served:
         return node
 
     async def stop(self) -> None:
+        await self._leave()
+        await self.node.close()
+
+    async def _leave(self) -> None:
+        """Answer and ask nobody any more; whatever was being answered is done."""
         await self._session.close()
         await self._runner.cleanup()
         await self._client.close()
-        await self.node.close()
 
     async def restart(self) -> None:
         await self.stop()
@@ -145,10 +149,11 @@ class Served:
 
     async def closed(self) -> None:
         """Stop; live tables and a fresh fold of the log must be equal."""
-        # What still pulls would write between the two.
+        # What still pulls, or is asked by others, would write between the two.
         await self.sync.close()
+        await self._leave()
         live, folded = await self.digests(), self.folded_anew()
-        await self.stop()
+        await self.node.close()
         assert live == folded
 
     @property
