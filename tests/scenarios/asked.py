@@ -8,7 +8,7 @@ from tests.scenarios.nodes import ADMIN_KEY, RunningNode, run_stigmem
 def ask(node: RunningNode, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`stigmem ARGUMENTS`, told where the node is and its admin's key unless `settings` say otherwise."""
     given = {"URL": node.url, "API_KEY": ADMIN_KEY} | settings
-    return run_stigmem(*arguments, folder=node.folder, timeout_s=20, **given)
+    return run_stigmem(*arguments, folder=node.folder, **given)
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:

@@ -145,7 +145,7 @@ def start_in_vain(node: RunningNode, **settings: str | None) -> str:
     """What a node says that does not start: one line; nothing in its folder is touched."""
     given = {name: value for name, value in (node.settings | settings).items() if value is not None}
     was = state_of(node.data_dir)
-    done = run_stigmem("serve", folder=node.folder, timeout_s=20, **given)
+    done = run_stigmem("serve", folder=node.folder, **given)
     assert (done.returncode, done.stdout) == (1, ""), done
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("stigmem: "), done.stderr
     assert state_of(node.data_dir) == was
