@@ -44,6 +44,8 @@ MET = [
     "went down after its append",
     "its views lost",
 ]
+# Looked at first: together these met all of it when they were last sought.
+MEET_MOST = (85, 3, 106, 8, 1, 37)
 
 
 @pytest.mark.parametrize("first", range(0, GROUPS * PER_GROUP, PER_GROUP))
@@ -68,9 +70,11 @@ def alone(seeds: list[str], hash_seed: str) -> str:
 
 
 async def test_schedules_meet_what_they_are_for():
-    missing, seed = set(MET), 0
-    while missing and seed < GROUPS * PER_GROUP:
+    missing = set(MET)
+    for seed in (*MEET_MOST, *range(GROUPS * PER_GROUP)):
+        if not missing:
+            break
         trace = "\n".join((await run_schedule(seed)).trace)
-        missing, seed = {words for words in missing if words not in trace}, seed + 1
+        missing = {words for words in missing if words not in trace}
 
     assert not missing
