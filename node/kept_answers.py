@@ -7,6 +7,7 @@ Always: it belongs to the loop's thread, and hears of a commit before whoever wa
 Does not say who may ask, or which answers are such (see node/http/lasting.py), nor look into the log (see node/runtime.py).
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -25,8 +26,9 @@ MAX_ANSWER_BYTES = 1 << 14
 MAX_ASKED = 1 << 15
 # So many entities are remembered for what has come about them; then all answers go.
 MAX_CHANGED = 1 << 15
-# What keeping one takes besides the answer itself.
+# What keeping one takes besides the answer itself, the path that was asked for, and the places.
 _BESIDE_BYTES = 800
+_PLACE_BYTES = 140
 
 # What was asked for, and by whom.
 Question = tuple[str, str]
@@ -54,15 +56,21 @@ _APART: frozenset[type[Event]] = frozenset(
 
 
 class Kept(Struct, frozen=True, gc=False):
-    """An answer, the entity that it is about, in normal form, and the places in the log of the facts it tells."""
+    """An answer, the `mark_of` the entity that it is about, and the places in the log of the facts it tells."""
 
     answer: bytes
-    entity: str
+    about: int
     places: tuple[tuple[int, int], ...]
 
-    @property
-    def size_bytes(self) -> int:
-        return len(self.answer) + _BESIDE_BYTES
+
+def mark_of(entity: str) -> int:
+    """What stands for an entity, by its name in normal form, which may be long. One taken for another ends answers early."""
+    return hash(entity)
+
+
+def size_of(question: Question, kept: Kept) -> int:
+    """How many bytes it takes to keep an answer. The path is among them: it may be of 8 KiB."""
+    return len(kept.answer) + sys.getsizeof(question[0]) + len(kept.places) * _PLACE_BYTES + _BESIDE_BYTES
 
 
 class KeptAnswers:
@@ -71,10 +79,10 @@ class KeptAnswers:
     def __init__(self, room_bytes: int = ROOM_BYTES, max_changed: int = MAX_CHANGED) -> None:
         self._room_bytes = self._left_bytes = room_bytes
         self._max_changed = max_changed
-        # With the number of facts that had come by then.
-        self._answers: OrderedDict[Question, tuple[Kept, int]] = OrderedDict()
-        # By entity, in normal form: the number of the last fact about it that came since `clear`.
-        self._changed: dict[str, int] = {}
+        # With the number of facts that had come by then, and the bytes that it takes.
+        self._answers: OrderedDict[Question, tuple[Kept, int, int]] = OrderedDict()
+        # By the mark of an entity: the number of the last fact about it that came since `clear`.
+        self._changed: dict[int, int] = {}
         self._facts = 0
         # Hashes of questions. One that is taken for another is kept a turn early.
         self._asked: set[int] = set()
@@ -83,8 +91,8 @@ class KeptAnswers:
         found = self._answers.get(question)
         if found is None:
             return None
-        kept, facts = found
-        return kept if self._changed.get(kept.entity, 0) <= facts else None
+        kept, facts, _ = found
+        return kept if self._changed.get(kept.about, 0) <= facts else None
 
     def comes_again(self, question: Question) -> bool:
         """Whether it was asked before, lately; it is from now on."""
@@ -100,12 +108,13 @@ class KeptAnswers:
         """Keep what was just answered, from a view of all that was committed."""
         if len(kept.answer) > MAX_ANSWER_BYTES:
             return
-        before = self._answers.pop(question, None)
-        self._left_bytes += (0 if before is None else before[0].size_bytes) - kept.size_bytes
+        size_bytes = size_of(question, kept)
+        _, _, before_bytes = self._answers.pop(question, (None, 0, 0))
+        self._left_bytes += before_bytes - size_bytes
         while self._left_bytes < 0:
-            _, (oldest, _) = self._answers.popitem(last=False)
-            self._left_bytes += oldest.size_bytes
-        self._answers[question] = kept, self._facts
+            _, (_, _, oldest_bytes) = self._answers.popitem(last=False)
+            self._left_bytes += oldest_bytes
+        self._answers[question] = kept, self._facts, size_bytes
 
     def note(self, entries: Iterable[Entry]) -> None:
         """Give nothing again that these entries, which were just committed, may have changed."""
@@ -115,7 +124,8 @@ class KeptAnswers:
             kind = type(entry.event)
             if kind in _BRINGING:
                 self._facts += 1
-                self._changed |= dict.fromkeys(filter(None, entities_of(entry.event)), self._facts)
+                about = map(mark_of, filter(None, entities_of(entry.event)))
+                self._changed |= dict.fromkeys(about, self._facts)
             elif kind not in _APART:
                 self.clear()
         if len(self._changed) > self._max_changed:

@@ -1,5 +1,7 @@
 """What is kept of answers, and for how long: within its room, the newest, and none that an event may have changed."""
 
+import tracemalloc
+
 import pytest
 from msgspec import structs
 
@@ -7,7 +9,7 @@ from node.events.entry import Entry
 from node.events.facts import FactAsserted
 from node.events.peers import BatchReceived, PushReceived
 from node.events.subjects import entities_of
-from node.kept_answers import MAX_ANSWER_BYTES, MAX_ASKED, Kept, KeptAnswers
+from node.kept_answers import MAX_ANSWER_BYTES, MAX_ASKED, Kept, KeptAnswers, Question, mark_of, size_of
 from node.projections.api_keys import ApiKeys
 from node.projections.conflicts import Conflicts
 from node.projections.facts import Facts
@@ -23,7 +25,7 @@ MADE_OF = (Facts, Conflicts, Gardens, Members, ApiKeys)
 
 
 def kept(entity: str = ENTITY, size: int = 100) -> Kept:
-    return Kept(b"x" * size, entity, ((1, 0),))
+    return Kept(b"x" * size, mark_of(entity), ((1, 0),))
 
 
 def entries() -> list[Entry]:
@@ -58,20 +60,40 @@ def test_a_fact_ends_what_is_kept_of_its_entity_alone():
 
 
 def test_the_oldest_go_where_there_is_no_room_for_one_more_and_what_goes_leaves_its_room():
-    answers = KeptAnswers(room_bytes=3 * kept().size_bytes)
+    answers = KeptAnswers(room_bytes=3 * size_of(("/100", "admin"), kept()))
     for turn in range(3):
-        for number in range(100):
+        for number in range(100, 200):
             answers.keep((f"/{number}", "admin"), kept(f"{ENTITY}/{number % 7}"))
-        stays = [number for number in range(100) if answers.find((f"/{number}", "admin")) is not None]
-        assert stays == [97, 98, 99], turn
+        stays = [number for number in range(100, 200) if answers.find((f"/{number}", "admin")) is not None]
+        assert stays == [197, 198, 199], turn
 
 
 def test_an_answer_that_is_kept_twice_takes_its_room_once():
-    answers = KeptAnswers(room_bytes=2 * kept().size_bytes)
+    answers = KeptAnswers(room_bytes=2 * size_of(("/a", "admin"), kept()))
     answers.keep(("/a", "admin"), kept())
     for _ in range(5):
         answers.keep(("/b", "admin"), kept(OTHER))
     assert answers.find(("/a", "admin")) is not None and answers.find(("/b", "admin")) is not None
+
+
+@pytest.mark.parametrize(("path_chars", "answer_bytes", "places"), [(60, 600, 1), (8000, 600, 1), (60, 9600, 16)])
+def test_the_room_holds_what_is_kept_whatever_is_asked(path_chars: int, answer_bytes: int, places: int):
+    def asked(number: int) -> tuple[Question, Kept]:
+        # Each with objects of its own, as requests and views bring them.
+        question = (f"/{number}/".ljust(path_chars, "x"), f"key-{number:032}")
+        found = tuple([(1_000_000 + 20 * number + index, 1_000 + index) for index in range(places)])
+        return question, Kept(b"x" * answer_bytes, mark_of(f"{ENTITY}/{number}"), found)
+
+    room_bytes = 2 << 20
+    answers = KeptAnswers(room_bytes)
+    tracemalloc.start()
+    try:
+        for number in range(3000):
+            answers.keep(*asked(number))
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert room_bytes / 2 < held_bytes < room_bytes * 1.1
 
 
 def test_what_has_come_about_many_entities_ends_all():

@@ -13,7 +13,7 @@ from node.http.body import encoded
 from node.http.fact_pages import FactsQuery, Page, shown_page
 from node.http.moments import Moment
 from node.http.records import Record, is_own_statement, record_of
-from node.kept_answers import Kept, Question
+from node.kept_answers import Kept, Question, mark_of
 from node.projections.fact_rows import FactRow
 from node.projections.told_facts import is_told
 from node.projections.view import View
@@ -47,7 +47,8 @@ def answer_of_fact(question: Question | None, row: FactRow, moment: Moment, view
 
 
 def _keep(question: Question, answer: bytes, rows: list[FactRow], node: Node) -> None:
-    node.keep_answer(question, Kept(answer, normal_uri(rows[0].fact.entity), tuple([row.place for row in rows])))
+    about = mark_of(normal_uri(rows[0].fact.entity))
+    node.keep_answer(question, Kept(answer, about, tuple([row.place for row in rows])))
 
 
 def _is_lasting_page(page: Page, records: list[Record], view: View, node: Node) -> bool:
