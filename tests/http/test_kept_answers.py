@@ -5,22 +5,23 @@ A parameter that no route knows makes a question that nobody has asked before, s
 
 import os
 import random
-from collections.abc import Awaitable, Callable
 from itertools import count
 
 import pytest
 
+from node.errors import StorageFailed
 from node.events.log import ITEM_KEY
 from tests.api_keys import SCRIBE, bearer_for, make_key
+from tests.http.random_life import RELATIONS, SOURCES, Life
 from tests.organisations import Organisation, be_strict
-from tests.served import ADMIN_KEY, NODE_ID, Served
+from tests.served import ADMIN_KEY, NODE_ID, Served, fact
 
-STEPS, SEEDS = (400, 12) if os.environ.get("STIGMEM_TEST_LONG") else (60, 2)
-ENTITIES = [f"{NODE_ID}/thing/{number}" for number in range(3)]
-RELATIONS = ["memory:state", "memory:owner"]
-SOURCES = [SCRIBE, f"{NODE_ID}/agent/other"]
+STEPS, SEEDS = (400, 12) if os.environ.get("STIGMEM_TEST_LONG") else (140, 2)
 FILTERS = ["", "&include_contradicted=true", "&include_retracted=true&include_expired=true", "&min_confidence=0.6"]
-FILTERS += [f"&relation={RELATIONS[0]}", f"&source={SOURCES[1]}", "&order=asc&limit=2"]
+FILTERS += [f"&relation={RELATIONS[0]}", f"&source={SOURCES[1]}", "&order=asc&limit=2", "&limit=1"]
+FILTERS += [f"&relation={RELATIONS[1]}&source={SOURCES[0]}", "&scope=company&include_retracted=true&order=asc"]
+FILTERS += ["&as_of=offset:20&include_contradicted=true", "&after=2026-05-04T12:00:05Z", "&include_expired=true"]
+ENTITIES = [f"{NODE_ID}/thing/{number}" for number in range(2)]
 _fresh = count()
 
 
@@ -43,132 +44,30 @@ async def keep(http: Served, path: str, bearer: str = ADMIN_KEY) -> tuple[int, b
     return await ask(http, path, bearer)
 
 
-class Life:
-    """Random steps in the life of a node, each of which may change what is answered to somebody."""
-
-    def __init__(self, http: Served, org_b: Organisation, rng: random.Random) -> None:
-        self._http, self._org_b, self._rng = http, org_b, rng
-        self.ids: list[str] = []
-        self._gardens: list[str] = []
-        self._tombstones: list[str] = []
-        self._received = 0
-
-    async def step(self) -> str:
-        steps: list[Callable[[], Awaitable[None]]] = [
-            *[self._assert] * 6,
-            *[self._wait] * 3,
-            self._receive,
-            self._settle,
-            self._found_garden,
-            self._change_members,
-            self._delete_garden,
-            self._promote,
-            self._bury,
-            self._revoke,
-            self._distrust,
-        ]
-        taken = self._rng.choice(steps)
-        await taken()
-        return taken.__name__
-
-    async def _assert(self) -> None:
-        choose = self._rng.choice
-        garden = choose([None, None, *self._gardens[-1:]])
-        body = {
-            "entity": choose(ENTITIES),
-            "relation": choose(RELATIONS),
-            "value": {"type": "string", "v": choose(["red", "green"])},
-            "source": choose(SOURCES),
-            "confidence": choose([1.0, 1.0, 0.7, 0.0]),
-            "scope": "company" if garden else choose(["team", "company", "public"]),
-            "valid_until": choose([None, None, self._soon()]),
-            "garden_id": garden,
-            "supersedes": choose([False, False, True, self.ids[-1:]]),
-        }
-        answer = await self._http.post("/v1/facts", body)
-        if answer.status == 201:
-            self.ids.append(answer.json["id"])
-
-    def _soon(self) -> str:
-        second = (self._http.clock.now_ms() // 1000 + self._rng.randrange(2, 9)) % 86_400
-        day = "2026-05-04" if second >= 43_200 else "2026-05-05"
-        return f"{day}T{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}Z"
-
-    async def _wait(self) -> None:
-        self._http.clock.advance(self._rng.randrange(500, 4000))
-
-    async def _receive(self) -> None:
-        self._received += 1
-        told = self._org_b.served_fact(
-            number=self._received,
-            entity=self._rng.choice(ENTITIES),
-            relation=self._rng.choice(RELATIONS),
-            value={"type": "string", "v": self._rng.choice(["red", "blue"])},
-            valid_until=self._rng.choice([None, self._soon()]),
-        )
-        await self._org_b.receive(self._http, told)
-
-    async def _settle(self) -> None:
-        found = (await self._http.get("/v1/conflicts", status="unresolved")).expect(200)["conflicts"]
-        for conflict in found[:1]:
-            winner = self._rng.choice([conflict["fact_a"]["id"], conflict["fact_b"]["id"]])
-            path = f"/v1/conflicts/{conflict['conflict_id']}/resolve"
-            (await self._http.post(path, {"winning_fact_id": winner})).expect(200)
-
-    async def _found_garden(self) -> None:
-        slug = f"bed-{next(_fresh)}"
-        made = await self._http.post("/v1/gardens", {"slug": slug, "name": slug, "scope": "company"})
-        self._gardens.append(made.expect(201)["id"])
-
-    async def _change_members(self) -> None:
-        for garden in self._gardens[-1:]:
-            if self._rng.random() < 0.6:
-                await self._http.post(f"/v1/gardens/{garden}/members", {"entity_uri": SCRIBE, "role": "reader"})
-            else:
-                await self._http.send("DELETE", f"/v1/gardens/{garden}/members/{SCRIBE}")
-
-    async def _delete_garden(self) -> None:
-        if self._gardens and self._rng.random() < 0.5:
-            (await self._http.send("DELETE", f"/v1/gardens/{self._gardens.pop()}")).expect(204)
-
-    async def _promote(self) -> None:
-        for waiting in (await self._http.get("/v1/quarantine", quarantine_status="pending")).expect(200)["items"][:1]:
-            path = f"/v1/gardens/{waiting['quarantine_garden_id']}/promote"
-            (await self._http.post(path, {"fact_id": waiting["fact_id"]})).expect(200)
-
-    async def _bury(self) -> None:
-        if self._rng.random() < 0.5:
-            body = {"entity_uri": self._rng.choice(ENTITIES), "scope": "team", "reason": "not here"}
-            self._tombstones += [
-                made["id"] for made in [(await self._http.post("/v1/tombstones", body)).json] if "id" in made
-            ]
-
-    async def _revoke(self) -> None:
-        if self._tombstones:
-            path = f"/v1/tombstones/{self._tombstones.pop()}/revoke"
-            (await self._http.post(path, {"reason": "by mistake"})).expect(200)
-
-    async def _distrust(self) -> None:
-        mode = self._rng.choice(["off", "relaxed", "strict"])
-        (await self._http.send("PATCH", "/v1/admin/config", {"trust_mode": mode})).expect(200)
-
-
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_what_is_given_again_is_what_would_be_made_anew(seed: int, http: Served, org_b: Organisation):
+    http.keep_key()
     await org_b.join(http)
     await be_strict(http)
-    life, rng, kept = Life(http, org_b, random.Random(seed)), random.Random(seed), 0
-    readers = [ADMIN_KEY, await bearer_for(http, "read", allowed_scopes=["company", "public"]), await bearer_for(http)]
+    rng, kept = random.Random(seed), 0
+    life = await Life(http, org_b, random.Random(seed)).begin()
     for number in range(STEPS):
-        listings = [f"/v1/facts?entity={rng.choice(ENTITIES)}{filters}" for filters in FILTERS]
-        paths = listings + [f"/v1/facts/{fact_id}" for fact_id in life.ids[-3:]]
-        asked = [(path, bearer) for path in paths for bearer in readers]
+        # Somebody else's facts about an entity stay: only of one that is still new is much kept.
+        about = f"{NODE_ID}/thing/{max(0, rng.randrange(number - 10, number + 1)) // 8}"
+        paths = [f"/v1/facts?entity={about}{filters}" for filters in ["", *rng.sample(FILTERS[1:], 4)]]
+        paths += [f"{paths[0]}&garden_id={garden}" for garden in life.gardens[-1:]]
+        paths += [f"/v1/facts/{fact_id}{when}" for fact_id in life.ids[-2:] for when in ("", "?as_of=offset:40")]
+        bearers = [ADMIN_KEY, life.readers["scribe"], rng.choice(sorted(life.readers.values()))]
+        asked = [(path, bearer) for path in paths for bearer in bearers]
         for path, bearer in asked:
             await keep(http, path, bearer)
         kept += sum(is_kept(http, path) for path in paths)
-        taken = await life.step()
+        taken = await life.step(about)
         for path, bearer in asked:
             assert await ask(http, path, bearer) == await ask_anew(http, path, bearer), (number, taken, path)
+        path, bearer = rng.choice(asked)
+        head, (status, body) = await http.send("HEAD", path, bearer=bearer), await ask(http, path, bearer)
+        assert (head.status, head.headers["Content-Length"], head.body) == (status, str(len(body)), b"")
     assert kept > STEPS, "nothing was kept that could have been wrong"
 
 
@@ -249,14 +148,36 @@ async def test_what_trust_makes_of_a_stranger_is_judged_at_every_reading(http: S
 
 
 async def test_a_kept_answer_is_not_given_once_the_log_no_longer_has_its_fact(http: Served):
-    fact = await http.write(entity=ENTITIES[0], value={"type": "string", "v": "amber"})
-    path = f"/v1/facts/{fact['id']}"
+    amber = await http.write(entity=ENTITIES[0], value={"type": "string", "v": "amber"})
+    path = f"/v1/facts/{amber['id']}"
     await keep(http, path)
     assert is_kept(http, path)
-    key, store = ITEM_KEY.pack(fact["log_offset"], 1), http.node.log.store
+    key, store = ITEM_KEY.pack(amber["log_offset"], 1), http.node.log.store
     with store.begin(write=True) as txn:
         row = txn.get(key, db=store.table("items"))
         txn.put(key, row[:-1] + bytes([row[-1] ^ 1]), db=store.table("items"))
     (await http.get(path)).refused(503, "log_damaged")
     with store.begin(write=True) as txn:
         txn.put(key, row, db=store.table("items"))
+
+
+async def test_a_write_that_was_refused_and_reached_the_log_all_the_same_ends_what_is_kept(
+    http: Served, monkeypatch: pytest.MonkeyPatch
+):
+    red = await http.write(entity=ENTITIES[0])
+    paths = [f"/v1/facts/{red['id']}", f"/v1/facts?entity={ENTITIES[0]}"]
+    for path in paths:
+        await keep(http, path)
+    append = http.node.log.append
+
+    def fail_after(*given: object) -> None:
+        append(*given)
+        raise StorageFailed("the disk took it and said that it did not")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(http.node.log, "append", fail_after)
+        other = fact(entity=ENTITIES[0], value={"type": "string", "v": "other"})
+        (await http.post("/v1/facts", other)).refused(503, "storage_failed")
+    given = [await ask(http, path) for path in paths]
+    assert given == [await ask_anew(http, path) for path in paths]
+    assert (await http.send("GET", paths[0])).json["contradicted"]
