@@ -12,25 +12,34 @@ from pathlib import Path
 
 import lmdb
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_encrypt
+from nacl.pwhash import argon2id
 
 from tests.independent.merkle import hash_children, hash_leaf, inclusion_proof, root_of
+from tests.independent.sealed import OWN_NAME, derived
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC_KEY = KEY.public_key().public_bytes_raw()
 KEY_ID = sha256(PUBLIC_KEY).digest()
 ORIGIN = "org-a.example/stigmem-log"
 ACTOR = {"principal": None, "via": "node", "credential": None, "idempotency_key": None, "trace_id": None}
+# Of an encrypted log: its file key, and what that may be wrapped under.
+FILE_KEY_ID = bytes(range(100, 116))
+ITEMS_KEY, VIEWS_KEY = sha256(b"items").digest(), sha256(b"views").digest()
+SECRETS = {"key_file": b"\x5e" * 32, "node_key": bytes(range(32)), "passphrase": "käse und brot".encode()}
 
 
 @dataclass
 class SampleLog:
-    """The five tables as dicts from key bytes to value bytes."""
+    """The tables as dicts from key bytes to value bytes; `key_file` is `at-rest.key`, empty where the log is in clear."""
 
     meta: dict[bytes, bytes] = field(default_factory=lambda: {b"format": b"1"})
     keys: dict[bytes, bytes] = field(default_factory=lambda: {KEY_ID: PUBLIC_KEY})
     headers: dict[bytes, bytes] = field(default_factory=dict)
     items: dict[bytes, bytes] = field(default_factory=dict)
     tree: dict[bytes, bytes] = field(default_factory=dict)
+    item_keys: dict[bytes, bytes] = field(default_factory=dict)
+    key_file: bytes = b""
 
     def append(self, *datas: bytes, **changed: object) -> None:
         """One more entry over `datas`; `changed` replaces members of its header before it is signed."""
@@ -69,11 +78,13 @@ class SampleLog:
     def write(self, data_dir: Path) -> Path:
         (data_dir / "log").mkdir(parents=True)
         with lmdb.open(str(data_dir / "log"), max_dbs=8, map_size=1 << 24) as environment:
-            for name in ("meta", "keys", "headers", "items", "tree"):
+            for name in ("meta", "keys", "headers", "items", "tree", *(["item_keys"] if self.item_keys else [])):
                 table = environment.open_db(name.encode())
                 with environment.begin(db=table, write=True) as transaction:
                     for key, value in getattr(self, name).items():
                         transaction.put(key, value)
+        if self.key_file:
+            (data_dir / "at-rest.key").write_bytes(self.key_file)
         return data_dir
 
 
@@ -82,6 +93,75 @@ def sound_log(size: int) -> SampleLog:
     for offset in range(size):
         log.append(compact(ACTOR), compact({"entity": f"stigmem://org-a.example/user/{offset}"}))
     return log
+
+
+def erasing_log(size: int, *places: tuple[int, int]) -> SampleLog:
+    """A sound log whose last entry erases these items, offset and index; they are gone."""
+    log = sound_log(size)
+    erase(log, *places)
+    for offset, index in places:
+        del log.items[row_key(offset, index)]
+    return log
+
+
+def erase(log: SampleLog, *places: tuple[int, int]) -> None:
+    """One more entry, that erases; the rows stay."""
+    packed = b"".join(row_key(*place) + b"\xff" * 8 for place in places)
+    said = {"tombstone_id": "t", "entity_uri": "stigmem://org-a.example/user/1", "organisations": []}
+    log.append(compact(ACTOR), compact(said), base64.b64encode(packed), type="entity.erased.1")
+
+
+def sealed_log(log: SampleLog, source: str = "key_file") -> SampleLog:
+    """The same log encrypted, each fact under its own entity's key; nonces and keys follow from where they are used."""
+    own = sha256(b"own").digest()
+    keys = {OWN_NAME: own}
+    naming = derived(own, b"names of entities' keys")
+    for place, row in log.items.items():
+        if row[17:].startswith(b'{"entity":'):
+            entity = json.loads(row[17:])["entity"].encode()
+            keys[derived(naming, entity, 16)] = sha256(entity).digest()
+            log.items[place] = seal_item(derived(naming, entity, 16), sha256(entity).digest(), place, row[1:])
+        elif not _is_list_of_places(log, place):
+            log.items[place] = seal_item(OWN_NAME, own, place, row[1:])
+    log.item_keys = {name: seal(ITEMS_KEY, b"stigmem-item-key/v1" + name, key) for name, key in keys.items()}
+    log.meta[b"at_rest"] = FILE_KEY_ID
+    log.key_file = compact({"v": 1, "id": FILE_KEY_ID.hex(), "wraps": [_wrap(source)]})
+    return log
+
+
+def seal_item(name: bytes, key: bytes, place: bytes, committed: bytes) -> bytes:
+    return b"\x01" + name + seal(key, place + name, committed)
+
+
+def seal(key: bytes, place: bytes, message: bytes) -> bytes:
+    nonce = sha256(place + message).digest()[:24]
+    return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(message, place, nonce, key)
+
+
+def row_key(offset: int, index: int) -> bytes:
+    return offset.to_bytes(8) + index.to_bytes(4)
+
+
+def _is_list_of_places(log: SampleLog, place: bytes) -> bool:
+    return place[8:] == (2).to_bytes(4) and b'"type":"entity.erased.1"' in log.headers[place[:8]]
+
+
+def _wrap(source: str) -> dict[str, object]:
+    is_passphrase = source == "passphrase"
+    salt, passes, memory_bytes = (b"s" * 16, 1, 1 << 16) if is_passphrase else (b"", 0, 0)
+    wrapping = {
+        "key_file": SECRETS["key_file"],
+        "node_key": derived(SECRETS["node_key"], b"at-rest"),
+        "passphrase": argon2id.kdf(32, SECRETS["passphrase"], b"s" * 16, opslimit=1, memlimit=1 << 16),
+    }[source]
+    sealed = seal(wrapping, b"stigmem-at-rest/v1" + FILE_KEY_ID, ITEMS_KEY + VIEWS_KEY)
+    return {
+        "source": source,
+        "salt": salt.hex(),
+        "passes": passes,
+        "memory_bytes": memory_bytes,
+        "sealed": sealed.hex(),
+    }
 
 
 def compact(document: object) -> bytes:
