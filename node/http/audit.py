@@ -28,7 +28,7 @@ from node.http.forms import Count, EventType, Time
 from node.http.keys import NODE
 from node.http.moments import refuse_as_of
 from node.http.subjects import Subject, subject_of
-from node.projections.audit import AuditRow
+from node.projections.audit import AuditedType, AuditRow
 from node.projections.base import LAST_PLACE, Place
 from node.projections.federation_page import MAX_PAGE_FACTS
 from node.projections.view import View
@@ -40,10 +40,10 @@ _TEXT_CHARS = 1000
 
 
 class AuditQuery(Struct, frozen=True, kw_only=True):
-    """`peer_id` is the peer's id here, or its node_id."""
+    """`peer_id` is the peer's id here, or its node_id; `event_type` a type of this audit, which are not those of the log."""
 
     peer_id: str | None = None
-    event_type: str | None = None
+    event_type: AuditedType | None = None
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_FACTS)] = 100
 

@@ -7,7 +7,7 @@ Does not hold what was taken: that is in the facts. Other events are read from t
 """
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from msgspec import Struct
 
@@ -28,6 +28,26 @@ from node.events.peers import (
     PushReceived,
 )
 from node.projections.base import Place, Projection, TableSpec, place_key, place_of, text_key
+
+# What a row's `event_type` may be: all that is folded below.
+AuditedType = Literal[
+    "peer_registered",
+    "peer_verified",
+    "peer_active",
+    "peer_pending_verification",
+    "peer_rejected",
+    "peer_revoked",
+    "peer_changed",
+    "peer_pinned",
+    "tls_refused",
+    "attestation_signed",
+    "replay_attempt",
+    "rejected_token",
+    "rejected_request",
+    "scope_violation",
+    "rejected_fact",
+    "refusals_counted",
+]
 
 
 class AuditRow(Struct, frozen=True, array_like=True):
@@ -65,7 +85,9 @@ class Audit(Projection):
     )
     tables: ClassVar[tuple[TableSpec, ...]] = (_ROWS, _LISTED, _PEERS)
 
-    def listed(self, *, node_id: str | None, event_type: str | None, before: Place) -> Iterator[tuple[Place, AuditRow]]:
+    def listed(
+        self, *, node_id: str | None, event_type: AuditedType | None, before: Place
+    ) -> Iterator[tuple[Place, AuditRow]]:
         """Rows before a place, newest first, of one peer, one type, both or all."""
         if node_id is None and event_type is None:
             for key, row in self.table(_ROWS).scan_back(b"", before=place_key(before)):

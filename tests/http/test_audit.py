@@ -1,12 +1,15 @@
 """The audit: what was refused between nodes is found by peer and kind, and the whole log by time and type (PROTOCOL §5.7)."""
 
 import json
+from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 
 from node.events import EVENT_TYPES
+from node.events.peers import BatchRefusal, ExchangeRefused, PeerStatus
+from node.projections.audit import AuditedType
 from replay.things import Kind
 from tests.api_keys import bearer_for, make_key
 from tests.events.samples import SUCCESSOR_SEED
@@ -140,7 +143,7 @@ async def test_an_audit_is_asked_for_by_peer_by_type_or_by_both(http: Served, or
     assert await counted(event_type="rejected_fact") == await counted(event_type="scope_violation") == 1
     assert await counted(event_type="peer_registered") == 2
     assert await counted(event_type="peer_registered", peer_id=peer_id) == 1
-    assert await counted(peer_id="stigmem://nobody.example") == await counted(event_type="nothing") == 0
+    assert await counted(peer_id="stigmem://nobody.example") == await counted(event_type="tls_refused") == 0
 
 
 async def test_pages_of_the_audit_repeat_and_miss_nothing_while_more_is_refused(
@@ -226,6 +229,23 @@ async def test_every_type_of_event_is_told_with_what_it_is_about_and_can_be_aske
         [*shown] = await told(http, LOG, event_type=event_type, limit=1000)
         assert {line["event_type"] for line in shown} == {event_type}
         assert [line["seq"] for line in shown] == [n for n in sorted(lines, reverse=True) if lines[n] in shown]
+
+
+async def test_every_type_of_the_federation_s_audit_can_be_asked_for_and_no_other(serve, tmp_path: Path):
+    make_folder(tmp_path / "node-0", is_rotated=True)
+    http = await serve(seed=SUCCESSOR_SEED)
+    types = get_args(AuditedType)
+    refused = {get_args(get_type_hints(event)["event_type"]) for event in (ExchangeRefused, BatchRefusal)}
+
+    lines = await told(http, limit=500)
+
+    assert {line["event_type"] for line in lines} | {f"peer_{status}" for status in get_args(PeerStatus)} <= set(types)
+    assert set(chain.from_iterable(refused)) <= set(types)
+    for event_type in types:
+        expected = [line for line in lines if line["event_type"] == event_type]
+        assert await told(http, event_type=event_type, limit=500) == expected
+    for event_type in ("", "nothing", "peer.registered", "peer_registered "):
+        (await http.get(AUDIT, event_type=event_type)).refused(422, "invalid_parameter")
 
 
 async def test_no_value_no_document_and_no_secret_is_told(serve, tmp_path: Path):

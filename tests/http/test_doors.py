@@ -430,7 +430,14 @@ BAD_QUERIES = {
     "/v1/quarantine": ["limit=0", "limit=1001", "quarantine_status=gone"],
     "/v1/gardens": ["limit=0", "limit=1001", "limit=ten"],
     "/v1/auth/keys": ["limit=0", "limit=1001", "limit=ten"],
-    "/v1/federation/audit": ["limit=0", "limit=501", "limit=x", "cursor=a&cursor=b"],
+    "/v1/federation/audit": [
+        "limit=0",
+        "limit=501",
+        "limit=x",
+        "cursor=a&cursor=b",
+        "event_type=",
+        "event_type=fact.asserted",
+    ],
     "/v1/admin/audit-log": [
         *("limit=0", "limit=1001", "limit=x", "after=yesterday", "before=2026-02-30T00:00:00Z", "after="),
         *("event_type=fact", "event_type=", "event_type=fact.asserted.2", "event_type=a&event_type=b"),
