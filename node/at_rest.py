@@ -9,7 +9,6 @@ Does not seal anything (see node/events/cipher.py and key_file.py).
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from node.config import Config
 from node.keys import Signer
+from node.private_files import why_not_private
 
 PURPOSE = "at-rest"
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -75,14 +75,14 @@ def node_secret(signer: Signer) -> Secret:
 
 
 def read_key_file(path: Path) -> Secret:
-    """The 32 bytes that stand in a file of mode 0600 as 64 hex digits. Raises AtRestError."""
+    """The 32 bytes that stand as 64 hex digits in a file that is private. Raises AtRestError."""
     try:
         with path.open("rb") as file:
-            mode, content = stat.S_IMODE(os.fstat(file.fileno()).st_mode), file.read(128)
+            reason, content = why_not_private(path, os.fstat(file.fileno())), file.read(128)
     except OSError as error:
         raise AtRestError(f"STIGMEM_AT_REST_KEY_FILE: {path} cannot be read ({error.strerror})") from error
-    if mode & 0o077:
-        raise AtRestError(f"STIGMEM_AT_REST_KEY_FILE: {path} has mode {mode:04o}: others may read it; make it 0600")
+    if reason is not None:
+        raise AtRestError(f"STIGMEM_AT_REST_KEY_FILE: {reason}")
     text = content.decode("ascii", "replace").strip()
     if not _KEY.fullmatch(text.lower()):
         raise AtRestError(f"STIGMEM_AT_REST_KEY_FILE: {path} does not hold 64 hex digits")

@@ -37,9 +37,12 @@ def is_open_to_others(path: Path) -> bool:
     return bool(path.stat().st_mode & stat.S_IRWXO)
 
 
-def why_not_private(path: Path) -> str | None:
-    """What is wrong with the mode of an operator's secret file, in words; None where it is its owner's alone. Raises OSError."""
-    found = path.stat()
+def why_not_private(path: Path, opened: os.stat_result | None = None) -> str | None:
+    """What is wrong with the mode of an operator's secret file, in words; None where it is its owner's alone. Raises OSError.
+
+    `opened` is what the system says of the file that was opened under that name.
+    """
+    found = path.stat() if opened is None else opened
     # Secrets that a supervisor hands to a service are root's, and the service reads them as its group.
     may_be_shared = found.st_uid == 0 and os.geteuid() != 0
     if stat.S_IMODE(found.st_mode) & (0o037 if may_be_shared else 0o077):

@@ -81,7 +81,7 @@ async def test_it_is_founded_encrypted_and_opens_again(encrypted, open_node):
         ({"at_rest_key_file": "{data}/lock"}, "it lies in the data folder, beside what it would lock"),
         ({"at_rest_key_file": "/nowhere/at.all"}, "cannot be read"),
         ({"at_rest_key_file": "{other}"}, "under another key than the key file that is set"),
-        ({"at_rest_key_file": "{open}"}, "has mode 0644"),
+        ({"at_rest_key_file": "{open}"}, "3.hex is open to others than its owner"),
         ({"at_rest_key_file": "{short}"}, "does not hold 64 hex digits"),
         ({"at_rest_key_file": None, "at_rest_passphrase": "x"}, "under another key than the passphrase that is set"),
         ({"at_rest_key_file": None, "node_private_key_file": "/k"}, "under another key than the node key that is set"),

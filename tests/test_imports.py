@@ -50,7 +50,7 @@ ALLOWED = {
     "node.keys": {"node.durable"},
     "node.key_files": {"node.durable", "node.keys"},
     "node.kept_secrets": {"node.canonical", "node.keys"},
-    "node.at_rest": {"node.config", "node.keys"},
+    "node.at_rest": {"node.config", "node.keys", "node.private_files"},
     "node": set(),
     "node.refusals": FIRST_LINE,
     "node.quotas": set(),

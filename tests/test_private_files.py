@@ -5,12 +5,20 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from node.at_rest import read_key_file
+from node.config import Config
 from node.durable import make_folder
 from node.keys import create_key_file
 from node.private_files import close_to_others, is_open_to_others, why_not_private
+from node.serve import open_signer
+from node.tls import Tls
+from tests.certificates import Authority
+from tests.clocks import fixed_clock
+from tests.served import NODE_ID
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o027], ids=oct)
@@ -90,3 +98,51 @@ def test_an_operator_s_secret_file_is_its_owner_s_alone_or_told_of(tmp_path: Pat
     assert (reason is None) is is_private
     assert is_private or reason == f"{key} is open to others than its owner (mode {mode:04o}): chmod 600"
     assert mode_of(key) == mode
+
+
+@pytest.fixture
+def secrets_of_root() -> Iterator[Path]:
+    """A folder that everybody may pass through, with secrets in it that are root's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can hand over secrets")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        files = Authority(folder).issue("tls", NODE_ID)
+        files.certificate.chmod(0o644)
+        create_key_file(folder / "node.key", bytes(32))
+        (folder / "at-rest.key").write_text("5e" * 32)
+        yield folder
+
+
+READERS = {
+    "node.key": lambda path: open_signer(Config(node_private_key_file=str(path)), fixed_clock()),
+    "tls.key": lambda path: Tls.opened(
+        Config(tls_key_file=str(path), tls_cert_file=str(path.with_suffix(".crt")), federation_enabled=False)
+    ),
+    "at-rest.key": read_key_file,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    ("mode", "is_taken"), [(0o440, True), (0o640, True), (0o444, False), (0o460, False), (0o450, False)]
+)
+def test_a_secret_that_root_hands_over_may_be_read_by_the_group_and_by_nobody_else(
+    secrets_of_root: Path, name: str, mode: int, is_taken: bool
+):
+    path = secrets_of_root / name
+    path.chmod(mode)
+
+    said = as_nobody(lambda: READERS[name](path))
+
+    assert said == "" if is_taken else f"{path} is open to others than its owner (mode {mode:04o})" in said
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_secret_of_one_s_own_is_for_nobody_else_to_read(secrets_of_root: Path, name: str):
+    path = secrets_of_root / name
+    path.chmod(0o440)
+    os.chown(path, 65534, 0)
+
+    assert f"{path} is open to others than its owner (mode 0440)" in as_nobody(lambda: READERS[name](path))
