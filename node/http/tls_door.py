@@ -95,11 +95,25 @@ class TlsSite(web.BaseSite):
                 _log.error("accept_failed", reason=error.strerror)
                 await asyncio.sleep(ACCEPT_REST_S)
                 continue
+            try:
+                await self._make_room()
+            except asyncio.CancelledError:
+                connection.close()
+                raise
             task = loop.create_task(self._greet(connection, address[0]), name="stigmem-handshake")
             self._handshakes[task] = None
             task.add_done_callback(self._handshakes.pop)
-            if len(self._handshakes) > self._max_handshakes:
-                next(iter(self._handshakes)).cancel()
+            # Of a burst the next one is there at once, and would be taken before this one began: then nobody had its socket.
+            await asyncio.sleep(0)
+
+    async def _make_room(self) -> None:
+        """Close the oldest handshake where there are as many as there may be, and wait until it is gone: a cancelled one counts
+        until then, and would be the oldest again for whoever comes next.
+        """
+        while len(self._handshakes) >= self._max_handshakes:
+            oldest = next(iter(self._handshakes))
+            oldest.cancel()
+            await asyncio.wait({oldest})
 
     async def _greet(self, connection: socket.socket, remote: str) -> None:
         try:

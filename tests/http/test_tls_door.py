@@ -2,10 +2,11 @@
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,24 @@ async def test_the_oldest_of_too_many_that_say_nothing_gives_way_and_others_are_
                     raise ConnectionResetError
         for _, writer in idle:
             writer.close()
+
+
+async def test_of_a_burst_that_says_nothing_no_more_than_the_limit_is_held_and_that_is_the_newest(own):
+    loop = asyncio.get_running_loop()
+    async with serving(settings(own), max_handshakes=3) as (port, *_):
+        # Connected before the loop turns once: all are there to be accepted at the same time.
+        burst = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+        for connection in burst:
+            connection.setblocking(False)
+        async with asyncio.timeout(5):
+            for connection in burst[:-3]:
+                with suppress(ConnectionError):
+                    assert await loop.sock_recv(connection, 100) == b""
+        for connection in burst[-3:]:
+            with pytest.raises(BlockingIOError):
+                connection.recv(100)
+        for connection in burst:
+            connection.close()
 
 
 async def test_a_stop_does_not_wait_for_who_says_nothing(own):
