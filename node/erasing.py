@@ -1,7 +1,8 @@
 """Erasing what tombstones hide: first an event that says what, then the rows, then the files they lay in (docs/tombstones.md).
 
 Always: a note lies in the folder from before the event until the files hold nothing of what was erased, so that whatever is cut
-off is finished at the next start. While log and views are written anew nothing is written; reads go on.
+off is finished at the next start. While log and views are written anew nothing is written; reads go on. Of an entity of which
+nothing was ever in the log there is nothing in the files: no note, and nothing is written anew.
 """
 
 import asyncio
@@ -32,10 +33,16 @@ Read = Callable[[Callable[[View], Any]], Awaitable[Any]]
 
 
 class _Found(Struct, frozen=True):
-    """The first tombstone whose entity is to be erased, and where the log holds anything of that."""
+    """The first tombstone whose entity is to be erased, where the log holds anything of that, and whether it was erased before."""
 
     grave: Grave
     places: tuple[ErasedPlace, ...]
+    was_erased: bool
+
+    @property
+    def is_in_files(self) -> bool:
+        """Whether the files may hold anything of it: of one erased before, and revoked since, its key may have been left."""
+        return bool(self.places) or self.was_erased
 
 
 class Eraser:
@@ -86,7 +93,8 @@ class Eraser:
     async def _catch_up(self) -> None:
         found = await self._read(self._next)
         while found is not None:
-            self._put_note(found.grave.tombstone.id)
+            if found.is_in_files:
+                self._put_note(found.grave.tombstone.id)
             await self._writer.execute(EraseEntity(tombstone_id=found.grave.tombstone.id, places=found.places))
             found = await self._read(self._next)
         if not (self._folder / NOTE).exists():
@@ -101,11 +109,14 @@ class Eraser:
 
     def _next(self, view: View) -> _Found | None:
         held = view.tombstones.held_entities()
-        due = (grave for grave in view.tombstones.newest_first() if grave.is_to_be_erased)
-        grave = next((one for one in due if one.tombstone.entity_uri not in held), None)
+        graves = list(view.tombstones.newest_first())
+        due = (one for one in graves if one.is_to_be_erased and one.tombstone.entity_uri not in held)
+        grave = next(due, None)
         if grave is None:
             return None
-        return _Found(grave, tuple(items_about(grave.tombstone.entity_uri, view, self._log)))
+        entity = grave.tombstone.entity_uri
+        was_erased = any(one.erased_at is not None for one in graves if one.tombstone.entity_uri == entity)
+        return _Found(grave, tuple(items_about(entity, view, self._log)), was_erased)
 
     def _put_note(self, tombstone_id: str) -> None:
         self._unfinished.add(tombstone_id)

@@ -19,6 +19,7 @@ from tests.organisations import Organisation, issue
 from tests.served import NODE_ID, Served, fact
 
 ALICE = "stigmem://org-a.example/user/alice"
+BOB = "stigmem://org-a.example/user/bob"
 WORDS = "rumpelstiltskin"
 NONCE = "018f0000-0000-7000-8000-0000000000f1"
 SIGNED = ("created_at", "entity_uri", "id", "key_id", "legal_hold", "scope", "signed_by")
@@ -201,7 +202,8 @@ async def test_an_erasure_that_failed_is_hidden_all_the_same_and_finished_by_the
 
 
 async def test_an_erasure_that_failed_after_another_is_finished_without_a_new_start(http: Served):
-    await bury(http, entity_uri="stigmem://org-a.example/user/bob")
+    await http.write(entity=BOB)
+    await bury(http, entity_uri=BOB)
     await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
     in_the_way = http.folder / COPY_FOLDER
     in_the_way.write_bytes(b"no folder")
@@ -210,6 +212,49 @@ async def test_an_erasure_that_failed_after_another_is_finished_without_a_new_st
     in_the_way.unlink()
 
     await http.node.erase()
+
+    assert not (http.folder / NOTE).exists() and files_with(http.folder, WORDS) == []
+
+
+def files_of(folder: Path) -> list[tuple[str, int]]:
+    """The files that log and views lie in, each with what the file system knows it by: one written anew is another."""
+    files = (*folder.glob("log/data.mdb"), *folder.glob("views/*/data.mdb"))
+    return [(str(path.relative_to(folder)), path.stat().st_ino) for path in files]
+
+
+async def test_a_tombstone_on_what_the_log_holds_nothing_of_writes_no_file_anew(http: Served):
+    await http.write(entity=BOB)
+    before = files_of(http.folder)
+
+    made = await bury(http)
+
+    assert (await http.get(f"/v1/tombstones/{made['id']}")).expect(200)["status"] == "erased"
+    assert files_of(http.folder) == before and not (http.folder / NOTE).exists()
+    await bury(http, entity_uri=BOB)
+    assert files_of(http.folder) != before
+
+
+async def test_of_what_was_erased_before_the_files_are_written_anew_though_nothing_was_said_of_it_since(http: Served):
+    await http.write(entity=ALICE)
+    made = await bury(http)
+    (await http.post(f"/v1/tombstones/{made['id']}/revoke", {"reason": "another alice"})).expect(200)
+    before = files_of(http.folder)
+
+    await bury(http)
+
+    assert files_of(http.folder) != before
+
+
+async def test_a_tombstone_on_nothing_does_not_end_an_erasure_that_failed_and_finishes_it_where_it_can(http: Served):
+    await http.write(entity=ALICE, value={"type": "string", "v": WORDS})
+    in_the_way = http.folder / COPY_FOLDER
+    in_the_way.write_bytes(b"no folder")
+    await bury(http)
+    await bury(http, entity_uri=BOB)
+    assert (http.folder / NOTE).exists() and files_with(http.folder, WORDS)
+    in_the_way.unlink()
+
+    await bury(http, entity_uri=f"{BOB}/cards")
 
     assert not (http.folder / NOTE).exists() and files_with(http.folder, WORDS) == []
 
