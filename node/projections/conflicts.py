@@ -136,7 +136,7 @@ _SETTLED_IDS = TableSpec("conflicts/settled_ids", Place, hashed=((0, 32),))
 
 class Conflicts(Projection):
     name: ClassVar[str] = "conflicts"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     # Whatever changes the facts: `Facts` says what it changed.
     events: ClassVar[tuple[type[Event], ...]] = Facts.events
     tables: ClassVar[tuple[TableSpec, ...]] = (

@@ -95,6 +95,11 @@ def speech_of(fact: Fact) -> tuple[str, ...]:
     return (normal_uri(fact.entity), relation_of(fact), fact.scope, *speaker_of(fact))
 
 
+def compared(value: Value) -> str | float | bool | None:
+    """What of a value counts where two are compared: a zero has no sign, as in the fact bodies that are signed (PROTOCOL §2.4)."""
+    return value.v + 0.0 if value.type == "number" else value.v
+
+
 def digest_of(value: Value) -> bytes:
     """What a fact says, whatever the length of it: equal values, equal digests."""
-    return sha256(msgspec.msgpack.encode((value.type, value.v))).digest()[:DIGEST_BYTES]
+    return sha256(msgspec.msgpack.encode((value.type, compared(value)))).digest()[:DIGEST_BYTES]

@@ -65,6 +65,7 @@ from node.projections.fact_rows import (
     DIGEST_BYTES,
     FactRow,
     Speaker,
+    compared,
     digest_of,
     is_own_word,
     may_be_relayed,
@@ -127,7 +128,7 @@ _ANY_VALUE = bytes(DIGEST_BYTES)
 
 class Facts(Projection):
     name: ClassVar[str] = "facts"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     events: ClassVar[tuple[type[Event], ...]] = (
         FactAsserted,
         ConflictResolved,
@@ -624,7 +625,7 @@ def _hold_of(receipt: Receipt) -> tuple[str, str] | None:
 def _retracted_value(fact: Fact) -> str | None:
     value = fact.value
     is_blanket = value.type == "null" or (value.type == "string" and value.v == "retracted")
-    return None if is_blanket else repr(value.v)
+    return None if is_blanket else repr(compared(value))
 
 
 def _retracts(retraction: Retraction, by: Fact, said: Fact) -> bool:
@@ -632,7 +633,7 @@ def _retracts(retraction: Retraction, by: Fact, said: Fact) -> bool:
         return False
     if retraction.value_text is None:
         return True
-    return (said.value.type, repr(said.value.v)) == (retraction.value_type, retraction.value_text)
+    return (said.value.type, repr(compared(said.value))) == (retraction.value_type, retraction.value_text)
 
 
 def _superseded_key(fact_id: str, row: FactRow) -> bytes:

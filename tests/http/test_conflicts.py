@@ -1,5 +1,6 @@
 """Contradictions over HTTP: what makes one, which fact wins, how one is settled (PROTOCOL §2.6)."""
 
+import json
 import uuid
 
 import pytest
@@ -87,6 +88,22 @@ async def test_a_number_and_its_text_differ_and_so_do_null_and_a_value(http: Ser
     await http.write(**CLAIM, value={"type": "null"})
 
     assert len(await conflicts(http)) == 3
+
+
+@pytest.mark.parametrize(("first", "second"), [("0", "-0.0"), ("-0.0", "0.0"), ("-0", "0")])
+async def test_a_zero_is_one_value_with_its_sign_and_without_it(http: Served, first: str, second: str):
+    async def say_zero(written: str, **fields: object) -> dict:
+        body = json.dumps(fact(value={"type": "number", "v": "zero"}, **(CLAIM | fields))).replace('"zero"', written)
+        return (await http.send("POST", "/v1/facts", body.encode())).expect(201)
+
+    await say_zero(first)
+    again = await say_zero(second)
+    other = await http.write(**CLAIM, value={"type": "boolean", "v": False})
+    assert not again["contradicted"] and other["contradicted"] and len(await conflicts(http)) == 2
+
+    await say_zero(second, confidence=0.0)
+
+    assert await plain(http) == [False]
 
 
 async def test_a_withdrawn_fact_contradicts_nobody_who_comes_after(http: Served):

@@ -162,7 +162,10 @@ class Teller:
         rng = self._rng
         self._wall_ms += 1
         kind, v = rng.choice(
-            [("string", "a"), ("string", "b"), ("string", "retracted"), ("null", None), ("number", 1.0)]
+            [
+                *(("string", "a"), ("string", "b"), ("string", "retracted"), ("null", None)),
+                *(("number", 1.0), ("number", 0.0), ("number", -0.0), ("boolean", False)),
+            ]
         )
         given = {
             "entity": f"{NODE_ID}/item/{rng.randrange(2)}",
