@@ -99,15 +99,14 @@ def draft_of(
 
 def check_name(field: str, text: str) -> None:
     """Raises FieldTooLong or InvalidField for a name that no fact may carry."""
-    # A string of n characters has at most 4n bytes: the short ones, nearly all, need no encoding.
-    if len(text) > NAME_BYTES // 4 and len(text.encode()) > NAME_BYTES:
+    if _is_too_long(text):
         raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes")
     check_visible(text, field)
 
 
 def check_stored(field: str, name: str) -> None:
     """Raises FieldTooLong for a name, as it is to be stored, that nobody could send again: escapes count as they stand."""
-    if len(name) > NAME_BYTES:
+    if _is_too_long(name):
         raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes in normal form")
 
 
@@ -144,6 +143,11 @@ def check_reserved(entity: str, relation: str, source: str) -> None:
 def value_of(stated: StatedValue) -> Value:
     """The value as it is stored. Raises InvalidValue or TextTooLarge (PROTOCOL §2.1)."""
     return Value(type=stated.type, v=_stored_v(stated), interpret_as=stated.interpret_as)
+
+
+def _is_too_long(name: str) -> bool:
+    # A string of n characters has at most 4n bytes: the short ones, nearly all, need no encoding.
+    return len(name) > NAME_BYTES // 4 and len(name.encode()) > NAME_BYTES
 
 
 def _stored_v(stated: StatedValue) -> str | float | bool | None:

@@ -101,8 +101,8 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
     )
     # What settles a conflict is about the entity of its sides, whatever that is called.
     if command.resolves is None:
-        check_stored("entity", draft.entity)
-        check_stored("source", draft.source)
+        for field, name in (("entity", draft.entity), ("relation", draft.relation), ("source", draft.source)):
+            check_stored(field, name)
     garden = _garden(command, view)
     _require_right(command, draft, garden, view, context)
     require_not_tombstoned(draft.normal_entity, draft.scope, view)

@@ -650,6 +650,10 @@ async def test_parents_are_named_by_id_by_hash_or_as_objects(http: Served):
     assert child["warnings"] == []
 
 
+async def test_a_relation_whose_small_letters_take_more_room_is_too_long_too(http: Served):
+    assert "relation" in await refused(http, 422, "field_too_long", relation="İ" * 1000 + ":x")
+
+
 async def test_parents_are_named_by_objects_that_have_a_hash_too(http: Served):
     parent, other = await http.write(), await http.write(value=text("other"))
     by_hash = {"hash": parent["cid"]}
