@@ -93,7 +93,14 @@ async def read_json(request: web.Request, *, max_bytes: int, timeout_s: float = 
 
 async def decode_optional(request: web.Request, type: type[T], *, max_bytes: int) -> T:
     """The body as a struct whose members may all be left out: no body at all is one that says nothing."""
-    return decode(await read_json(request, max_bytes=max_bytes) if request.can_read_body else b"{}", type)
+    _check_codings(request, max_bytes)
+    raw = await _read_whole(request, max_bytes, BODY_TIMEOUT_S)
+    if not raw:
+        # Chunks may turn out to be none only in a later packet than the header, and mean the same then.
+        return decode(b"{}", type)
+    _check_type(request, is_body_there=True)
+    scan_json(raw)
+    return decode(raw, type)
 
 
 async def require_no_members(request: web.Request) -> None:
@@ -103,10 +110,9 @@ async def require_no_members(request: web.Request) -> None:
 
 async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
     """The body's bytes, said to be JSON; whether they are is for the caller to see to."""
-    _check_headers(request, max_bytes)
-    content = request.content
-    # Most bodies come along with their header, and a timer costs as much as the scan.
-    return await (_read(request, max_bytes) if content.is_eof() else _read_in_time(request, max_bytes, timeout_s))
+    _check_codings(request, max_bytes)
+    _check_type(request, is_body_there=request.can_read_body)
+    return await _read_whole(request, max_bytes, timeout_s)
 
 
 def decode_query(request: web.Request, type: type[T]) -> T:
@@ -171,24 +177,33 @@ def _date_at(second: int) -> bytes:
     return f"Date: {formatdate(second, usegmt=True)}".encode()
 
 
-def _check_headers(request: web.Request, max_bytes: int) -> None:
+def _check_codings(request: web.Request, max_bytes: int) -> None:
     encodings = request.headers.getall("Content-Encoding", ())
     # A transfer coding may compress too; and whoever stands before us reads a body of HTTP/1.0 by another rule than this one.
     if "Transfer-Encoding" in request.headers and not _is_chunked_alone(request):
         raise UnsupportedEncoding("Transfer-Encoding: only chunked, in HTTP/1.1")
     if any(encoding.strip().lower() != "identity" for encoding in encodings):
         raise UnsupportedEncoding("Content-Encoding: only identity")
-    types = request.headers.getall("Content-Type", ())
-    is_plain = types == ["application/json"]
-    if not is_plain and (types or request.can_read_body) and (len(types) != 1 or not _CONTENT_TYPE.fullmatch(types[0])):
-        raise UnsupportedMediaType("Content-Type: only application/json in UTF-8")
     if (request.content_length or 0) > max_bytes:
         raise BodyTooLarge(f"at most {max_bytes} bytes")
+
+
+def _check_type(request: web.Request, *, is_body_there: bool) -> None:
+    types = request.headers.getall("Content-Type", ())
+    is_plain = types == ["application/json"]
+    if not is_plain and (types or is_body_there) and (len(types) != 1 or not _CONTENT_TYPE.fullmatch(types[0])):
+        raise UnsupportedMediaType("Content-Type: only application/json in UTF-8")
 
 
 def _is_chunked_alone(request: web.Request) -> bool:
     codings = request.headers.getall("Transfer-Encoding")
     return [coding.strip().lower() for coding in codings] == ["chunked"] and request.version >= (1, 1)
+
+
+async def _read_whole(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:
+    # Most bodies come along with their header, and a timer costs as much as the scan.
+    is_here = request.content.is_eof()
+    return await (_read(request, max_bytes) if is_here else _read_in_time(request, max_bytes, timeout_s))
 
 
 async def _read_in_time(request: web.Request, max_bytes: int, timeout_s: float) -> bytes:

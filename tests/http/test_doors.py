@@ -324,6 +324,21 @@ async def test_where_a_body_has_no_members_none_is_as_good(http: Served, name: s
         assert (answer.status, answer.json) == (without.status, without.json)
 
 
+async def test_chunks_that_turn_out_to_be_none_once_the_request_is_under_way_are_no_body(http: Served):
+    written = await http.write()
+    head = f"POST /v1/facts/{written['id']}/verify-cid HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_KEY}\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
+    writer.write(f"{head}Transfer-Encoding: chunked\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n".encode())
+    # The node is told that there is no chunk only when it waits for the first one.
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+    writer.write(b"0\r\n\r\n")
+
+    answer = await reader.read()
+
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ") and b'"cid_valid":true' in answer
+
+
 @pytest.mark.parametrize("name", BODIES)
 async def test_a_body_of_another_type_or_packed_is_refused(http: Served, unmoved, name: str):
     body = json.dumps(BODIES[name][0]).encode()
