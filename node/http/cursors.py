@@ -1,6 +1,7 @@
 """Cursors: the text in which a page says where the next one begins (PROTOCOL §1 'Pages').
 
-Always: a cursor that was changed on its way, or given out by another listing or for other parameters, is refused.
+Always: a cursor that was changed on its way, or given out by another listing or for other parameters, is refused; but for those
+that peers keep, which say no more than how far they are (`kept_cursor_text`).
 A caller may send any text back, and can make one that passes, because its check is no secret: that what it says is possible is the
 listing's to check, and whoever made it fools nobody else.
 """
