@@ -22,13 +22,14 @@ from node.events.subjects import entities_of
 ROOM_BYTES = 64 << 20
 # Larger ones take longer to make anew than to look for, but a few of them would fill the room.
 MAX_ANSWER_BYTES = 1 << 14
-# So many questions are remembered, to know one that comes again: to keep what nobody asks for twice costs more than to make it.
+# So many questions are remembered once the room is full, to know one that comes again: what is asked once is to displace nothing.
 MAX_ASKED = 1 << 15
 # So many entities are remembered for what has come about them; then all answers go.
 MAX_CHANGED = 1 << 15
 # What keeping one takes besides the answer itself, the path that was asked for, and the places.
 _BESIDE_BYTES = 800
 _PLACE_BYTES = 140
+_ROOM_FOR_ONE_BYTES = 1 << 15
 
 # What was asked for, and by whom.
 Question = tuple[str, str]
@@ -94,8 +95,10 @@ class KeptAnswers:
         kept, facts, _ = found
         return kept if self._changed.get(kept.about, 0) <= facts else None
 
-    def comes_again(self, question: Question) -> bool:
-        """Whether it was asked before, lately; it is from now on."""
+    def is_worth_keeping(self, question: Question) -> bool:
+        """Whether there is room left for what is answered to it, or it was asked before, lately; it is from now on."""
+        if self._left_bytes > _ROOM_FOR_ONE_BYTES:
+            return True
         asked = hash(question)
         if asked in self._asked:
             return True

@@ -237,7 +237,7 @@ class Node:
     def is_worth_keeping(self, question: Question | None) -> bool:
         """Whether what is answered to it now is asked for again and again. On the loop."""
         # Views that are being made anew are behind.
-        return question is not None and self._writer is not None and self._kept.comes_again(question)
+        return question is not None and self._writer is not None and self._kept.is_worth_keeping(question)
 
     def keep_answer(self, question: Question, kept: Kept) -> None:
         """Have an answer given again that was made in this turn of the loop."""

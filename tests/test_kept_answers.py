@@ -114,11 +114,12 @@ def test_a_large_answer_is_not_kept():
     assert answers.find(("/a", "admin")) is None
 
 
-def test_a_question_comes_again_for_the_one_who_asked_it_and_is_forgotten_among_many():
-    answers = KeptAnswers()
-    assert not answers.comes_again(("/a", "admin"))
-    assert answers.comes_again(("/a", "admin"))
-    assert not answers.comes_again(("/a", "a-key"))
+def test_where_the_room_is_full_a_question_has_to_come_again_and_is_forgotten_among_many():
+    answers = KeptAnswers(room_bytes=1)
+    assert KeptAnswers().is_worth_keeping(("/a", "admin"))
+    assert not answers.is_worth_keeping(("/a", "admin"))
+    assert answers.is_worth_keeping(("/a", "admin"))
+    assert not answers.is_worth_keeping(("/a", "a-key"))
     for number in range(MAX_ASKED):
-        answers.comes_again((f"/{number}", "admin"))
-    assert not answers.comes_again(("/a", "admin"))
+        answers.is_worth_keeping((f"/{number}", "admin"))
+    assert not answers.is_worth_keeping(("/a", "admin"))
