@@ -182,7 +182,7 @@ def _source(field: str, text: str, view: View, context: Context) -> str:
 
 def _name(field: str, text: str, view: View, context: Context) -> str:
     name = principal_name(field, text)
-    check_stored(field, name)
+    check_stored(**{field: name})
     if field == "entity_uri" and _is_prefix(name):
         raise InvalidField("entity_uri: one name, not a prefix")
     require_no_peer_name(field, name, view, context)

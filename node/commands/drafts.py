@@ -32,6 +32,8 @@ from node.uris import (
 )
 
 NAME_BYTES = 2048
+# Of at most four bytes each: short names, nearly all, need no encoding to be measured.
+_SHORT_CHARS = NAME_BYTES // 4
 TEXT_BYTES = 65_536
 TIME_CHARS = 64
 SIGNED_WINDOW_MS = 300_000
@@ -99,15 +101,16 @@ def draft_of(
 
 def check_name(field: str, text: str) -> None:
     """Raises FieldTooLong or InvalidField for a name that no fact may carry."""
-    if _is_too_long(text):
+    if len(text) > _SHORT_CHARS and len(text.encode()) > NAME_BYTES:
         raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes")
     check_visible(text, field)
 
 
-def check_stored(field: str, name: str) -> None:
-    """Raises FieldTooLong for a name, as it is to be stored, that nobody could send again: escapes count as they stand."""
-    if _is_too_long(name):
-        raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes in normal form")
+def check_stored(**names: str) -> None:
+    """Raises FieldTooLong for names, as they are to be stored, that nobody could send again: escapes count as they stand."""
+    for field, name in names.items():
+        if len(name) > _SHORT_CHARS and len(name.encode()) > NAME_BYTES:
+            raise FieldTooLong(f"{field}: more than {NAME_BYTES} bytes in normal form")
 
 
 def principal_name(field: str, text: str) -> str:
@@ -143,11 +146,6 @@ def check_reserved(entity: str, relation: str, source: str) -> None:
 def value_of(stated: StatedValue) -> Value:
     """The value as it is stored. Raises InvalidValue or TextTooLarge (PROTOCOL §2.1)."""
     return Value(type=stated.type, v=_stored_v(stated), interpret_as=stated.interpret_as)
-
-
-def _is_too_long(name: str) -> bool:
-    # A string of n characters has at most 4n bytes: the short ones, nearly all, need no encoding.
-    return len(name) > NAME_BYTES // 4 and len(name.encode()) > NAME_BYTES
 
 
 def _stored_v(stated: StatedValue) -> str | float | bool | None:

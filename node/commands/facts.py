@@ -101,8 +101,7 @@ def plan(command: AssertFact, rules: Rules, view: View, context: Context) -> Pla
     )
     # What settles a conflict is about the entity of its sides, whatever that is called.
     if command.resolves is None:
-        for field, name in (("entity", draft.entity), ("relation", draft.relation), ("source", draft.source)):
-            check_stored(field, name)
+        check_stored(entity=draft.entity, relation=draft.relation, source=draft.source)
     garden = _garden(command, view)
     _require_right(command, draft, garden, view, context)
     require_not_tombstoned(draft.normal_entity, draft.scope, view)

@@ -57,7 +57,7 @@ def decide_add_member(command: AddMember, view: View, context: Context) -> Decis
     garden = administered_garden(command.garden, command.principal, view)
     _check_role(command.role, garden)
     entity = principal_name("entity_uri", command.entity)
-    check_stored("entity_uri", entity)
+    check_stored(entity_uri=entity)
     if view.members.member(garden.id, entity) is not None:
         raise MemberExists("entity_uri: a member already; its role can be changed")
     record = MemberRecord(
