@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -249,12 +251,20 @@ async def test_a_rotation_that_was_cut_off_is_finished_or_was_not_begun(node, st
     checked(folder)
 
 
-async def test_the_next_rotation_after_one_that_could_not_swap_files_finishes_both(node, monkeypatch):
+@contextmanager
+def files_that_stay(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The system lets nobody put one file in the place of another."""
+
     def refused(source: object, target: object) -> None:
         raise OSError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", refused)
+        yield
+
+
+async def test_the_next_rotation_after_one_that_could_not_swap_files_finishes_both(node, monkeypatch):
+    with files_that_stay(monkeypatch):
         first = await rotate(node)
     assert node.key_file.is_unsettled and node.node.signer.key_id == first["new_key_id"]
 
@@ -264,11 +274,7 @@ async def test_the_next_rotation_after_one_that_could_not_swap_files_finishes_bo
 
 
 async def test_no_rotation_deletes_the_key_of_the_one_before_where_its_files_did_not_follow(node, monkeypatch):
-    def refused(source: object, target: object) -> None:
-        raise OSError(13, "Permission denied")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", refused)
+    with files_that_stay(monkeypatch):
         first = await rotate(node)
         (await node.post(ROTATE, {})).refused(503, "key_file_unwritable")
     assert load_signer(node.folder / "node.key.next", None).key_id == first["new_key_id"]
